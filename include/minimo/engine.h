@@ -1,0 +1,85 @@
+// The engine: owns a model, runs many requests at once. Thread-safe: any thread may submit and cancel; one engine
+// thread of its own runs the model and calls the sinks.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "minimo/request.h"
+#include "minimo/result.h"
+
+namespace minimo {
+
+class Tokenizer;
+struct ModelSpec;
+
+struct EngineOptions {
+  std::string model;                // a checkpoint folder in the Hugging Face layout, or a shipped model's name
+  std::string backend = "auto";     // auto, cpu, cuda
+  std::string dtype = "auto";       // auto, f32, bf16: activations
+  std::string kv_cache_dtype = "auto";  // auto, f32, bf16, fp8
+  std::string load_format = "auto";     // auto, dummy (random weights of the config's shapes, no files read)
+  int threads = 0;                  // 0: all cores
+  int num_layers = 0;               // 0: all; N: only the first N, for benches
+  int max_model_len = 0;            // 0: the model's own
+  int max_num_seqs = 256;           // sequences in one step
+  int max_num_batched_tokens = 0;   // token budget of one step; 0: chosen by backend
+  int64_t kv_cache_bytes = 0;       // 0: chosen from free memory
+  int kv_blocks = 0;                // overrides kv_cache_bytes: blocks of the full-attention pool
+  int block_size = 16;              // tokens a block
+  bool enable_prefix_caching = true;
+  bool enable_chunked_prefill = true;
+  int max_queue = 0;                // waiting requests beyond which Submit refuses; 0: no limit
+};
+
+// A snapshot for metrics and dashboards; cheap, taken without stopping the engine.
+struct EngineStats {
+  int running = 0;
+  int waiting = 0;
+  double kv_usage = 0;              // 0..1 of the fullest pool
+  int64_t kv_capacity_tokens = 0;   // of the full-attention pool
+  int64_t steps = 0;
+  int64_t prompt_tokens = 0;        // computed or cached, since start
+  int64_t generation_tokens = 0;
+  int64_t preemptions = 0;
+  int64_t prefix_queries = 0;       // tokens looked up
+  int64_t prefix_hits = 0;          // tokens found
+  int64_t last_step_us = 0;
+  int64_t last_step_tokens = 0;
+};
+
+class Engine {
+ public:
+  static Result<std::unique_ptr<Engine>> Create(const EngineOptions& options);
+  virtual ~Engine() = default;  // cancels what runs, joins the engine thread
+
+  // Queues a request; its events go to `sink`, the last one of each choice with finish != kNone. An invalid request
+  // (empty, over-long, a duplicate id, parameters out of range, one that can never fit) is refused here in words and
+  // the sink is never called. Returns the request's id.
+  virtual Result<std::string> Submit(Request request, EventSink sink) = 0;
+
+  // Ends a request with FinishReason::kCancelled at the next step. Unknown or finished ids: nothing happens.
+  virtual void Cancel(const std::string& id) = 0;
+
+  virtual EngineStats Stats() const = 0;
+
+  // Tokens routed to each expert since start: [moe layers][experts], row-major; 0 x 0 if there are none.
+  struct ExpertLoad {
+    int layers = 0;
+    int experts = 0;
+    std::vector<int64_t> counts;
+  };
+  virtual ExpertLoad GetExpertLoad() const = 0;
+
+  virtual const Tokenizer& tokenizer() const = 0;
+  virtual const ModelSpec& model() const = 0;
+  virtual const SamplingParams& default_params() const = 0;  // from generation_config.json
+  virtual int max_model_len() const = 0;
+
+  // False once the engine has met a fault it cannot recover from; Submit then refuses.
+  virtual bool Healthy() const = 0;
+};
+
+}  // namespace minimo

@@ -1,0 +1,77 @@
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+#include <thread>
+#include <vector>
+
+#include "base/error.h"
+#include "base/float_types.h"
+#include "base/thread_team.h"
+
+namespace minimo {
+namespace {
+
+TEST(Fp8, EveryCodeSurvivesTheRoundTrip) {
+  for (int code = 0; code < 256; ++code) {
+    const float value = ToFloat(Fp8E4M3{static_cast<uint8_t>(code)});
+    if (std::isnan(value)) continue;
+    EXPECT_EQ(ToFp8E4M3(value).bits, code) << value;
+  }
+  EXPECT_EQ(ToFloat(Fp8E4M3{0x7e}), 448.0f);
+  EXPECT_EQ(ToFloat(Fp8E4M3{0x01}), 0x1p-9f);
+}
+
+TEST(Fp8, RoundsToNearestTiesToEven) {
+  for (int code = 0; code < 0x7e; ++code) {
+    const float low = ToFloat(Fp8E4M3{static_cast<uint8_t>(code)});
+    const float high = ToFloat(Fp8E4M3{static_cast<uint8_t>(code + 1)});
+    const float middle = (low + high) / 2;
+    EXPECT_EQ(ToFp8E4M3(middle).bits, code % 2 == 0 ? code : code + 1);
+    EXPECT_EQ(ToFp8E4M3(std::nextafter(middle, 1000.0f)).bits, code + 1);
+    EXPECT_EQ(ToFp8E4M3(std::nextafter(middle, 0.0f)).bits, code);
+  }
+}
+
+TEST(HalfTypes, EveryFiniteCodeIsExact) {
+  for (int code = 0; code < 65536; ++code) {
+    const auto bits = static_cast<uint16_t>(code);
+    const float bf16 = ToFloat(Bf16{bits});
+    if (!std::isnan(bf16)) {
+      EXPECT_EQ(ToBf16(bf16).bits, bits);
+    }
+  }
+  EXPECT_EQ(ToFloat(Fp16{0x3c00}), 1.0f);
+  EXPECT_EQ(ToFloat(Fp16{0x0001}), 0x1p-24f);
+  EXPECT_EQ(ToFloat(Fp16{0xfbff}), -65504.0f);
+  EXPECT_TRUE(std::isinf(ToFloat(Fp16{0x7c00})));
+}
+
+TEST(Result, MacrosPassErrorsOn) {
+  const auto inner = [](bool fail) -> Result<int> {
+    if (fail) return Errorf("found {}, expected {}", 1, 2);
+    return 7;
+  };
+  const auto outer = [&](bool fail) -> Result<std::string> {
+    MINIMO_ASSIGN(const int x, inner(fail));
+    return std::to_string(x);
+  };
+  EXPECT_EQ(*outer(false), "7");
+  EXPECT_EQ(outer(true).error().message, "found 1, expected 2");
+}
+
+TEST(ThreadTeam, EveryIndexOnceWithPausesBetweenRegions) {
+  ThreadTeam team(4);
+  for (int round = 0; round < 200; ++round) {
+    std::vector<std::atomic<int>> hits(1000);
+    team.ParallelFor(1000, 7, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) hits[i]++;
+    });
+    team.ParallelForDynamic(1000, [&](int64_t i) { hits[i]++; });
+    for (const auto& hit : hits) ASSERT_EQ(hit.load(), 2);
+    if (round % 50 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));  // let the workers fall asleep
+  }
+}
+
+}  // namespace
+}  // namespace minimo

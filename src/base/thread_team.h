@@ -1,0 +1,88 @@
+// A persistent team of threads that runs one parallel region at a time: the caller is member 0. Workers spin for a
+// while after a region and then sleep, so that back-to-back operators cost a barrier and no wake-up.
+//
+// Thread rule: Run is called by one thread at a time. Regions do not nest.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace minimo {
+
+class ThreadTeam {
+ public:
+  explicit ThreadTeam(int threads);  // >= 1; 0: all cores this process may use
+  ~ThreadTeam();
+  ThreadTeam(const ThreadTeam&) = delete;
+  ThreadTeam& operator=(const ThreadTeam&) = delete;
+
+  int size() const { return static_cast<int>(workers_.size()) + 1; }
+
+  // fn(member) on every member, member in [0, size()); returns when all have.
+  template <typename Fn>
+  void Run(Fn&& fn) {
+    if (workers_.empty()) {
+      fn(0);
+      return;
+    }
+    RunErased([](void* context, int member) { (*static_cast<std::remove_reference_t<Fn>*>(context))(member); },
+              const_cast<void*>(static_cast<const void*>(&fn)));
+  }
+
+  // fn(begin, end) over [0, count) in one contiguous range a member, cut at multiples of `grain`.
+  template <typename Fn>
+  void ParallelFor(int64_t count, int64_t grain, Fn&& fn) {
+    const int64_t units = (count + grain - 1) / grain;
+    if (units <= 1 || workers_.empty()) {
+      if (count > 0) fn(int64_t{0}, count);
+      return;
+    }
+    Run([&](int member) {
+      const auto [begin, end] = Split(units, size(), member);
+      if (begin < end) fn(begin * grain, end * grain < count ? end * grain : count);
+    });
+  }
+
+  // fn(index) over [0, count), handed out one by one: for work of uneven size.
+  template <typename Fn>
+  void ParallelForDynamic(int64_t count, Fn&& fn) {
+    if (count <= 1 || workers_.empty()) {
+      for (int64_t i = 0; i < count; ++i) fn(i);
+      return;
+    }
+    std::atomic<int64_t> next{0};
+    Run([&](int) {
+      for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) fn(i);
+    });
+  }
+
+  // The part-th of `parts` nearly equal ranges of [0, count).
+  static std::pair<int64_t, int64_t> Split(int64_t count, int parts, int part) {
+    return {count * part / parts, count * (part + 1) / parts};
+  }
+
+ private:
+  using Region = void (*)(void* context, int member);
+  void RunErased(Region region, void* context);
+  void WorkerLoop(int member);
+
+  std::vector<std::thread> workers_;
+  alignas(64) std::atomic<uint64_t> generation_{0};  // a region begins: +1
+  alignas(64) std::atomic<int> remaining_{0};        // workers still in the region
+  std::atomic<int> sleepers_{0};
+  std::atomic<bool> stop_{false};
+  Region region_ = nullptr;
+  void* context_ = nullptr;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+};
+
+// Cores this process may use (its affinity mask), at least 1.
+int AvailableCores();
+
+}  // namespace minimo
