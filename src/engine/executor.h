@@ -1,0 +1,28 @@
+// What runs a step: one model on one device or on many ranks. The engine thread is its only caller.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "kv/kv_layout.h"
+#include "kv/step.h"
+#include "minimo/result.h"
+
+namespace minimo {
+
+struct StepOutput {
+  // [step.NumLogits(), vocab_size] float32, row-major, in the order of the sequences; host memory of the executor's,
+  // valid until its next Run. The sampler may change it in place.
+  std::span<float> logits;
+};
+
+class Executor {
+ public:
+  virtual ~Executor() = default;
+  virtual const KvLayout& kv_layout() const = 0;
+  virtual int vocab_size() const = 0;
+  // An error is a fault of the device or of a rank: the engine answers every request with it and turns unhealthy.
+  virtual Status Run(const StepRecord& step, StepOutput* output) = 0;
+};
+
+}  // namespace minimo
