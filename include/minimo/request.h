@@ -73,8 +73,9 @@ struct TokenLogprob {
 
 struct OutputToken {
   int32_t token = 0;
-  float logprob = 0;              // of the raw distribution (before temperature and filters), as vLLM
+  float logprob = 0;              // of the raw distribution (before any processing), as vLLM; 0 if not asked for
   std::vector<TokenLogprob> top;  // best first, if SamplingParams::logprobs > 0
+  int32_t rank = 0;               // 1: the most likely of the raw distribution; 0: not asked for
 };
 
 struct Usage {
