@@ -27,6 +27,7 @@ struct StepRecord {
   std::vector<int32_t> tokens;         // all new tokens, sequence after sequence
   std::vector<SequenceStep> sequences;
   std::vector<int32_t> block_tables;
+  // Within one list no target is another copy's source or target, so the copies may run in any order.
   std::vector<CacheCopy> block_copies;       // before the step: a forked sequence's last, partly filled block
   std::vector<CacheCopy> ring_restores;      // before the step: snapshot or parent ring -> a sequence's ring
   std::vector<CacheCopy> ring_snapshots;     // after the step: a sequence's ring -> a prefix-cache snapshot
