@@ -12,6 +12,7 @@
 
 namespace minimo {
 
+class EngineObserver;
 class Tokenizer;
 struct ModelSpec;
 
@@ -64,6 +65,10 @@ class Engine {
   virtual void Cancel(const std::string& id) = 0;
 
   virtual EngineStats Stats() const = 0;
+
+  // Told of every step and every finished request from now on (engine_observer.h); null: nobody is. When this returns,
+  // the one before is no longer used.
+  virtual void SetObserver(std::shared_ptr<EngineObserver> observer) = 0;
 
   // Tokens routed to each expert since start: [moe layers][experts], row-major; 0 x 0 if there are none.
   struct ExpertLoad {
