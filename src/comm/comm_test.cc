@@ -1,0 +1,111 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <functional>
+#include <thread>
+
+#include "base/error.h"
+#include "comm/collectives_check.h"
+#include "comm/threads.h"
+
+namespace minimo {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+// Runs `body` on every rank; the errors, "" where it succeeded.
+std::vector<std::string> OnRanks(int ranks, int timeout_ms, const std::function<Status(Communicator&)>& body) {
+  auto comms = MakeThreadRanks(ranks, timeout_ms);
+  std::vector<std::string> errors(ranks);
+  std::vector<std::thread> threads;
+  for (int r = 0; r < ranks; ++r) {
+    threads.emplace_back([&, r] {
+      const Status status = body(*comms[r]);
+      if (!status.ok()) errors[r] = status.error().message;
+    });
+  }
+  for (std::thread& t : threads) t.join();
+  return errors;
+}
+
+class ThreadRanks : public ::testing::TestWithParam<int> {};
+
+TEST_P(ThreadRanks, EveryCollectiveOfEverySize) {
+  const int rounds = GetParam() >= 16 ? 60 : 200;
+  for (const std::string& error : OnRanks(GetParam(), 60000, [&](Communicator& comm) {
+         return CheckCollectives(comm, rounds, 7);
+       })) {
+    EXPECT_EQ(error, "");
+  }
+}
+
+TEST_P(ThreadRanks, SplitIntoRowsAndColumns) {
+  for (const std::string& error : OnRanks(GetParam(), 60000, CheckSplit)) EXPECT_EQ(error, "");
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, ThreadRanks, ::testing::Values(1, 2, 3, 4, 8, 16, 64), ::testing::PrintToStringParamName());
+
+double SecondsSince(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+TEST(Failure, ARankThatHangsIsNamedByAllOthers) {
+  const auto begin = std::chrono::steady_clock::now();
+  const auto errors = OnRanks(4, 300, [](Communicator& comm) -> Status {
+    if (comm.rank() == 2) std::this_thread::sleep_for(std::chrono::milliseconds(800));
+    return comm.Barrier();
+  });
+  EXPECT_LT(SecondsSince(begin), 2.0);
+  for (const std::string& error : errors) {
+    EXPECT_THAT(error, AllOf(HasSubstr("rank 2 of 4 did not reach the barrier"), HasSubstr("0.3 s")));
+  }
+}
+
+TEST(Failure, ASlowRankIsWaitedFor) {
+  for (const std::string& error : OnRanks(3, 2000, [](Communicator& comm) -> Status {
+         if (comm.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(700));
+         return CheckCollectives(comm, 10, 1);
+       })) {
+    EXPECT_EQ(error, "");
+  }
+}
+
+TEST(Failure, AbortReachesRanksInsideACollectiveAndInSubgroups) {
+  const auto begin = std::chrono::steady_clock::now();
+  const auto errors = OnRanks(4, 30000, [](Communicator& comm) -> Status {
+    MINIMO_ASSIGN(const auto pair, comm.Split(comm.rank() / 2, 0));
+    if (comm.rank() == 3) {
+      comm.Abort("rank 3: the device is gone");
+      return comm.Barrier();
+    }
+    return comm.rank() == 2 ? pair->Barrier() : comm.Barrier();
+  });
+  EXPECT_LT(SecondsSince(begin), 5.0);
+  for (const std::string& error : errors) EXPECT_EQ(error, "rank 3: the device is gone");
+}
+
+TEST(Failure, ARankThatLeavesEndsTheOthersCalls) {
+  auto comms = MakeThreadRanks(2, 30000);
+  std::thread leaver([&] {
+    EXPECT_TRUE(comms[1]->Barrier().ok());
+    comms[1].reset();
+  });
+  EXPECT_TRUE(comms[0]->Barrier().ok());
+  const Status status = comms[0]->Barrier();
+  leaver.join();
+  ASSERT_FALSE(status.ok());
+  EXPECT_EQ(status.error().message, "rank 1 of 2 has left the group");
+}
+
+TEST(Failure, RanksThatCallDifferentThingsAreToldSo) {
+  const auto errors = OnRanks(2, 2000, [](Communicator& comm) -> Status {
+    std::vector<float> values(comm.rank() == 0 ? 4 : 5);
+    return comm.AllReduceSum(values);
+  });
+  for (const std::string& error : errors) EXPECT_THAT(error, HasSubstr("ranks disagree"));
+}
+
+}  // namespace
+}  // namespace minimo
