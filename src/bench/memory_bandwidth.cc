@@ -1,0 +1,98 @@
+#include "bench/memory_bandwidth.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <fstream>
+#include <string>
+
+#include "base/error.h"
+#include "base/thread_team.h"
+
+namespace minimo::bench {
+namespace {
+
+constexpr int64_t kLine = 64;
+constexpr int64_t kStreams = 4;  // a thread walks four quarters of its part at once: more pages open, more in flight
+constexpr int64_t kGrain = kLine * kStreams;
+
+using Vector = uint64_t __attribute__((vector_size(32)));  // the compiler splits it where the machine has 16 bytes
+
+// XOR of everything, so that no load can be left out.
+uint64_t ReadPart(const std::byte* begin, int64_t bytes) {
+  const int64_t quarter = bytes / kStreams;
+  Vector sums[2 * kStreams] = {};
+  for (int64_t at = 0; at < quarter; at += kLine) {
+    for (int64_t s = 0; s < kStreams; ++s) {
+      const auto* line = reinterpret_cast<const Vector*>(begin + s * quarter + at);
+      sums[2 * s] ^= line[0];
+      sums[2 * s + 1] ^= line[1];
+    }
+  }
+  uint64_t all = 0;
+  for (const Vector& v : sums) all ^= v[0] ^ v[1] ^ v[2] ^ v[3];
+  return all;
+}
+
+int64_t FreeMemoryBytes() {
+  std::ifstream in("/proc/meminfo");
+  std::string key;
+  int64_t kib = 0;
+  while (in >> key >> kib) {
+    if (key == "MemAvailable:") return kib * 1024;
+    in.ignore(256, '\n');
+  }
+  return int64_t{sysconf(_SC_AVPHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+}
+
+bool HasHugePages(const void* address) {
+  std::ifstream in("/proc/self/smaps");
+  const std::string start = fmt::format("{:x}-", reinterpret_cast<uintptr_t>(address));
+  bool inside = false;
+  for (std::string line; std::getline(in, line);) {
+    if (line.compare(0, start.size(), start) == 0) inside = true;
+    if (inside && line.compare(0, 14, "AnonHugePages:") == 0) return std::stoll(line.substr(14)) > 0;
+  }
+  return false;
+}
+
+}  // namespace
+
+Result<MemoryBandwidth> MeasureMemoryBandwidth(const MemoryBandwidthOptions& options) {
+  ThreadTeam team(options.threads);
+  MemoryBandwidth result;
+  result.threads = team.size();
+  result.passes = std::max(1, options.passes);
+  const int64_t wanted = std::min(options.buffer_bytes, FreeMemoryBytes() / 4);
+  const int64_t part = wanted / team.size() / kGrain * kGrain;  // a thread's
+  if (part <= 0) return Errorf("a read test of {} bytes on {} threads: too small", wanted, team.size());
+  result.buffer_bytes = part * team.size();
+  void* memory = mmap(nullptr, static_cast<size_t>(result.buffer_bytes), PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return Errorf("no memory for a read test of {} bytes", result.buffer_bytes);
+  madvise(memory, static_cast<size_t>(result.buffer_bytes), MADV_HUGEPAGE);
+  auto* bytes = static_cast<std::byte*>(memory);
+  team.Run([&](int member) { std::memset(bytes + member * part, member + 1, static_cast<size_t>(part)); });
+  result.huge_pages = HasHugePages(memory);
+
+  std::atomic<uint64_t> sink{0};
+  std::vector<double> rates;
+  for (int pass = 0; pass <= result.passes; ++pass) {
+    const auto start = std::chrono::steady_clock::now();
+    team.Run([&](int member) { sink ^= ReadPart(bytes + member * part, part); });
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    if (pass > 0) rates.push_back(static_cast<double>(result.buffer_bytes) / took.count() * 1e-9);  // 0: warm-up
+  }
+  munmap(memory, static_cast<size_t>(result.buffer_bytes));
+  std::sort(rates.begin(), rates.end());
+  result.best_gbs = rates.back();
+  result.median_gbs = rates[rates.size() / 2];
+  result.worst_gbs = rates.front();
+  return result;
+}
+
+}  // namespace minimo::bench
