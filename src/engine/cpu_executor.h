@@ -1,0 +1,37 @@
+// The Executor on the CPU: one decoder, one KV storage, one thread team.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "base/thread_team.h"
+#include "engine/executor.h"
+#include "layers/decoder.h"
+#include "models/loader.h"
+
+namespace minimo {
+
+class CpuExecutor final : public Executor {
+ public:
+  // Allocates the blocks and rings that `layout` counts. The model outlives the executor.
+  static Result<std::unique_ptr<CpuExecutor>> Create(const LoadedModel& model, const KvLayout& layout, DType kv_dtype,
+                                                     int threads);
+
+  const KvLayout& kv_layout() const override { return kv_.layout(); }
+  int vocab_size() const override { return model_.spec.vocab; }
+  Status Run(const StepRecord& step, StepOutput* output) override;
+
+  ThreadTeam& team() { return team_; }
+  const std::vector<std::vector<int64_t>>& expert_load() const { return decoder_.expert_load(); }
+
+ private:
+  CpuExecutor(const LoadedModel& model, const KvLayout& layout, DType kv_dtype, int threads);
+
+  const LoadedModel& model_;
+  ThreadTeam team_;
+  Decoder decoder_;
+  KvStorage kv_;
+  std::vector<float> logits_;
+};
+
+}  // namespace minimo

@@ -1,0 +1,46 @@
+// One attention block: projections, flat QK norm or value scale, RoPE, the cache, attention, output projection.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "layers/step_context.h"
+#include "layers/weight.h"
+#include "spec/model_spec.h"
+#include "tensor/buffer.h"
+
+namespace minimo {
+
+// Working memory, shared by all layers and kept between steps.
+struct AttentionScratch {
+  Buffer<float> qkv;        // [tokens, q_size + k_size + v_size]
+  Buffer<float> attended;   // [tokens, o_size]
+  Buffer<std::byte> k, v;   // this step's keys and values in the cache's dtype, [kv_heads, num_tokens, dim] a sequence
+  std::vector<AttentionSequence> sequences;
+};
+
+class AttentionLayer {
+ public:
+  AttentionLayer(int layer, const AttentionSpec& spec, double norm_eps, const LayerWeights& weights)
+      : layer_(layer), spec_(spec), norm_eps_(norm_eps), weights_(weights) {}
+
+  // out[r] = attention block of row r of x [tokens, hidden], for the rows that give logits if `last_rows_only` (the
+  // others have done their part once their keys and values are stored), else for all. out [rows, hidden].
+  void Forward(const StepContext& context, const RopeTable& rope, const float* x, int64_t hidden, bool last_rows_only,
+               AttentionScratch* scratch, float* out) const;
+
+ private:
+  void Project(const StepContext& context, const RopeTable& rope, const float* x, int64_t hidden,
+               AttentionScratch* scratch) const;
+  void StageKeysAndValues(const StepContext& context, AttentionScratch* scratch) const;
+  void Attend(const StepContext& context, bool last_rows_only, AttentionScratch* scratch) const;
+
+  int qkv_size() const { return spec_.q_size() + spec_.k_size() + spec_.v_size(); }
+
+  int layer_;
+  AttentionSpec spec_;
+  double norm_eps_;
+  const LayerWeights& weights_;
+};
+
+}  // namespace minimo

@@ -1,0 +1,91 @@
+#include "layers/ffn.h"
+
+#include "base/thread_team.h"
+#include "ops/linear/linear.h"
+#include "ops/router/router.h"
+#include "ops/silu_mul/silu_mul.h"
+
+namespace minimo {
+
+void DenseFfn(const FfnWeights& w, ThreadTeam& team, const float* h, int64_t rows, int64_t hidden, FfnScratch* s,
+              float* x) {
+  const int64_t intermediate = w.gate.view.rows;
+  s->gate.Reserve(static_cast<size_t>(rows * intermediate));
+  s->up.Reserve(static_cast<size_t>(rows * intermediate));
+  s->slots.Reserve(static_cast<size_t>(rows * hidden));
+  const LinearTask in[] = {{w.gate.view, h, hidden, nullptr, s->gate.data(), intermediate, nullptr, rows},
+                           {w.up.view, h, hidden, nullptr, s->up.data(), intermediate, nullptr, rows}};
+  LinearCpu(in, team);
+  SiluMulCpu({s->gate.data(), s->up.data(), s->gate.data(), rows * intermediate}, team);
+  const LinearTask out{w.down.view, s->gate.data(), intermediate, nullptr, s->slots.data(), hidden, nullptr, rows};
+  LinearCpu({&out, 1}, team);
+  team.ParallelFor(rows * hidden, 4096, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) x[i] += s->slots[static_cast<size_t>(i)];
+  });
+}
+
+namespace {
+
+// Sorts the (token, k) pairs by expert, tokens in order within one.
+void SortByExpert(const MoeSpec& spec, int64_t rows, FfnScratch* s) {
+  const int64_t slots = rows * spec.top_k;
+  s->first_slot.assign(static_cast<size_t>(spec.experts) + 1, 0);
+  for (int64_t i = 0; i < slots; ++i) ++s->first_slot[s->experts[i] + 1];
+  for (int e = 0; e < spec.experts; ++e) s->first_slot[e + 1] += s->first_slot[e];
+  std::vector<int32_t> next(s->first_slot.begin(), s->first_slot.end() - 1);
+  s->slot_token.resize(static_cast<size_t>(slots));
+  s->slot_place.resize(static_cast<size_t>(slots));
+  for (int64_t i = 0; i < slots; ++i) {
+    const int32_t slot = next[s->experts[i]]++;
+    s->slot_token[slot] = static_cast<int32_t>(i / spec.top_k);
+    s->slot_place[slot] = static_cast<int32_t>(i);
+  }
+}
+
+}  // namespace
+
+void MoeFfn(const MoeSpec& spec, const LayerWeights& w, ThreadTeam& team, const float* h, int64_t rows, int64_t hidden,
+            FfnScratch* s, int64_t* load, float* x) {
+  const int64_t slots = rows * spec.top_k, intermediate = spec.intermediate;
+  s->router_logits.Reserve(static_cast<size_t>(rows * spec.experts));
+  const LinearTask router{w.router.view, h, hidden, nullptr, s->router_logits.data(), spec.experts, nullptr, rows};
+  LinearCpu({&router, 1}, team);
+  s->experts.resize(static_cast<size_t>(slots));
+  s->weights.resize(static_cast<size_t>(slots));
+  RouterCpu({s->router_logits.data(), w.router_bias.data(), rows, spec, s->experts.data(), s->weights.data()}, team);
+  SortByExpert(spec, rows, s);
+
+  s->gate.Reserve(static_cast<size_t>(slots * intermediate));
+  s->up.Reserve(static_cast<size_t>(slots * intermediate));
+  s->slots.Reserve(static_cast<size_t>(slots * hidden));
+  std::vector<LinearTask> in, out;
+  for (int e = 0; e < spec.experts; ++e) {
+    const int32_t first = s->first_slot[e], count = s->first_slot[e + 1] - first;
+    if (count == 0) continue;
+    load[e] += count;
+    const FfnWeights& expert = w.experts[e];
+    const int32_t* tokens = s->slot_token.data() + first;
+    float* gate = s->gate.data() + first * intermediate;
+    float* up = s->up.data() + first * intermediate;
+    in.push_back({expert.gate.view, h, hidden, tokens, gate, intermediate, nullptr, count});
+    in.push_back({expert.up.view, h, hidden, tokens, up, intermediate, nullptr, count});
+    out.push_back({expert.down.view, gate, intermediate, nullptr, s->slots.data(), hidden,
+                   s->slot_place.data() + first, count});
+  }
+  LinearCpu(in, team);
+  SiluMulCpu({s->gate.data(), s->up.data(), s->gate.data(), slots * intermediate}, team);
+  LinearCpu(out, team);
+  team.ParallelFor(rows * hidden, 4096, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t token = i / hidden, column = i % hidden;
+      float sum = 0;
+      for (int k = 0; k < spec.top_k; ++k) {
+        const int64_t slot = token * spec.top_k + k;
+        sum += s->weights[static_cast<size_t>(slot)] * s->slots[static_cast<size_t>(slot * hidden + column)];
+      }
+      x[i] += sum;
+    }
+  });
+}
+
+}  // namespace minimo

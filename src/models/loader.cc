@@ -1,0 +1,187 @@
+#include "models/loader.h"
+
+#include <filesystem>
+#include <set>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "models/weight_binding.h"
+
+namespace minimo {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr size_t kMaxNamed = 40;  // names in one message; a lost shard would list tens of thousands
+
+std::string Listed(const std::vector<std::string>& names) {
+  std::string text;
+  for (size_t i = 0; i < names.size() && i < kMaxNamed; ++i) text += (i ? ", " : "") + names[i];
+  if (names.size() > kMaxNamed) text += fmt::format(" and {} more", names.size() - kMaxNamed);
+  return text;
+}
+
+// The block size is part of the format; other methods are refused before anything is read.
+void CheckQuantization(ConfigFields& fields) {
+  const auto quant = fields.Object("quantization_config");
+  if (!quant) return;
+  const std::string method = quant->StringOr("quant_method", "");
+  if (method != "fp8") {
+    fields.Fault(fmt::format("quantization_config.quant_method is \"{}\", minimo reads \"fp8\" (128x128 blocks)", method));
+    return;
+  }
+  quant->Only("weight_block_size", "[128,128]");
+  quant->Ignore({"activation_scheme", "fmt", "ignored_layers", "modules_to_not_convert", "store_dtype"});
+  fields.Merge(*quant);
+}
+
+Result<ModelConfig> ReadConfig(const std::string& folder) {
+  MINIMO_ASSIGN(const std::string text, ReadConfigText(folder));
+  const std::string where = (fs::path(folder) / "config.json").string();
+  MINIMO_ASSIGN(ModelConfig config, ParseModelConfig(text, where));
+  MINIMO_ASSIGN(ConfigFields fields, ConfigFields::Parse(text, where));
+  CheckQuantization(fields);
+  fields.IgnoreAll();
+  MINIMO_TRY(fields.Finish());
+  return config;
+}
+
+// MTP depths that the files hold from 0 on, whatever the config says.
+int CountMtpLayers(const Checkpoint& checkpoint, const ModelFamily& family) {
+  int depth = 0;
+  while (depth < family.default_mtp_layers + 16 &&
+         checkpoint.Find(fmt::format("model.mtp.layers.{}.enorm.weight", depth)) != nullptr) {
+    ++depth;
+  }
+  return depth;
+}
+
+Vector* VectorSlot(const TensorSpec& t, DecoderWeights* w) {
+  LayerWeights* layer = t.layer >= 0 ? &w->layers[t.layer] : nullptr;
+  switch (t.part) {
+    case TensorPart::kFinalNorm: return &w->final_norm;
+    case TensorPart::kInputNorm: return &layer->input_norm;
+    case TensorPart::kPostAttentionNorm: return &layer->post_attention_norm;
+    case TensorPart::kQNorm: return &layer->q_norm;
+    case TensorPart::kKNorm: return &layer->k_norm;
+    case TensorPart::kSinks: return &layer->sinks;
+    case TensorPart::kRouterBias: return &layer->router_bias;
+    default: return nullptr;
+  }
+}
+
+Weight* MatrixSlot(const TensorSpec& t, DecoderWeights* w) {
+  LayerWeights* layer = t.layer >= 0 ? &w->layers[t.layer] : nullptr;
+  switch (t.part) {
+    case TensorPart::kEmbedding: return &w->embedding;
+    case TensorPart::kLmHead: return &w->lm_head;
+    case TensorPart::kQ: return &layer->q;
+    case TensorPart::kO: return &layer->o;
+    case TensorPart::kRouter: return &layer->router;
+    case TensorPart::kGate: return &layer->dense.gate;
+    case TensorPart::kUp: return &layer->dense.up;
+    case TensorPart::kDown: return &layer->dense.down;
+    case TensorPart::kExpertGate: return &layer->experts[t.expert].gate;
+    case TensorPart::kExpertUp: return &layer->experts[t.expert].up;
+    case TensorPart::kExpertDown: return &layer->experts[t.expert].down;
+    default: return nullptr;
+  }
+}
+
+void Bind(const Manifest& manifest, const ModelSpec& spec, WeightBinder* binder, DecoderWeights* weights,
+          int* fused_kv_layers) {
+  const TensorSpec* k = nullptr;
+  for (const TensorSpec& t : manifest) {
+    if (t.mtp) continue;
+    if (t.part == TensorPart::kK) {
+      k = &t;  // bound together with V, which follows
+    } else if (t.part == TensorPart::kV) {
+      LayerWeights& layer = weights->layers[t.layer];
+      *fused_kv_layers += binder->KeyValue(*k, t, spec.layers[t.layer].attention, &layer.k, &layer.v);
+    } else if (Vector* vector = VectorSlot(t, weights)) {
+      *vector = binder->Floats(t);
+    } else if (Weight* matrix = MatrixSlot(t, weights)) {
+      *matrix = binder->Matrix(t);
+    }
+  }
+}
+
+// Tensors that no manifest entry asks for. `manifest` covers every layer, also those left out by num_layers.
+std::vector<std::string> UnknownTensors(const Checkpoint& checkpoint, const Manifest& manifest) {
+  std::set<std::string> known;
+  for (const TensorSpec& t : manifest) {
+    known.insert(t.name);
+    if (t.quantizable) known.insert(ScaleName(t.name));
+  }
+  std::vector<std::string> unknown;
+  for (const auto& [name, view] : checkpoint.tensors()) {
+    if (!known.contains(name)) unknown.push_back(name);
+  }
+  return unknown;
+}
+
+// An incomplete MTP stack is told and left out; it is never a failure.
+void CheckMtp(const Manifest& manifest, const Checkpoint& checkpoint, LoadedModel* model) {
+  std::vector<std::string> missing;
+  for (const TensorSpec& t : manifest) {
+    if (t.mtp && checkpoint.Find(t.name) == nullptr) missing.push_back(t.name);
+  }
+  if (missing.empty()) return;
+  model->notes.push_back(fmt::format("MTP layers are incomplete and left out, missing: {}", Listed(missing)));
+  model->spec.mtp_layers = 0;
+}
+
+}  // namespace
+
+Result<std::string> ResolveModelFolder(const std::string& model) {
+  std::error_code ignored;
+  if (fs::exists(model, ignored) || model.find('/') != std::string::npos) return model;
+  for (const char* root : {MINIMO_MODELS_DIR, MINIMO_INSTALLED_MODELS_DIR}) {
+    const fs::path shipped = fs::path(root) / model;
+    if (fs::exists(shipped, ignored)) return shipped.string();
+  }
+  return Errorf("{}: no such folder, and no shipped model of this name (nano-minimax-m2, nano-mimo-v2-flash)", model);
+}
+
+Result<LoadedModel> LoadModel(const std::string& folder, const LoadOptions& options) {
+  LoadedModel model;
+  MINIMO_ASSIGN(const ModelConfig config, ReadConfig(folder));
+  model.family = config.family;
+  model.spec = config.spec;
+  MINIMO_ASSIGN(Checkpoint opened, Checkpoint::Open(folder));
+  auto checkpoint = std::make_shared<const Checkpoint>(std::move(opened));
+  model.checkpoint = checkpoint;
+  model.spec.mtp_layers = CountMtpLayers(*checkpoint, *model.family);
+
+  const Manifest whole = model.family->manifest(model.spec);
+  if (const auto unknown = UnknownTensors(*checkpoint, whole); !unknown.empty()) {
+    model.notes.push_back(fmt::format("tensors that the model does not have are left out: {}", Listed(unknown)));
+  }
+  CheckMtp(whole, *checkpoint, &model);
+  if (options.num_layers > 0 && options.num_layers < model.spec.num_layers()) {
+    model.spec.layers.resize(static_cast<size_t>(options.num_layers));
+    model.notes.push_back(fmt::format("only the first {} layers are loaded", options.num_layers));
+  }
+
+  DecoderWeights& weights = model.weights;
+  weights.layers.resize(model.spec.layers.size());
+  for (size_t i = 0; i < weights.layers.size(); ++i) {
+    if (model.spec.layers[i].moe) weights.layers[i].experts.resize(static_cast<size_t>(model.spec.moe.experts));
+  }
+  BindingFaults faults;
+  WeightBinder binder(*checkpoint, &faults);
+  Bind(model.family->manifest(model.spec), model.spec, &binder, &weights, &model.fused_kv_layers);
+  if (model.spec.tied_embeddings) weights.lm_head = weights.embedding;
+  if (!faults.empty()) {
+    std::string message;
+    if (!faults.missing.empty()) message += fmt::format("missing tensors: {}", Listed(faults.missing));
+    for (size_t i = 0; i < faults.wrong.size() && i < kMaxNamed; ++i) {
+      message += (message.empty() ? "" : "; ") + faults.wrong[i];
+    }
+    for (const std::string& note : model.notes) message += "; " + note;
+    return Errorf("{}: {}", folder, message);
+  }
+  for (const std::string& note : model.notes) LogWarn("{}: {}", folder, note);
+  return model;
+}
+
+}  // namespace minimo

@@ -1,0 +1,35 @@
+// A checkpoint folder becomes a spec and weights. Matrices are views of the mapped files; nothing is copied but the
+// small vectors (norms, biases, sinks), which are held in float32.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "spec/model_spec.h"
+#include "layers/weight.h"
+#include "minimo/result.h"
+#include "models/model.h"
+
+namespace minimo {
+
+struct LoadOptions {
+  int num_layers = 0;  // > 0: only the first N decoder layers
+};
+
+struct LoadedModel {
+  const ModelFamily* family = nullptr;
+  ModelSpec spec;
+  DecoderWeights weights;
+  std::shared_ptr<const Checkpoint> checkpoint;
+  int fused_kv_layers = 0;          // layers whose K/V scales follow the fused grid
+  std::vector<std::string> notes;   // oddities worth telling: unknown tensors, incomplete MTP, ...
+};
+
+// `model` is a folder, or the name of a shipped model (models/NAME beside the program's source or installation).
+Result<std::string> ResolveModelFolder(const std::string& model);
+
+Result<LoadedModel> LoadModel(const std::string& folder, const LoadOptions& options = {});
+
+}  // namespace minimo

@@ -1,0 +1,41 @@
+// What a checkpoint must hold: every tensor of a model by name, shape and part, derived from the spec. The loader
+// checks a checkpoint against it; convert, inspect and the sharding plan walk it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "spec/model_spec.h"
+#include "tensor/tensor_view.h"
+
+namespace minimo {
+
+enum class TensorPart : uint8_t {
+  kEmbedding, kFinalNorm, kLmHead,
+  kInputNorm, kPostAttentionNorm, kQ, kK, kV, kO, kQNorm, kKNorm, kSinks,
+  kRouter, kRouterBias, kGate, kUp, kDown, kExpertGate, kExpertUp, kExpertDown,
+  kMtpNorm, kMtpProjection,  // of the multi-token-prediction layers, beside the parts above
+};
+
+// How ranks share a tensor (tensor parallelism): rows are output features, columns input features.
+enum class ShardRule : uint8_t { kReplicate, kRows, kCols, kHeads, kKvHeads, kHeadCols };
+
+struct TensorSpec {
+  std::string name;
+  Shape shape;
+  TensorPart part = TensorPart::kEmbedding;
+  ShardRule shard = ShardRule::kReplicate;
+  int layer = -1;   // decoder layer, or MTP depth if mtp
+  int expert = -1;
+  bool quantizable = false;  // FP8 with a weight_scale_inv beside it, if the checkpoint has one
+  bool mtp = false;          // of a multi-token-prediction layer: optional as a whole
+
+  bool IsMatrix() const { return shape.size() == 2; }
+};
+
+using Manifest = std::vector<TensorSpec>;
+
+// "a.b.weight" -> "a.b.weight_scale_inv"
+std::string ScaleName(const std::string& weight_name);
+
+}  // namespace minimo

@@ -1,0 +1,134 @@
+#include "models/weight_binding.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+
+#include "base/float_types.h"
+#include "models/kv_scale_grid.h"
+
+namespace minimo {
+namespace {
+
+int64_t Blocks(int64_t size) { return (size + kScaleBlock - 1) / kScaleBlock; }
+
+template <typename T>
+void ConvertTo(const TensorView& view, Vector* out) {
+  for (size_t i = 0; i < out->size(); ++i) (*out)[i] = ToFloat(view.As<T>()[i]);
+}
+
+}  // namespace
+
+const TensorView* WeightBinder::FindChecked(const TensorSpec& spec) {
+  const TensorView* view = checkpoint_.Find(spec.name);
+  if (view == nullptr) {
+    faults_->missing.push_back(spec.name);
+    return nullptr;
+  }
+  if (view->shape != spec.shape) {
+    faults_->wrong.push_back(
+        fmt::format("{}: found shape {}, expected {}", spec.name, ToString(view->shape), ToString(spec.shape)));
+    return nullptr;
+  }
+  const bool is_float = view->dtype == DType::kF32 || view->dtype == DType::kF16 || view->dtype == DType::kBf16;
+  if (!is_float && !(view->dtype == DType::kF8E4M3 && spec.quantizable)) {
+    faults_->wrong.push_back(fmt::format("{}: found {}, expected F32, F16 or BF16{}", spec.name, NameOf(view->dtype),
+                                         spec.quantizable ? " or F8_E4M3" : ""));
+    return nullptr;
+  }
+  if (is_float && checkpoint_.Find(ScaleName(spec.name)) != nullptr) {
+    faults_->wrong.push_back(fmt::format("{}: found {} with a weight_scale_inv beside it, expected F8_E4M3", spec.name,
+                                         NameOf(view->dtype)));
+    return nullptr;
+  }
+  return view;
+}
+
+Weight WeightBinder::WithoutScales(const TensorSpec& spec, const TensorView& view) {
+  Weight weight;
+  weight.view.format = view.dtype == DType::kF32    ? WeightFormat::kF32
+                       : view.dtype == DType::kF16  ? WeightFormat::kF16
+                       : view.dtype == DType::kBf16 ? WeightFormat::kBf16
+                                                    : WeightFormat::kFp8Block;
+  weight.view.rows = spec.shape[0];
+  weight.view.cols = spec.shape[1];
+  weight.view.data = view.data;
+  weight.view.row_bytes = spec.shape[1] * SizeOf(view.dtype);
+  return weight;
+}
+
+const TensorView* WeightBinder::Scales(const TensorSpec& spec, int64_t scale_rows) {
+  const std::string name = ScaleName(spec.name);
+  const TensorView* scales = checkpoint_.Find(name);
+  if (scales == nullptr) {
+    faults_->missing.push_back(name);
+    return nullptr;
+  }
+  const Shape expected = {scale_rows, Blocks(spec.shape[1])};
+  if (scales->shape != expected || scales->dtype != DType::kF32) {
+    faults_->wrong.push_back(fmt::format("{}: found {} {}, expected F32 {}", name, NameOf(scales->dtype),
+                                         ToString(scales->shape), ToString(expected)));
+    return nullptr;
+  }
+  return scales;
+}
+
+Weight WeightBinder::Matrix(const TensorSpec& spec) {
+  const TensorView* view = FindChecked(spec);
+  if (view == nullptr) return {};
+  Weight weight = WithoutScales(spec, *view);
+  if (view->dtype == DType::kF8E4M3) {
+    const TensorView* scales = Scales(spec, Blocks(spec.shape[0]));
+    if (scales == nullptr) return {};
+    weight.view.scales = scales->As<float>();
+    weight.view.scale_stride = scales->shape[1];
+  }
+  return weight;
+}
+
+Vector WeightBinder::Floats(const TensorSpec& spec) {
+  const TensorView* view = FindChecked(spec);
+  if (view == nullptr) return {};
+  Vector values(static_cast<size_t>(NumElements(spec.shape)));
+  if (view->dtype == DType::kF32) ConvertTo<float>(*view, &values);
+  if (view->dtype == DType::kF16) ConvertTo<Fp16>(*view, &values);
+  if (view->dtype == DType::kBf16) ConvertTo<Bf16>(*view, &values);
+  return values;
+}
+
+bool WeightBinder::KeyValue(const TensorSpec& k, const TensorSpec& v, const AttentionSpec& attention, Weight* k_weight,
+                            Weight* v_weight) {
+  const TensorView* k_scales = checkpoint_.Find(ScaleName(k.name));
+  const bool fused = k_scales != nullptr && k_scales->shape.size() == 2 &&
+                     HasFusedKvScales(attention, k_scales->shape[0]);
+  if (!fused) {
+    *k_weight = Matrix(k);
+    *v_weight = Matrix(v);
+    return false;
+  }
+  const TensorView* k_view = FindChecked(k);
+  const TensorView* v_view = FindChecked(v);
+  if (k_view == nullptr || v_view == nullptr) return false;
+  k_scales = Scales(k, k_scales->shape[0]);
+  const TensorView* v_scales = Scales(v, FusedValueScaleRows(attention));
+  if (k_scales == nullptr || v_scales == nullptr) return false;
+
+  // [k_scale; v_scale] stacked, and the row map of each matrix; shared by both weights.
+  auto stacked = std::make_shared<std::vector<float>>();
+  stacked->insert(stacked->end(), k_scales->As<float>(), k_scales->As<float>() + NumElements(k_scales->shape));
+  stacked->insert(stacked->end(), v_scales->As<float>(), v_scales->As<float>() + NumElements(v_scales->shape));
+  const auto bind = [&](const TensorSpec& spec, const TensorView& view, std::vector<int32_t> rows) {
+    Weight weight = WithoutScales(spec, view);
+    auto map = std::make_shared<std::vector<int32_t>>(std::move(rows));
+    weight.view.scales = stacked->data();
+    weight.view.scale_stride = k_scales->shape[1];
+    weight.view.scale_rows = map->data();
+    weight.owners = {stacked, map};
+    return weight;
+  };
+  *k_weight = bind(k, *k_view, FusedKeyRows(attention));
+  *v_weight = bind(v, *v_view, FusedValueRows(attention));
+  return true;
+}
+
+}  // namespace minimo

@@ -1,0 +1,42 @@
+// One manifest entry against the checkpoint: dtype and shape checked, scales found, a Weight or Vector made.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "layers/weight.h"
+#include "models/manifest.h"
+
+namespace minimo {
+
+// Collects what is wrong with a checkpoint, so that all of it is named at once.
+struct BindingFaults {
+  std::vector<std::string> missing;
+  std::vector<std::string> wrong;  // "NAME: found F16 [3, 4], expected [4, 3]"
+  bool empty() const { return missing.empty() && wrong.empty(); }
+};
+
+class WeightBinder {
+ public:
+  WeightBinder(const Checkpoint& checkpoint, BindingFaults* faults) : checkpoint_(checkpoint), faults_(faults) {}
+
+  // A matrix in the format the file has. K and V go through BindKeyValue.
+  Weight Matrix(const TensorSpec& spec);
+  // A small vector, converted to float32.
+  Vector Floats(const TensorSpec& spec);
+  // K and V of one layer; true if their scales follow the fused grid.
+  bool KeyValue(const TensorSpec& k, const TensorSpec& v, const AttentionSpec& attention, Weight* k_weight,
+                Weight* v_weight);
+
+ private:
+  const TensorView* FindChecked(const TensorSpec& spec);
+  Weight WithoutScales(const TensorSpec& spec, const TensorView& view);
+  // The scale tensor of an FP8 weight, or null after a fault.
+  const TensorView* Scales(const TensorSpec& spec, int64_t scale_rows);
+
+  const Checkpoint& checkpoint_;
+  BindingFaults* faults_;
+};
+
+}  // namespace minimo

@@ -1,0 +1,57 @@
+// A weight matrix as the kernels read it: [rows, cols] = [out_features, in_features], row-major with a row stride,
+// so that a tensor-parallel slice by rows or columns is a view of the mapped file.
+//
+// FP8 weights carry float32 scales in 128x128 blocks: w(r, c) = code(r, c) * scale(r, c). A slice keeps its place in
+// the grid (first_row, first_col), so scales are found by index and never by equal division; scale_rows overrides the
+// row part of the rule where a checkpoint's grid is not the plain one (MiMo's fused K/V scales).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace minimo {
+
+enum class WeightFormat : uint8_t { kF32, kF16, kBf16, kFp8Block };
+
+inline constexpr int kScaleBlock = 128;  // rows and columns of a scale block, both models
+
+struct WeightView {
+  WeightFormat format = WeightFormat::kF32;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  const std::byte* data = nullptr;
+  int64_t row_bytes = 0;  // from one row to the next
+
+  const float* scales = nullptr;  // kFp8Block: [scale rows, scale_stride]; null: all 1
+  int64_t scale_stride = 0;
+  int32_t first_row = 0;  // of row 0 in the scale grid
+  int32_t first_col = 0;  // of column 0 in the scale grid
+  const int32_t* scale_rows = nullptr;  // [rows]: the scale row of each row; null: (first_row + r) / 128
+
+  const std::byte* Row(int64_t r) const { return data + r * row_bytes; }
+  const float* ScaleRow(int64_t r) const {
+    const int64_t block = scale_rows ? scale_rows[r] : (first_row + r) / kScaleBlock;
+    return scales + block * scale_stride;
+  }
+
+  int64_t ElementBits() const { return format == WeightFormat::kF32 ? 32 : format == WeightFormat::kFp8Block ? 8 : 16; }
+  int64_t BytesRead() const { return rows * cols * ElementBits() / 8; }
+
+  WeightView SliceRows(int64_t begin, int64_t count) const {
+    WeightView slice = *this;
+    slice.rows = count;
+    slice.data += begin * row_bytes;
+    slice.first_row += static_cast<int32_t>(begin);
+    if (slice.scale_rows) slice.scale_rows += begin;
+    return slice;
+  }
+  WeightView SliceCols(int64_t begin, int64_t count) const {
+    WeightView slice = *this;
+    slice.cols = count;
+    slice.data += begin * ElementBits() / 8;
+    slice.first_col += static_cast<int32_t>(begin);
+    return slice;
+  }
+};
+
+}  // namespace minimo
