@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "comm/collectives_check.h"
+#include "comm/nccl.h"
 #include "comm/threads.h"
 
 namespace minimo {
@@ -105,6 +106,16 @@ TEST(Failure, RanksThatCallDifferentThingsAreToldSo) {
     return comm.AllReduceSum(values);
   });
   for (const std::string& error : errors) EXPECT_THAT(error, HasSubstr("ranks disagree"));
+}
+
+TEST(Nccl, WhereItIsMissingEveryRankIsToldWhatToInstall) {
+  setenv("MINIMO_NCCL_LIBRARY", "/nonexistent/libnccl.so.2", 1);  // the library is opened once: here, by this test alone
+  for (const std::string& error : OnRanks(2, 2000, [](Communicator& comm) -> Status {
+         MINIMO_TRY(NcclCommunicator::Create(comm));
+         return {};
+       })) {
+    EXPECT_THAT(error, AllOf(HasSubstr("needs NCCL"), HasSubstr("/nonexistent/libnccl.so.2"), HasSubstr("libnccl2")));
+  }
 }
 
 }  // namespace
