@@ -50,7 +50,9 @@ void CheckCases(const Tokenizer& tokenizer, const Json& cases) {
       const std::string decoded = tokenizer.Decode(expected, skip);
       EXPECT_EQ(DecodeByPiece(tokenizer, expected, skip), decoded);
       const char* key = skip ? "decoded_skip_special" : "decoded";
-      if (c.contains(key)) EXPECT_EQ(decoded, c[key].get<std::string>());
+      if (c.contains(key)) {
+        EXPECT_EQ(decoded, c[key].get<std::string>());
+      }
     }
   }
 }
