@@ -1,0 +1,49 @@
+// The subcommands of minimo: one file each, which adds its flags and its body.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "minimo/result.h"
+
+namespace minimo {
+
+// Exit codes (CLI): 0 success, 1 failure (the body's error is printed in one line), 2 bad usage.
+class Commands {
+ public:
+  explicit Commands(CLI::App& root) : root_(root) {}
+
+  // Adds a subcommand; set its flags on the result and its body by Body.
+  CLI::App& Add(const std::string& name, const std::string& description);
+  void Body(CLI::App& command, std::function<Status()> body) { bodies_.emplace_back(&command, std::move(body)); }
+
+  // Runs the body of the subcommand that was parsed.
+  Status Run() const;
+
+ private:
+  CLI::App& root_;
+  std::vector<std::pair<CLI::App*, std::function<Status()>>> bodies_;
+};
+
+// Flags that most commands share.
+struct CommonFlags {
+  std::string model = "nano-minimax-m2";
+  std::string backend = "auto";
+  std::string dtype = "auto";
+  std::string quantization;  // empty: as the checkpoint is
+  int threads = 0;
+
+  // --model with the shipped default, or MODEL as the first argument where the command wants it named.
+  void AddModelFlag(CLI::App& command);
+  void AddModelArgument(CLI::App& command);
+  void AddRuntimeFlags(CLI::App& command);
+};
+
+void AddLogits(Commands& commands);
+void AddInspect(Commands& commands);
+
+}  // namespace minimo

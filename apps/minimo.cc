@@ -1,0 +1,88 @@
+// The one binary: parses the command line, runs a subcommand, turns its error into one line and an exit code.
+#include <fmt/format.h>
+
+#include <csignal>
+#include <cstdio>
+#include <exception>
+
+#include "apps/commands.h"
+#include "base/log.h"
+
+namespace minimo {
+
+CLI::App& Commands::Add(const std::string& name, const std::string& description) {
+  return *root_.add_subcommand(name, description);
+}
+
+Status Commands::Run() const {
+  for (const auto& [command, body] : bodies_) {
+    if (command->parsed()) return body();
+  }
+  return {};
+}
+
+void CommonFlags::AddModelFlag(CLI::App& command) {
+  command.add_option("--model", model, "Checkpoint folder, or nano-minimax-m2 / nano-mimo-v2-flash")
+      ->capture_default_str();
+}
+
+void CommonFlags::AddModelArgument(CLI::App& command) {
+  command.add_option("MODEL,--model", model, "Checkpoint folder, or nano-minimax-m2 / nano-mimo-v2-flash")
+      ->capture_default_str();
+}
+
+void CommonFlags::AddRuntimeFlags(CLI::App& command) {
+  command.add_option("--backend", backend, "auto, cpu or cuda")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))->capture_default_str();
+  command.add_option("--dtype", dtype, "auto, f32 (exact, KV cache too) or bf16 (KV cache in bf16)")
+      ->check(CLI::IsMember({"auto", "f32", "bf16"}))->capture_default_str();
+  command.add_option("--threads", threads, "CPU threads; 0: all cores")
+      ->check(CLI::Range(0, 4096))->capture_default_str();
+}
+
+namespace {
+
+int Main(int argc, char** argv) {
+  CLI::App app{"Runs and serves MiniMax-M2 and MiMo-V2-Flash from their Hugging Face checkpoints.", "minimo"};
+  app.set_version_flag("--version", std::string("minimo ") + MINIMO_VERSION);
+  app.require_subcommand(1);
+  app.fallthrough();
+  std::string log_level = "warn";
+  app.add_option("--log-level", log_level, "debug, info, warn, error or off")
+      ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))->capture_default_str();
+
+  Commands commands(app);
+  AddLogits(commands);
+  AddInspect(commands);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& fault) {
+    if (fault.get_exit_code() == 0) return app.exit(fault);  // --help, --version
+    fmt::print(stderr, "minimo: {} (see minimo --help)\n", fault.what());
+    return 2;
+  }
+  const std::pair<const char*, LogLevel> levels[] = {{"debug", LogLevel::kDebug}, {"info", LogLevel::kInfo},
+                                                     {"warn", LogLevel::kWarn},   {"error", LogLevel::kError},
+                                                     {"off", LogLevel::kOff}};
+  for (const auto& [name, level] : levels) {
+    if (log_level == name) SetLogLevel(level);
+  }
+  const Status status = commands.Run();
+  if (status.ok()) return 0;
+  if (!status.error().message.empty()) fmt::print(stderr, "minimo: {}\n", status.error().message);
+  return 1;
+}
+
+}  // namespace
+}  // namespace minimo
+
+int main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);  // a reader that goes away is a write error, not a death
+  try {
+    return minimo::Main(argc, argv);
+  } catch (const std::exception& fault) {  // out of memory, above all
+    fmt::print(stderr, "minimo: {}\n", fault.what());
+    return 1;
+  }
+}
