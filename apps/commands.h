@@ -45,5 +45,6 @@ struct CommonFlags {
 
 void AddLogits(Commands& commands);
 void AddInspect(Commands& commands);
+void AddTokenize(Commands& commands);  // and detokenize
 
 }  // namespace minimo

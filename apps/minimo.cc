@@ -54,6 +54,7 @@ int Main(int argc, char** argv) {
   Commands commands(app);
   AddLogits(commands);
   AddInspect(commands);
+  AddTokenize(commands);
 
   try {
     app.parse(argc, argv);
