@@ -1,0 +1,195 @@
+#include "server/openai_completion_writer.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "minimo/tokenizer.h"
+#include "server/ids.h"
+#include "server/json_writer.h"
+
+namespace minimo::server {
+namespace {
+
+int64_t CountCharacters(std::string_view text) {
+  return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; });
+}
+
+void AppendItem(std::string& list, std::string_view item) {
+  if (!list.empty()) list += ',';
+  list += item;
+}
+
+std::string MakeHead(const ApiContext& context, const Fields& fields) {
+  const std::string id = fields.request_id.empty() ? NewId("cmpl-") : "cmpl-" + fields.request_id;
+  JsonWriter json;
+  json.Object().Member("id", id).Member("object", "text_completion").Member("created", UnixSeconds());
+  return json.Member("model", context.model_names[0]).Take();
+}
+
+}  // namespace
+
+void CompletionWriter::Logprobs::Clear() {
+  tokens.clear();
+  token_logprobs.clear();
+  top_logprobs.clear();
+  text_offset.clear();
+}
+
+CompletionWriter::CompletionWriter(const ApiContext& context, ReplyPtr reply, Fields fields,
+                                   std::vector<std::vector<int32_t>> prompts, bool discard_output)
+    : context_(context),
+      reply_(std::move(reply)),
+      fields_(std::move(fields)),
+      prompts_(std::move(prompts)),
+      discard_output_(discard_output),
+      head_(MakeHead(context, fields_)),
+      choices_(prompts_.size() * static_cast<size_t>(fields_.n)),
+      prompt_logprobs_(prompts_.size()),
+      usage_(static_cast<int>(choices_.size()), fields_.n) {}
+
+void CompletionWriter::OnAccepted() {
+  accepted_ = true;
+  if (!fields_.stream) return;
+  HttpResponse head = SseHead();
+  AddWarnings(fields_, &head.headers);
+  reply_->BeginStream(std::move(head));
+}
+
+// `known`: the token has a logprob (the first token of a prompt has none).
+void CompletionWriter::AddLogprob(Choice& choice, const OutputToken& token, bool known) {
+  const std::string text = TokenText(context_.engine, token.token);
+  AppendItem(choice.logprobs.tokens, Quoted(text));
+  AppendItem(choice.logprobs.text_offset, fmt::format("{}", choice.offset));
+  choice.offset += CountCharacters(text);
+  if (!known) {
+    AppendItem(choice.logprobs.token_logprobs, "null");
+    AppendItem(choice.logprobs.top_logprobs, "null");
+    return;
+  }
+  const auto clamped = [](float logprob) { return static_cast<double>(std::max(logprob, -9999.0f)); };
+  JsonWriter value;
+  value.Number(clamped(token.logprob));
+  AppendItem(choice.logprobs.token_logprobs, value.str());
+  JsonWriter top;
+  top.Object();
+  bool chosen_seen = false;
+  const size_t count = std::min(token.top.size(), static_cast<size_t>(fields_.completion_logprobs));
+  for (size_t i = 0; i < count; ++i) {
+    chosen_seen |= token.top[i].token == token.token;
+    top.Member(TokenText(context_.engine, token.top[i].token), clamped(token.top[i].logprob));
+  }
+  if (!chosen_seen) top.Member(text, clamped(token.logprob));
+  AppendItem(choice.logprobs.top_logprobs, top.EndObject().str());
+}
+
+void CompletionWriter::Absorb(int index, Event& event) {
+  Choice& choice = choices_[static_cast<size_t>(index)];
+  const size_t prompt = static_cast<size_t>(index / fields_.n);
+  if (!event.prompt_logprobs.empty()) prompt_logprobs_[prompt] = std::move(event.prompt_logprobs);
+  const bool wants_logprobs = fields_.completion_logprobs >= 0;
+  if (!choice.begun) {
+    choice.begun = true;
+    if (fields_.echo) {
+      choice.text = context_.engine.tokenizer().Decode(prompts_[prompt], fields_.params.skip_special_tokens);
+      if (wants_logprobs) {
+        // One entry a prompt token; the first has no logprob, whether the engine lists it or not.
+        const auto& known = prompt_logprobs_[prompt];
+        const size_t absent = prompts_[prompt].size() - std::min(known.size(), prompts_[prompt].size());
+        for (size_t i = 0; i < prompts_[prompt].size(); ++i) {
+          const bool has = i > 0 && i >= absent;
+          AddLogprob(choice, has ? known[i - absent] : OutputToken{prompts_[prompt][i], 0, {}}, has);
+        }
+      }
+    }
+  }
+  if (!discard_output_) {
+    choice.text += event.text;
+    for (const OutputToken& token : event.tokens) {
+      if (wants_logprobs) AddLogprob(choice, token, true);
+      if (fields_.return_token_ids) choice.ids.push_back(token.token);
+    }
+  } else {
+    event.usage.completion_tokens = 0;
+    if (event.finish == FinishReason::kStop) event.finish = FinishReason::kLength;
+    event.stop_reason.clear();
+  }
+  choice.finish = event.finish;
+  choice.stop_reason = std::move(event.stop_reason);
+  usage_.Set(index, event.usage);
+}
+
+void CompletionWriter::WriteChoice(JsonWriter& json, int index, Choice& choice, bool last) {
+  json.Object().Member("index", index).Member("text", choice.text).Key("logprobs");
+  if (fields_.completion_logprobs < 0) {
+    json.Null();
+  } else {
+    const Logprobs& l = choice.logprobs;
+    json.Raw(fmt::format(R"({{"tokens":[{}],"token_logprobs":[{}],"top_logprobs":[{}],"text_offset":[{}]}})", l.tokens,
+                         l.token_logprobs, l.top_logprobs, l.text_offset));
+  }
+  WriteFinish(json, last ? choice.finish : FinishReason::kNone);
+  WriteStopReason(json, last ? choice.stop_reason : "");
+  if (fields_.return_token_ids) {
+    json.Key("token_ids").Array();
+    for (const int32_t id : choice.ids) json.Int(id);
+    json.EndArray();
+  }
+  json.EndObject();
+  choice.text.clear();
+  choice.ids.clear();
+  choice.logprobs.Clear();
+}
+
+void CompletionWriter::OnEvent(int index, Event&& event) {
+  Absorb(index, event);
+  if (!fields_.stream) return;
+  Choice& choice = choices_[static_cast<size_t>(index)];
+  const bool last = event.finish != FinishReason::kNone;
+  // Nothing to show yet: the text is held back (part of a character, or of a stop string).
+  if (!last && choice.text.empty() && choice.logprobs.tokens.empty() && choice.ids.empty()) return;
+  JsonWriter json(head_);
+  json.Key("choices").Array();
+  WriteChoice(json, index, choice, last);
+  json.EndArray();
+  if (fields_.continuous_usage) {
+    json.Key("usage");
+    WriteUsage(json, usage_.Of(index), -1);
+  } else if (fields_.include_usage) {
+    json.Key("usage").Null();
+  }
+  WriteSse(*reply_, json.EndObject().str(), event.tokens.empty() ? 0 : event.timing.last_token_us);
+}
+
+void CompletionWriter::OnComplete() {
+  JsonWriter json(head_);
+  json.Key("choices").Array();
+  if (fields_.stream) {
+    if (fields_.include_usage) {
+      json.EndArray().Key("usage");
+      WriteUsage(json, usage_.Total(), -1);
+      WriteSse(*reply_, json.EndObject().str(), 0);
+    }
+    WriteSse(*reply_, "[DONE]", 0);
+    reply_->End();
+    return;
+  }
+  for (size_t i = 0; i < choices_.size(); ++i) WriteChoice(json, static_cast<int>(i), choices_[i], true);
+  json.EndArray().Key("usage");
+  WriteUsage(json, usage_.Total(), -1);
+  HttpResponse response;
+  response.body = json.EndObject().Take();
+  AddWarnings(fields_, &response.headers);
+  reply_->Send(std::move(response));
+}
+
+void CompletionWriter::OnFailure(const ApiError& error) {
+  if (accepted_ && fields_.stream) {
+    WriteSse(*reply_, OpenAiErrorBody(error), 0);
+    WriteSse(*reply_, "[DONE]", 0);
+    reply_->End();
+    return;
+  }
+  reply_->Send(ErrorResponse(error, false));
+}
+
+}  // namespace minimo::server
