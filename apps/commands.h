@@ -43,6 +43,7 @@ struct CommonFlags {
   void AddRuntimeFlags(CLI::App& command);
 };
 
+void AddBench(Commands& commands);
 void AddLogits(Commands& commands);
 void AddInspect(Commands& commands);
 void AddTokenize(Commands& commands);  // and detokenize

@@ -52,6 +52,7 @@ int Main(int argc, char** argv) {
       ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))->capture_default_str();
 
   Commands commands(app);
+  AddBench(commands);
   AddLogits(commands);
   AddInspect(commands);
   AddTokenize(commands);

@@ -47,8 +47,8 @@ struct ServeBenchOptions {
   bool allow_failures = false;
 };
 
-// Prints the result block; 0, or 1 if a request failed and that was not allowed, or the user stopped the run. An
-// error is one of usage, of files, or a server that could not even be asked for its model.
-Result<int> RunServeBench(const ServeBenchOptions& options);
+// Prints the result block. False if a request failed and that was not allowed, or the user stopped the run. An error
+// is one of usage, of files, or a server that could not even be asked for its model.
+Result<bool> RunServeBench(const ServeBenchOptions& options);
 
 }  // namespace minimo::bench

@@ -1,0 +1,10 @@
+// The commands below `minimo bench`, one file each.
+#pragma once
+
+#include "apps/commands.h"
+
+namespace minimo {
+
+void AddBenchServe(CLI::App& bench, Commands& commands);
+
+}  // namespace minimo
