@@ -260,7 +260,7 @@ INSTANTIATE_TEST_SUITE_P(
     Worlds, SchedProperty,
     ::testing::Values(World{.name = "full_layers_only"},
                       World{.name = "rings", .window = 8, .num_rings = 14},
-                      World{.name = "rings_with_slack", .window = 8, .slack = 3, .num_rings = 14},
+                      World{.name = "rings_with_slack", .window = 8, .slack = 2, .num_rings = 14},
                       World{.name = "rings_without_spares", .window = 8, .num_rings = 8},
                       World{.name = "hash_collisions", .window = 8, .num_rings = 14, .hash_mask = 3},
                       World{.name = "no_prefix_cache", .window = 8, .num_rings = 8, .prefix_caching = false},

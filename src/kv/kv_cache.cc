@@ -18,12 +18,12 @@ int LargestWindow(const KvLayout& layout) {
 KvCache::KvCache(const KvLayout& layout, const KvCacheOptions& options)
     : block_size_(layout.block_size),
       has_rings_(layout.ring_tokens > 0),
-      slack_(layout.ring_tokens - LargestWindow(layout)),
+      slack_(layout.ring_tokens - LargestWindow(layout) + 1),
       options_(options),
       pool_(layout.num_blocks),
       rings_(has_rings_ ? layout.num_rings : 0, layout.num_blocks),
       prefix_(layout.num_blocks, layout.block_size, options.hash_mask) {
-  CHECK(block_size_ > 0 && slack_ >= 0);
+  CHECK(block_size_ > 0 && (!has_rings_ || slack_ >= 1));
 }
 
 bool KvCache::Start(SequenceKv* kv, std::span<const int32_t> tokens, std::string_view salt, bool use_prefix_cache,
@@ -64,7 +64,7 @@ bool KvCache::Start(SequenceKv* kv, std::span<const int32_t> tokens, std::string
   }
   for (int i = 0; i < hit_blocks; ++i) kv->blocks.push_back(matched_[i].block);
   for (int i = 0; i < needed; ++i) kv->blocks.push_back(TakeBlock());
-  kv->computed = hit_blocks * block_size_;
+  kv->computed = kv->written = hit_blocks * block_size_;
   kv->published = hit_blocks;
   kv->prefix = hit_blocks > 0 ? matched_[hit_blocks - 1] : prefix_.Root(salt);
   kv->last_snapshot = kv->computed;
@@ -99,6 +99,7 @@ bool KvCache::Fork(const SequenceKv& parent, SequenceKv* child) {
   for (int i = 0; i < shared; ++i) pool_.Hold(parent.blocks[i]);
   child->blocks.assign(parent.blocks.begin(), parent.blocks.begin() + shared);
   child->computed = parent.computed;
+  child->written = parent.written;
   child->published = parent.published;
   child->prefix = parent.prefix;
   child->last_snapshot = parent.last_snapshot;
@@ -108,15 +109,16 @@ bool KvCache::Fork(const SequenceKv& parent, SequenceKv* child) {
 int KvCache::ChunkEnd(const SequenceKv& kv, int end, int prompt_tokens, int tokens) const {
   if (!has_rings_ || !options_.prefix_caching) return end;
   const int aligned = end / block_size_ * block_size_;
-  if (end < tokens && aligned > kv.computed) end = aligned;
+  if (end < tokens && aligned > kv.computed && !ServesBoundary(end, end)) end = aligned;
   // The same prompt again must leave one token to compute, so the boundary lies before its last token.
   const int boundary = (prompt_tokens - 1) / block_size_ * block_size_;
   const bool worth = boundary - kv.last_snapshot >= options_.snapshot_min_tokens;
-  return worth && kv.computed < boundary && boundary < end && end - boundary > slack_ ? boundary : end;
+  const bool served = boundary == end / block_size_ * block_size_ && ServesBoundary(end, end);
+  return worth && kv.computed < boundary && boundary < end && !served ? boundary : end;
 }
 
 void KvCache::PlanSnapshot(SequenceKv* kv, int end, int prompt_tokens) {
-  if (!has_rings_ || !options_.prefix_caching || !ServesBoundary(end)) return;
+  if (!has_rings_ || !options_.prefix_caching || !ServesBoundary(end, end)) return;
   const int boundary = end / block_size_ * block_size_;
   const int gained = boundary - kv->last_snapshot;
   const bool prompt_end = boundary == (prompt_tokens - 1) / block_size_ * block_size_;
@@ -140,18 +142,21 @@ void KvCache::TakeCopies(StepRecord* step) {
   ring_snapshots_.clear();
 }
 
-void KvCache::Advance(SequenceKv* kv, std::span<const int32_t> tokens, std::string_view salt, int computed) {
-  CHECK(computed >= kv->computed && BlocksFor(computed) <= static_cast<int>(kv->blocks.size()));
-  kv->computed = computed;
+void KvCache::Advance(SequenceKv* kv, std::span<const int32_t> tokens, std::string_view salt, int ran,
+                      int kept) {
+  CHECK(0 <= kept && kept <= ran && BlocksFor(kv->computed + ran) <= static_cast<int>(kv->blocks.size()));
+  kv->written = std::max(kv->written, kv->computed + ran);
+  kv->computed += kept;
   if (options_.prefix_caching) {
-    for (; (kv->published + 1) * block_size_ <= computed; ++kv->published) {
+    for (; (kv->published + 1) * block_size_ <= kv->computed; ++kv->published) {
       kv->prefix = prefix_.Insert(kv->prefix, tokens.subspan(kv->published * block_size_, block_size_), salt,
                                   kv->blocks[kv->published]);
     }
   }
   if (kv->pending_snapshot < 0) return;
   // Planned for the last full block of what was computed, which is what has just been published.
-  if (kv->last_snapshot == kv->published * block_size_ && prefix_.Alive(kv->prefix)) {
+  const bool kept_all = kv->last_snapshot == kv->published * block_size_ && ServesBoundary(kv->computed, kv->written);
+  if (kept_all && prefix_.Alive(kv->prefix)) {
     rings_.AddSnapshot(kv->prefix.block, kv->pending_snapshot);
   } else {
     rings_.Release(kv->pending_snapshot);
@@ -177,7 +182,7 @@ void KvCache::Stop(SequenceKv* kv) {
     ring_valid = false;
   }
   if (kv->ring >= 0) {
-    if (ring_valid && options_.prefix_caching && ServesBoundary(kv->computed) && prefix_.Alive(kv->prefix) &&
+    if (ring_valid && options_.prefix_caching && ServesBoundary(kv->computed, kv->written) && prefix_.Alive(kv->prefix) &&
         kv->computed - kv->last_snapshot >= options_.snapshot_min_tokens) {
       rings_.AddSnapshot(kv->prefix.block, kv->ring);
     } else {
@@ -208,7 +213,9 @@ bool KvCache::SharedForWriting(int32_t block) const {
   return holds > 1;
 }
 
-bool KvCache::ServesBoundary(int position) const { return position % block_size_ <= slack_; }
+bool KvCache::ServesBoundary(int computed, int written) const {
+  return written - computed / block_size_ * block_size_ <= slack_;
+}
 
 int KvCache::Match(std::span<const int32_t> tokens, std::string_view salt, std::vector<PrefixKey>* keys) const {
   PrefixKey key = prefix_.Root(salt);

@@ -6,12 +6,13 @@
 // computing the whole prefix is exact: the window of layer L reaches window - 1 tokens back, and those hidden states
 // depend on window - 1 more of layer L - 1, so running the last window again would feed on wrong values below.
 //
-// A ring of ring_tokens = window + slack rows that has run on to position p still holds the windows of every P with
-// p - slack <= P <= p, so with slack >= block_size - 1 each stop serves the last block boundary before it.
+// The first token after P reads the window - 1 rows before P. A ring of ring_tokens = window - 1 + slack rows that has
+// been written up to position p still has them for every P with p - slack <= P <= p; so with slack >= block_size - 1
+// each stop serves the last block boundary before it.
 //
-//      |<------------- ring_tokens ------------->|
-//      |<-- slack -->|<-------- window --------->|
-//      .......................P..................p
+//      |<----------- ring_tokens ----------->|
+//      |<-- slack -->|<----- window - 1 ---->|
+//      ^             ^              P        p     written rows: [p - ring_tokens, p)
 //
 // Thread rule: the engine thread only.
 #pragma once
@@ -42,6 +43,7 @@ struct SequenceKv {
   std::vector<int32_t> blocks;  // position p lives in blocks[p / block_size]
   int32_t ring = -1;
   int32_t computed = 0;
+  int32_t written = 0;              // rows were written up to here: more than computed where drafts were rejected
   int32_t published = 0;            // full blocks that the prefix cache has been told of
   PrefixKey prefix;                 // of these
   int32_t last_snapshot = 0;        // tokens covered by the last snapshot of this sequence's rings
@@ -92,8 +94,8 @@ class KvCache {
   // Moves the copies that have become due into the step. Their sources stay untouched until EndStep.
   void TakeCopies(StepRecord* step);
 
-  // The step has run: positions [0, computed) of `tokens` are valid; fewer than were planned if drafts were rejected.
-  void Advance(SequenceKv* kv, std::span<const int32_t> tokens, std::string_view salt, int computed);
+  // The step has run `ran` tokens after kv->computed, of which the first `kept` count (fewer if drafts were rejected).
+  void Advance(SequenceKv* kv, std::span<const int32_t> tokens, std::string_view salt, int ran, int kept);
 
   void EndStep();
 
@@ -108,12 +110,13 @@ class KvCache {
   int32_t TakeBlock();
   void ReleaseBlock(int32_t block) { pool_.Release(block, prefix_.Cached(block)); }
   bool SharedForWriting(int32_t block) const;
-  bool ServesBoundary(int position) const;
+  // Whether rings written up to `written` hold the windows at the last block boundary of `computed` tokens.
+  bool ServesBoundary(int computed, int written) const;
   int Match(std::span<const int32_t> tokens, std::string_view salt, std::vector<PrefixKey>* keys) const;
 
   int block_size_;
   bool has_rings_;
-  int slack_;  // ring rows beyond the largest window
+  int slack_;  // ring rows beyond the window - 1 that a new token reads
   KvCacheOptions options_;
   BlockPool pool_;
   RingPool rings_;

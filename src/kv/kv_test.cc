@@ -41,7 +41,7 @@ StepRecord RunTo(KvCache* cache, SequenceKv* kv, const std::vector<int32_t>& tok
   EXPECT_TRUE(cache->Extend(kv, end));
   cache->PlanSnapshot(kv, end, prompt_tokens);
   cache->TakeCopies(&step);
-  cache->Advance(kv, tokens, "", end);
+  cache->Advance(kv, tokens, "", end - kv->computed, end - kv->computed);
   cache->EndStep();
   return step;
 }
@@ -204,7 +204,7 @@ TEST(KvCache, AFinishedSequenceLeavesItsRingAsSnapshot) {
 }
 
 TEST(KvCache, SlackInTheRingServesTheBoundaryBefore) {
-  KvCache cache(Layout(16, 11, 4), SmallOptions());  // 3 rows of slack = block_size - 1
+  KvCache cache(Layout(16, 10, 4), SmallOptions());  // 3 rows of slack = block_size - 1
   const auto tokens = Tokens(15);
   SequenceKv a, b;
   ASSERT_TRUE(cache.Start(&a, tokens, "", true, 0));
@@ -245,20 +245,29 @@ TEST(KvCache, StoppingBeforeTheStepCancelsTheRestore) {
 }
 
 TEST(KvCache, RejectedDraftsAreWrittenAgain) {
-  KvCache cache(Layout(16, 11, 4), SmallOptions());
-  const auto tokens = Tokens(8);
-  SequenceKv a;
-  ASSERT_TRUE(cache.Start(&a, Tokens(4), "", true, 0));
-  RunTo(&cache, &a, tokens, 4, 4);
-  ASSERT_TRUE(cache.Extend(&a, 8));  // one token and three drafts
-  StepRecord step;
-  cache.TakeCopies(&step);
-  cache.Advance(&a, tokens, "", 6);  // one draft was right
-  cache.EndStep();
-  EXPECT_EQ(a.computed, 6);
-  EXPECT_EQ(a.published, 1);
-  const SequenceKv* live[] = {&a};
-  EXPECT_EQ(cache.Verify(live), "");
+  for (const int ring_tokens : {10, 11}) {  // 3 and 4 rows beyond what a new token reads
+    KvCache cache(Layout(16, ring_tokens, 4), SmallOptions());
+    const auto tokens = Tokens(8);
+    SequenceKv a;
+    ASSERT_TRUE(cache.Start(&a, Tokens(4), "", true, 0));
+    ASSERT_TRUE(cache.Extend(&a, 3));
+    cache.Advance(&a, tokens, "", 3, 3);  // an end that leaves no snapshot
+    cache.Advance(&a, tokens, "", 1, 1);
+    ASSERT_TRUE(cache.Extend(&a, 8));  // one token and three drafts
+    StepRecord step;
+    cache.TakeCopies(&step);
+    cache.Advance(&a, tokens, "", 4, 1);
+    cache.EndStep();
+    EXPECT_EQ(a.computed, 5);
+    EXPECT_EQ(a.written, 8);
+    EXPECT_EQ(a.published, 1);
+    const SequenceKv* live[] = {&a};
+    EXPECT_EQ(cache.Verify(live), "");
+    cache.Stop(&a);
+    SequenceKv b;
+    ASSERT_TRUE(cache.Start(&b, tokens, "", true, 0));
+    EXPECT_EQ(b.computed, ring_tokens == 11 ? 4 : 0) << "rejected rows may have overwritten the window at 4";
+  }
 }
 
 }  // namespace

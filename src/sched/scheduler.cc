@@ -188,8 +188,7 @@ void Scheduler::BuildRecord(StepPlan* plan) {
 
 void Scheduler::Advance(const ScheduledSequence& scheduled, int32_t kept) {
   Sequence& sequence = *scheduled.sequence;
-  CHECK(kept >= 0 && kept <= scheduled.num_tokens);
-  cache_->Advance(&sequence.kv, sequence.tokens, sequence.cache_salt, sequence.kv.computed + kept);
+  cache_->Advance(&sequence.kv, sequence.tokens, sequence.cache_salt, scheduled.num_tokens, kept);
 }
 
 void Scheduler::Fork(const Sequence& parent, Sequence* child) {
