@@ -51,6 +51,9 @@ struct EngineStats {
   int64_t last_step_tokens = 0;
 };
 
+// What Submit's error begins with when max_queue is the reason: the one refusal that passes by itself.
+inline constexpr char kQueueFull[] = "the queue is full";
+
 class Engine {
  public:
   static Result<std::unique_ptr<Engine>> Create(const EngineOptions& options);

@@ -30,4 +30,16 @@ Status CpuExecutor::Run(const StepRecord& step, StepOutput* output) {
   return {};
 }
 
+Engine::ExpertLoad CpuExecutor::GetExpertLoad() const {
+  Engine::ExpertLoad load;
+  load.experts = model_.spec.moe.experts;
+  for (size_t i = 0; i < model_.spec.layers.size(); ++i) {
+    if (!model_.spec.layers[i].moe) continue;
+    const std::vector<int64_t>& counts = decoder_.expert_load()[i];
+    load.counts.insert(load.counts.end(), counts.begin(), counts.end());
+    ++load.layers;
+  }
+  return load;
+}
+
 }  // namespace minimo

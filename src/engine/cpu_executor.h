@@ -21,8 +21,9 @@ class CpuExecutor final : public Executor {
   int vocab_size() const override { return model_.spec.vocab; }
   Status Run(const StepRecord& step, StepOutput* output) override;
 
+  Engine::ExpertLoad GetExpertLoad() const override;
+
   ThreadTeam& team() { return team_; }
-  const std::vector<std::vector<int64_t>>& expert_load() const { return decoder_.expert_load(); }
 
  private:
   CpuExecutor(const LoadedModel& model, const KvLayout& layout, DType kv_dtype, int threads);

@@ -6,6 +6,7 @@
 
 #include "kv/kv_layout.h"
 #include "kv/step.h"
+#include "minimo/engine.h"
 #include "minimo/result.h"
 
 namespace minimo {
@@ -23,6 +24,8 @@ class Executor {
   virtual int vocab_size() const = 0;
   // An error is a fault of the device or of a rank: the engine answers every request with it and turns unhealthy.
   virtual Status Run(const StepRecord& step, StepOutput* output) = 0;
+  // Tokens routed to each expert since start, all ranks together.
+  virtual Engine::ExpertLoad GetExpertLoad() const { return {}; }
 };
 
 }  // namespace minimo

@@ -1,0 +1,111 @@
+// Engine::Create: from a checkpoint folder to a running engine.
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "engine/cpu_executor.h"
+#include "engine/engine_thread.h"
+#include "engine/kv_plan.h"
+#include "engine/memory.h"
+#include "models/kv_layout.h"
+#include "models/loader.h"
+#include "sampling/generation_config.h"
+
+namespace minimo {
+namespace {
+
+// Steps of this many tokens keep a decoding sequence waiting for a fraction of a second at most while prompts run.
+constexpr int kCpuBatchedTokens = 512;
+// Without a budget the cache takes no more of a shared machine than this.
+constexpr int64_t kCpuKvBytes = int64_t{4} << 30;
+
+Result<DType> KvDType(const EngineOptions& options) {
+  const std::string& name = options.kv_cache_dtype;
+  if (name == "auto") return options.dtype == "bf16" ? DType::kBf16 : DType::kF32;
+  if (name == "f32") return DType::kF32;
+  if (name == "bf16") return DType::kBf16;
+  if (name == "fp8") return DType::kF8E4M3;
+  return Errorf("kv_cache_dtype is \"{}\"; it must be auto, f32, bf16 or fp8", name);
+}
+
+Status CheckOptions(const EngineOptions& o) {
+  if (o.backend != "auto" && o.backend != "cpu") return Errorf("backend \"{}\" is not built in; use cpu", o.backend);
+  if (o.dtype != "auto" && o.dtype != "f32" && o.dtype != "bf16") {
+    return Errorf("dtype is \"{}\"; it must be auto, f32 or bf16", o.dtype);
+  }
+  if (o.load_format != "auto") return Errorf("load_format \"{}\" is not supported on the CPU", o.load_format);
+  if (o.max_num_seqs < 1) return Errorf("max_num_seqs is {}; it must be at least 1", o.max_num_seqs);
+  if (o.max_num_batched_tokens != 0 && o.max_num_batched_tokens < 2) {
+    return Errorf("max_num_batched_tokens is {}; it must be at least 2, so that prompts and decoding both move",
+                  o.max_num_batched_tokens);
+  }
+  if (o.block_size < 1 || o.block_size > 1024) return Errorf("block_size is {}; it must be in [1, 1024]", o.block_size);
+  if (o.kv_blocks < 0 || o.kv_cache_bytes < 0) return Error{"the size of the KV cache must not be negative"};
+  if (o.threads < 0 || o.num_layers < 0 || o.max_queue < 0) {
+    return Error{"threads, num_layers and max_queue must not be negative"};
+  }
+  return {};
+}
+
+Result<int> ModelLen(const EngineOptions& options, const ModelSpec& spec) {
+  if (options.max_model_len == 0) return spec.max_positions;
+  if (options.max_model_len < 2 || options.max_model_len > spec.max_positions) {
+    return Errorf("max_model_len is {}; the model takes 2 to {}", options.max_model_len, spec.max_positions);
+  }
+  return options.max_model_len;
+}
+
+int64_t KvBudget(const EngineOptions& options) {
+  if (options.kv_cache_bytes > 0) return options.kv_cache_bytes;
+  const int64_t available = AvailableMemoryBytes();
+  return available > 0 ? std::min(kCpuKvBytes, available / 2) : kCpuKvBytes;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options) {
+  MINIMO_TRY(CheckOptions(options));
+  MINIMO_ASSIGN(const DType kv_dtype, KvDType(options));
+  MINIMO_ASSIGN(const std::string folder, ResolveModelFolder(options.model));
+  LoadOptions load;
+  load.num_layers = options.num_layers;
+  MINIMO_ASSIGN(LoadedModel loaded, LoadModel(folder, load));
+  const auto model = std::make_shared<const LoadedModel>(std::move(loaded));
+  MINIMO_ASSIGN(GenerationConfig generation, LoadGenerationConfig(folder));
+
+  EngineParts parts;
+  parts.spec = model->spec;
+  parts.default_params = std::move(generation.params);
+  parts.eos_ids = generation.eos_ids.empty() ? model->spec.eos_token_ids : std::move(generation.eos_ids);
+  MINIMO_ASSIGN(parts.tokenizer, Tokenizer::FromFolder(folder));
+  MINIMO_ASSIGN(const int max_model_len, ModelLen(options, model->spec));
+
+  KvPlanOptions plan_options;
+  plan_options.budget_bytes = KvBudget(options);
+  plan_options.num_blocks = options.kv_blocks;
+  plan_options.max_num_seqs = options.max_num_seqs;
+  plan_options.max_model_len = max_model_len;
+  plan_options.prefix_caching = options.enable_prefix_caching;
+  MINIMO_ASSIGN(const KvPlan plan, PlanKv(MakeKvLayout(model->spec, kv_dtype, options.block_size), plan_options));
+  if (plan.max_num_seqs < options.max_num_seqs) {
+    LogWarn("the KV cache holds the windows of {} sequences, not of {}: at most that many run at once",
+            plan.max_num_seqs, options.max_num_seqs);
+  }
+  MINIMO_ASSIGN(auto executor, CpuExecutor::Create(*model, plan.layout, kv_dtype, options.threads));
+  LogInfo("{}", Describe(plan.layout));
+
+  parts.model = model;
+  parts.team = &executor->team();
+  parts.executor = std::move(executor);
+  parts.scheduler.max_num_seqs = plan.max_num_seqs;
+  parts.scheduler.max_num_batched_tokens =
+      options.max_num_batched_tokens > 0 ? options.max_num_batched_tokens : kCpuBatchedTokens;
+  parts.scheduler.max_model_len = max_model_len;
+  parts.scheduler.chunked_prefill = options.enable_chunked_prefill;
+  parts.kv.prefix_caching = options.enable_prefix_caching;
+  parts.max_queue = options.max_queue;
+  return std::unique_ptr<Engine>(std::make_unique<EngineThread>(std::move(parts)));
+}
+
+}  // namespace minimo

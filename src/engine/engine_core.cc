@@ -1,0 +1,248 @@
+#include "engine/engine_core.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+#include "engine/admission.h"
+#include "engine/choice_output.h"
+
+namespace minimo {
+
+void Outbox::Clear() {
+  deliveries.clear();
+  ended.clear();
+  finished.clear();
+  time_to_first_token_us.clear();
+  inter_token_us.clear();
+}
+
+EngineCore::EngineCore(const Parts& parts, const SchedulerOptions& scheduler, const KvCacheOptions& kv)
+    : executor_(parts.executor),
+      tokenizer_(parts.tokenizer),
+      clock_(parts.clock),
+      team_(parts.team),
+      cache_(parts.executor->kv_layout(), kv),
+      scheduler_(scheduler, &cache_, parts.clock) {}
+
+void EngineCore::Add(std::unique_ptr<LiveRequest> request) {
+  LiveChoice* choice = request->choices[0].get();
+  choice->order = next_order_++;
+  choice->timing.arrival_us = request->arrival_us;
+  scheduler_.Add(choice);
+  const std::string id = request->request.id;
+  requests_.emplace(id, std::move(request));
+}
+
+void EngineCore::Cancel(const std::string& id, Outbox* outbox) {
+  const auto it = requests_.find(id);
+  if (it != requests_.end()) EndRequest(it->second.get(), FinishReason::kCancelled, "", outbox);
+}
+
+void EngineCore::EndAll(FinishReason reason, const std::string& error, Outbox* outbox) {
+  while (!requests_.empty()) EndRequest(requests_.begin()->second.get(), reason, error, outbox);
+}
+
+Status EngineCore::Step(Outbox* outbox) {
+  const int64_t start_us = clock_->NowUs();
+  scheduler_.Plan(&plan_);
+  if (plan_.sequences.empty()) {
+    return Errorf("{} requests wait and none can run: the scheduler has lost its way", requests_.size());
+  }
+  const int64_t planned_us = clock_->NowUs();
+  StepOutput output;
+  MINIMO_TRY(executor_->Run(plan_.record, &output));
+  const int64_t run_us = clock_->NowUs();
+
+  for (const ScheduledSequence& scheduled : plan_.sequences) scheduler_.Advance(scheduled, scheduled.num_tokens);
+  scheduler_.EndStep();
+  CollectRows(&output);
+  SampleBatch(rows_, team_);
+  for (size_t i = 0; i < rows_.size(); ++i) TakeRow(i, outbox);
+  FillStepStats(start_us, planned_us, run_us, outbox);
+  ++stats_.steps;
+  stats_.last_step_us = clock_->NowUs() - start_us;
+  stats_.last_step_tokens = static_cast<int64_t>(plan_.record.tokens.size());
+  return {};
+}
+
+void EngineCore::CollectRows(StepOutput* output) {
+  rows_.clear();
+  row_choices_.clear();
+  row_parents_.clear();
+  fork_logits_.clear();
+  const size_t vocab = static_cast<size_t>(executor_->vocab_size());
+  float* row = output->logits.data();
+  for (const ScheduledSequence& scheduled : plan_.sequences) {
+    auto* choice = static_cast<LiveChoice*>(scheduled.sequence);
+    if (choice->max_logit_rows > 0) AddPromptLogprobs(choice, scheduled, row);
+    row += vocab * static_cast<size_t>(scheduled.num_logits);
+    if (choice->Remaining() > 0) continue;  // inside its prompt
+    const std::span<float> last(row - vocab, vocab);
+    if (choice->OutputTokens() == 0 && choice->choice == 0) ForkRows(choice, last);
+    rows_.push_back({last, &choice->sampler, {}, {}});
+    row_choices_.push_back(choice);
+    row_parents_.push_back(nullptr);
+  }
+}
+
+// Position p's row predicts token p + 1.
+void EngineCore::AddPromptLogprobs(LiveChoice* choice, const ScheduledSequence& scheduled, const float* rows) {
+  LiveRequest& request = *choice->request;
+  const size_t vocab = static_cast<size_t>(executor_->vocab_size());
+  const int32_t first = choice->kv.computed - scheduled.num_logits;
+  for (int32_t i = 0; i < scheduled.num_logits; ++i) {
+    const int32_t next = first + i + 1;
+    // A preempted sequence passes what it has already given.
+    if (next != static_cast<int32_t>(request.prompt_logprobs.size()) || next >= choice->prompt_tokens) continue;
+    Result<OutputToken> token = RawLogprobs({rows + vocab * static_cast<size_t>(i), vocab}, choice->tokens[next],
+                                            request.request.params.prompt_logprobs);
+    request.prompt_logprobs.push_back(token.ok() ? std::move(*token) : OutputToken{choice->tokens[next], 0, {}});
+  }
+  if (static_cast<int32_t>(request.prompt_logprobs.size()) == choice->prompt_tokens) choice->max_logit_rows = 0;
+}
+
+// The other choices of a request whose prompt is computed get its row too. They come before their parent, which must
+// still hold its blocks when they fork.
+void EngineCore::ForkRows(LiveChoice* parent, std::span<float> row) {
+  LiveRequest* request = parent->request;
+  for (int32_t index = 1; index < request->request.n; ++index) {
+    auto child = MakeChoice(request, index, parent->sampler.Fork(index), tokenizer_);
+    child->order = parent->order;
+    child->tokens = parent->tokens;
+    child->prompt_tokens = parent->prompt_tokens;
+    child->first_scheduled_us = parent->first_scheduled_us;
+    child->cached_tokens = parent->cached_tokens;
+    child->timing.arrival_us = parent->timing.arrival_us;
+    fork_logits_.emplace_back(row.begin(), row.end());
+    rows_.push_back({fork_logits_.back(), &child->sampler, {}, {}});
+    row_choices_.push_back(child.get());
+    row_parents_.push_back(parent);
+    request->choices.push_back(std::move(child));
+  }
+}
+
+void EngineCore::TakeRow(size_t index, Outbox* outbox) {
+  SampleRow& row = rows_[index];
+  LiveChoice* choice = row_choices_[index];
+  Event event;
+  if (!row.status.ok()) {
+    event.error = row.status.error().message;
+    EndChoice(choice, FinishReason::kError, &event);
+  } else {
+    const int64_t now_us = clock_->NowUs();
+    Timing& timing = choice->timing;
+    if (choice->OutputTokens() == 0) {
+      timing.first_token_us = now_us;
+      outbox->time_to_first_token_us.push_back(now_us - timing.arrival_us);
+      stats_.prompt_tokens += choice->prompt_tokens;
+    } else {
+      outbox->inter_token_us.push_back(now_us - timing.last_token_us);
+    }
+    timing.last_token_us = now_us;
+    ++stats_.generation_tokens;
+    TakeToken(choice, std::move(row.token), &event);
+  }
+  if (row_parents_[index] != nullptr && event.finish == FinishReason::kNone) {
+    scheduler_.Fork(*row_parents_[index], choice);
+  }
+  if (choice->choice == 0 && choice->OutputTokens() <= 1) {
+    event.prompt_logprobs = std::move(choice->request->prompt_logprobs);
+  }
+  Deliver(choice, std::move(event), outbox);
+}
+
+void EngineCore::EndRequest(LiveRequest* request, FinishReason reason, const std::string& error, Outbox* outbox) {
+  // Choices that have not forked yet are owed an end as well.
+  while (static_cast<int32_t>(request->choices.size()) < request->request.n) {
+    const LiveChoice& first = *request->choices[0];
+    auto child = MakeChoice(request, static_cast<int32_t>(request->choices.size()), first.sampler.Fork(0), tokenizer_);
+    child->prompt_tokens = 0;
+    child->timing.arrival_us = request->arrival_us;
+    request->choices.push_back(std::move(child));
+  }
+  // The last end takes the request out of requests_ and moves it to the outbox.
+  const size_t count = request->choices.size();
+  for (size_t i = 0; i < count; ++i) {
+    LiveChoice* choice = request->choices[i].get();
+    if (choice->ended) continue;
+    Event event;
+    event.error = error;
+    EndChoice(choice, reason, &event);
+    Deliver(choice, std::move(event), outbox);
+  }
+}
+
+void EngineCore::Deliver(LiveChoice* choice, Event event, Outbox* outbox) {
+  LiveRequest* request = choice->request;
+  Timing& timing = choice->timing;
+  timing.first_scheduled_us = std::max<int64_t>(choice->first_scheduled_us, 0);
+  event.choice = choice->choice;
+  event.usage.prompt_tokens = static_cast<int32_t>(request->request.prompt_ids.size());
+  event.usage.cached_prompt_tokens = choice->cached_tokens;
+  event.usage.completion_tokens = std::max(choice->OutputTokens(), 0);
+  event.timing = timing;
+  const bool ends = event.finish != FinishReason::kNone;
+  if (ends) {
+    scheduler_.Remove(choice);
+    choice->ended = true;
+    FinishedStats stats;
+    stats.finish = event.finish;
+    stats.usage = event.usage;
+    stats.n = request->request.n;
+    stats.max_tokens = request->max_tokens;
+    stats.preemptions = choice->preemptions;
+    if (choice->first_scheduled_us >= 0) stats.queue_us = timing.first_scheduled_us - timing.arrival_us;
+    if (timing.first_token_us > 0) {
+      stats.prefill_us = timing.first_token_us - timing.first_scheduled_us;
+      stats.decode_us = timing.last_token_us - timing.first_token_us;
+      stats.inference_us = timing.last_token_us - timing.first_scheduled_us;
+    }
+    stats.e2e_us = clock_->NowUs() - timing.arrival_us;
+    outbox->finished.push_back(stats);
+  }
+  outbox->deliveries.push_back({request, std::move(event)});
+  if (ends && ++request->ended_choices == request->request.n) {
+    const auto it = requests_.find(request->request.id);
+    outbox->ended.push_back(std::move(it->second));
+    requests_.erase(it);
+  }
+}
+
+void EngineCore::FillStepStats(int64_t start_us, int64_t planned_us, int64_t run_us, Outbox* outbox) const {
+  StepStats& step = outbox->step;
+  step.step = static_cast<int64_t>(plan_.record.id);
+  step.sequences = static_cast<int32_t>(plan_.sequences.size());
+  step.prefill_tokens = plan_.prefill_tokens;
+  step.decode_tokens = plan_.decode_tokens;
+  step.generated_tokens = static_cast<int32_t>(rows_.size());
+  step.preempted = plan_.preempted;
+  step.running = scheduler_.num_running();
+  step.waiting = scheduler_.num_waiting();
+  step.kv_usage = KvUsage();
+  step.schedule_us = planned_us - start_us;
+  step.model_us = run_us - planned_us;
+  step.output_us = clock_->NowUs() - run_us;
+  step.time_to_first_token_us = outbox->time_to_first_token_us;
+  step.inter_token_us = outbox->inter_token_us;
+}
+
+double EngineCore::KvUsage() const {
+  const double blocks = 1.0 - static_cast<double>(cache_.free_blocks()) / std::max(cache_.num_blocks(), 1);
+  const double rings = cache_.has_rings() ? 1.0 - static_cast<double>(cache_.free_rings()) / cache_.num_rings() : 0.0;
+  return std::max(blocks, rings);
+}
+
+EngineStats EngineCore::Stats() const {
+  EngineStats stats = stats_;
+  stats.running = scheduler_.num_running();
+  stats.waiting = scheduler_.num_waiting();
+  stats.kv_usage = KvUsage();
+  stats.kv_capacity_tokens = kv_capacity_tokens();
+  stats.preemptions = scheduler_.preemptions();
+  stats.prefix_queries = cache_.counters().prefix_queries;
+  stats.prefix_hits = cache_.counters().prefix_hits;
+  return stats;
+}
+
+}  // namespace minimo

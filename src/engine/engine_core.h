@@ -1,0 +1,97 @@
+// The step loop without its thread: requests go in, Step runs the model once, what clients are to hear comes out as
+// values. Everything happens on the caller's thread, so tests drive it with a fake clock and a fake executor.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/thread_team.h"
+#include "engine/executor.h"
+#include "engine/live_request.h"
+#include "kv/kv_cache.h"
+#include "minimo/engine.h"
+#include "minimo/engine_observer.h"
+#include "minimo/result.h"
+#include "minimo/tokenizer.h"
+#include "sched/scheduler.h"
+
+namespace minimo {
+
+struct Delivery {
+  LiveRequest* request;
+  Event event;
+};
+
+// What one step, cancel or fault has produced. A request in `ended` is no longer the core's; its deliveries are still
+// to be made before it is destroyed.
+struct Outbox {
+  std::vector<Delivery> deliveries;
+  std::vector<std::unique_ptr<LiveRequest>> ended;
+  std::vector<FinishedStats> finished;
+  std::vector<int64_t> time_to_first_token_us;
+  std::vector<int64_t> inter_token_us;
+  StepStats step;  // of the last Step; its spans are the two lists above
+
+  void Clear();
+};
+
+class EngineCore {
+ public:
+  struct Parts {
+    Executor* executor;
+    const Tokenizer* tokenizer;  // null: events carry ids alone
+    const Clock* clock;
+    ThreadTeam* team;  // for sampling; may be null
+  };
+
+  // The parts outlive the core.
+  EngineCore(const Parts& parts, const SchedulerOptions& scheduler, const KvCacheOptions& kv);
+
+  void Add(std::unique_ptr<LiveRequest> request);
+  void Cancel(const std::string& id, Outbox* outbox);
+  bool HasWork() const { return !requests_.empty(); }
+
+  // Plans, runs and answers one step. An error is a fault that the engine cannot survive; EndAll is all that is left.
+  Status Step(Outbox* outbox);
+
+  // Answers everything that lives.
+  void EndAll(FinishReason reason, const std::string& error, Outbox* outbox);
+
+  EngineStats Stats() const;
+  int num_waiting() const { return scheduler_.num_waiting(); }
+  int64_t kv_capacity_tokens() const { return int64_t{cache_.num_blocks()} * cache_.block_size(); }
+  std::string Verify() const { return scheduler_.Verify(nullptr); }  // for tests
+
+ private:
+  void CollectRows(StepOutput* output);
+  void AddPromptLogprobs(LiveChoice* choice, const ScheduledSequence& scheduled, const float* rows);
+  void ForkRows(LiveChoice* parent, std::span<float> row);
+  void TakeRow(size_t index, Outbox* outbox);
+  void EndRequest(LiveRequest* request, FinishReason reason, const std::string& error, Outbox* outbox);
+  void Deliver(LiveChoice* choice, Event event, Outbox* outbox);
+  void FillStepStats(int64_t start_us, int64_t planned_us, int64_t run_us, Outbox* outbox) const;
+  double KvUsage() const;
+
+  Executor* executor_;
+  const Tokenizer* tokenizer_;
+  const Clock* clock_;
+  ThreadTeam* team_;
+  KvCache cache_;
+  Scheduler scheduler_;
+  std::unordered_map<std::string, std::unique_ptr<LiveRequest>> requests_;
+  int64_t next_order_ = 0;
+  StepPlan plan_;
+  EngineStats stats_;  // the counters; Stats adds the gauges
+
+  // Of the step being answered: a row of logits and its choice for each sequence that gets a token.
+  std::vector<SampleRow> rows_;
+  std::vector<LiveChoice*> row_choices_;
+  std::vector<LiveChoice*> row_parents_;         // for a choice that forks in this step: from whom; else null
+  std::vector<std::vector<float>> fork_logits_;  // [forks][vocab]: the sampler changes rows in place
+};
+
+}  // namespace minimo

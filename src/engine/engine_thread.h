@@ -1,0 +1,88 @@
+// The Engine that programs see: an EngineCore, the thread that owns it, and the inbox through which all others reach
+// it. CONTRACT.md says who owns what.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <unordered_set>
+#include <vector>
+
+#include "base/clock.h"
+#include "engine/admission.h"
+#include "engine/engine_core.h"
+#include "minimo/engine.h"
+#include "spec/model_spec.h"
+
+namespace minimo {
+
+struct EngineParts {
+  std::shared_ptr<const void> model;  // what the executor reads: kept until the engine is gone
+  ModelSpec spec;
+  std::unique_ptr<Executor> executor;
+  ThreadTeam* team = nullptr;            // the executor's own, used between its runs; may be null
+  std::unique_ptr<Tokenizer> tokenizer;  // null only in tests: events carry ids alone
+  SamplingParams default_params;
+  std::vector<int32_t> eos_ids;
+  SchedulerOptions scheduler;
+  KvCacheOptions kv;
+  int max_queue = 0;
+};
+
+class EngineThread final : public Engine {
+ public:
+  explicit EngineThread(EngineParts parts);
+  ~EngineThread() override;
+
+  Result<std::string> Submit(Request request, EventSink sink) override;
+  void Cancel(const std::string& id) override;
+  EngineStats Stats() const override;
+  void SetObserver(std::shared_ptr<EngineObserver> observer) override;
+  ExpertLoad GetExpertLoad() const override;
+  const Tokenizer& tokenizer() const override { return *parts_.tokenizer; }
+  const ModelSpec& model() const override { return parts_.spec; }
+  const SamplingParams& default_params() const override { return parts_.default_params; }
+  int max_model_len() const override { return parts_.scheduler.max_model_len; }
+  bool Healthy() const override { return healthy_.load(std::memory_order_acquire); }
+
+ private:
+  // Either a request or the id of one to cancel.
+  struct Message {
+    std::unique_ptr<LiveRequest> request;
+    std::string cancel_id;
+  };
+
+  void Loop();
+  bool TakeInbox(std::vector<Message>* messages);
+  void Fail(const std::string& error, Outbox* outbox);
+  void Send(Outbox* outbox, bool stepped);
+  void Publish(const Outbox& outbox);
+
+  EngineParts parts_;
+  SteadyClock clock_;
+  AdmissionLimits limits_;
+  EngineCore core_;  // the engine thread's alone
+
+  mutable std::mutex mutex_;  // guards what follows up to the blank line
+  std::condition_variable wake_;
+  std::vector<Message> inbox_;
+  int queued_ = 0;  // requests in the inbox or waiting in the core
+  std::unordered_set<std::string> live_ids_;
+  int64_t next_id_ = 0;
+  bool stop_ = false;
+  std::string fault_;
+  EngineStats stats_;
+  ExpertLoad expert_load_;
+
+  std::mutex observer_mutex_;  // held while the observer is called
+  std::shared_ptr<EngineObserver> observer_;
+  std::atomic<bool> healthy_{true};
+  int64_t expert_load_us_ = 0;  // engine thread: when expert_load_ was copied last
+  std::thread thread_;          // last: everything above exists when it starts
+};
+
+}  // namespace minimo
