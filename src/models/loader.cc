@@ -25,8 +25,16 @@ void CheckQuantization(ConfigFields& fields) {
   const auto quant = fields.Object("quantization_config");
   if (!quant) return;
   const std::string method = quant->StringOr("quant_method", "");
+  if (method == "compressed-tensors") {  // which tensors are packed, and in what groups, the files themselves say
+    const std::string format = quant->StringOr("format", "");
+    if (format != "pack-quantized" && format != "mixed-precision") {
+      fields.Fault(fmt::format("quantization_config.format is \"{}\", minimo reads \"pack-quantized\"", format));
+    }
+    return;
+  }
   if (method != "fp8") {
-    fields.Fault(fmt::format("quantization_config.quant_method is \"{}\", minimo reads \"fp8\" (128x128 blocks)", method));
+    fields.Fault(fmt::format("quantization_config.quant_method is \"{}\", minimo reads \"fp8\" (128x128 blocks) and "
+                             "\"compressed-tensors\" (pack-quantized int4)", method));
     return;
   }
   quant->Only("weight_block_size", "[128,128]");
@@ -110,7 +118,9 @@ std::vector<std::string> UnknownTensors(const Checkpoint& checkpoint, const Mani
   std::set<std::string> known;
   for (const TensorSpec& t : manifest) {
     known.insert(t.name);
-    if (t.quantizable) known.insert(ScaleName(t.name));
+    if (!t.quantizable) continue;
+    const PackedNames packed = PackedNamesOf(t.name);
+    known.insert({ScaleName(t.name), packed.packed, packed.scale, packed.shape});
   }
   std::vector<std::string> unknown;
   for (const auto& [name, view] : checkpoint.tensors()) {

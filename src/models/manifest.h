@@ -35,7 +35,14 @@ struct TensorSpec {
 
 using Manifest = std::vector<TensorSpec>;
 
-// "a.b.weight" -> "a.b.weight_scale_inv"
+// "a.b.weight" -> "a.b.weight_scale_inv": the scales of FP8 blocks.
 std::string ScaleName(const std::string& weight_name);
+
+// The three tensors of a 4-bit weight in compressed-tensors' "pack-quantized" layout:
+// packed I32 [rows, cols / 8], scale BF16 [rows, cols / group], shape I64 [2].
+struct PackedNames {
+  std::string packed, scale, shape;
+};
+PackedNames PackedNamesOf(const std::string& weight_name);
 
 }  // namespace minimo

@@ -13,6 +13,10 @@ const std::vector<const ModelFamily*>& ModelFamilies() {
 
 std::string ScaleName(const std::string& weight_name) { return weight_name + "_scale_inv"; }
 
+PackedNames PackedNamesOf(const std::string& weight_name) {
+  return {weight_name + "_packed", weight_name + "_scale", weight_name + "_shape"};
+}
+
 Result<ModelConfig> ParseModelConfig(const std::string& config_text, const std::string& where) {
   MINIMO_ASSIGN(ConfigFields fields, ConfigFields::Parse(config_text, where));
   const std::string type = fields.StringOr("model_type", "");

@@ -73,7 +73,47 @@ const TensorView* WeightBinder::Scales(const TensorSpec& spec, int64_t scale_row
   return scales;
 }
 
+Weight WeightBinder::Packed(const TensorSpec& spec, const TensorView& packed) {
+  const PackedNames names = PackedNamesOf(spec.name);
+  const int64_t rows = spec.shape[0], cols = spec.shape[1];
+  if (packed.dtype != DType::kI32 || packed.shape != Shape{rows, cols / 8} || cols % 8 != 0) {
+    faults_->wrong.push_back(fmt::format("{}: found {} {}, expected I32 {} (8 columns a word)", names.packed,
+                                         NameOf(packed.dtype), ToString(packed.shape), ToString({rows, cols / 8})));
+    return {};
+  }
+  const TensorView* scale = checkpoint_.Find(names.scale);
+  if (scale == nullptr) {
+    faults_->missing.push_back(names.scale);
+    return {};
+  }
+  const int64_t groups = scale->shape.size() == 2 ? scale->shape[1] : 0;
+  const int64_t group = groups > 0 ? cols / groups : 0;
+  if (scale->dtype != DType::kBf16 || scale->shape[0] != rows || groups * group != cols ||
+      (group != 32 && group != 64 && group != 128)) {
+    faults_->wrong.push_back(fmt::format("{}: found {} {}, expected BF16 [{}, {} / group] with a group of 32, 64 or 128",
+                                         names.scale, NameOf(scale->dtype), ToString(scale->shape), rows, cols));
+    return {};
+  }
+  if (checkpoint_.Find(spec.name + "_zero_point") != nullptr) {
+    faults_->wrong.push_back(fmt::format("{}: found zero points, only symmetric 4-bit weights are implemented", spec.name));
+    return {};
+  }
+  Weight weight;
+  weight.view.format = WeightFormat::kInt4Group;
+  weight.view.rows = rows;
+  weight.view.cols = cols;
+  weight.view.data = packed.data;
+  weight.view.row_bytes = cols / 2;
+  weight.view.group_scales = scale->As<Bf16>();
+  weight.view.scale_stride = groups;
+  weight.view.group_size = static_cast<int32_t>(group);
+  return weight;
+}
+
 Weight WeightBinder::Matrix(const TensorSpec& spec) {
+  if (spec.quantizable) {
+    if (const TensorView* packed = checkpoint_.Find(PackedNamesOf(spec.name).packed)) return Packed(spec, *packed);
+  }
   const TensorView* view = FindChecked(spec);
   if (view == nullptr) return {};
   Weight weight = WithoutScales(spec, *view);

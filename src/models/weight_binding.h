@@ -32,6 +32,8 @@ class WeightBinder {
  private:
   const TensorView* FindChecked(const TensorSpec& spec);
   Weight WithoutScales(const TensorSpec& spec, const TensorView& view);
+  // A 4-bit weight, if the checkpoint has it packed.
+  Weight Packed(const TensorSpec& spec, const TensorView& packed);
   // The scale tensor of an FP8 weight, or null after a fault.
   const TensorView* Scales(const TensorSpec& spec, int64_t scale_rows);
 

@@ -41,7 +41,7 @@ double SumBound(int64_t n, double w_norm, double x_norm) {
 struct OwnedWeight {
   std::vector<std::byte> bytes;
   std::vector<float> scales;
-  std::vector<int32_t> scale_rows;
+  std::vector<Bf16> group_scales;
   WeightView view;
 };
 
@@ -66,9 +66,18 @@ OwnedWeight MakeWeight(std::mt19937& rng, WeightFormat format, int64_t rows, int
         w.bytes[i] = std::byte{code};
         break;
       }
+      case WeightFormat::kInt4Group:
+        if (i % 2 == 0) w.bytes[i / 2] = std::byte{static_cast<uint8_t>(rng())};
+        break;
     }
   }
   w.view.data = w.bytes.data();
+  if (format == WeightFormat::kInt4Group) {
+    w.view.group_size = odd_grid ? 32 : 64;
+    w.view.scale_stride = (cols + w.view.group_size - 1) / w.view.group_size;
+    for (const float s : Random(rng, static_cast<size_t>(rows * w.view.scale_stride), 0.01f)) w.group_scales.push_back(ToBf16(s));
+    w.view.group_scales = w.group_scales.data();
+  }
   if (format != WeightFormat::kFp8Block) return w;
   if (odd_grid) {
     w.view.first_row = 64;
@@ -97,8 +106,10 @@ TEST(Linear, EveryFormatAndShapeMatchesTheReference) {
   ThreadTeam team(3);
   const LinearShape shapes[] = {{1, 1, 1},   {3, 7, 2},    {64, 128, 1},  {65, 129, 5},  {40, 3072, 1},
                                 {37, 1536, 9}, {33, 4096, 4}, {128, 192, 33}, {5, 200, 0}, {0, 128, 3}};
-  for (const auto format : {WeightFormat::kF32, WeightFormat::kF16, WeightFormat::kBf16, WeightFormat::kFp8Block}) {
+  for (const auto format : {WeightFormat::kF32, WeightFormat::kF16, WeightFormat::kBf16, WeightFormat::kFp8Block,
+                            WeightFormat::kInt4Group}) {
     for (const LinearShape& s : shapes) {
+      if (format == WeightFormat::kInt4Group && s.cols % 2 != 0) continue;
       for (const bool odd : {false, true}) {
         const OwnedWeight w = MakeWeight(rng, format, s.rows, s.cols, odd);
         const auto x = Random(rng, static_cast<size_t>(s.tokens * s.cols));
@@ -124,7 +135,8 @@ TEST(Linear, EveryFormatAndShapeMatchesTheReference) {
 TEST(Linear, ATokenDoesNotSeeItsBatchNorTheThreads) {
   std::mt19937 rng(2);
   constexpr int64_t kRows = 70, kCols = 330, kTokens = 21;
-  for (const auto format : {WeightFormat::kF32, WeightFormat::kBf16, WeightFormat::kFp8Block}) {
+  for (const auto format :
+       {WeightFormat::kF32, WeightFormat::kBf16, WeightFormat::kFp8Block, WeightFormat::kInt4Group}) {
     const OwnedWeight w = MakeWeight(rng, format, kRows, kCols, true);
     const auto x = Random(rng, kTokens * kCols);
     std::vector<float> whole(kTokens * kRows), alone(kTokens * kRows);

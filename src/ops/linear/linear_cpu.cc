@@ -34,32 +34,36 @@ constexpr int kPanelRows = 32;     // 32 rows x 4096 columns x 4 B = 512 KB: hal
 // Per format: Load gives one vector of codes as float32, One gives a single code, kUnit scale factor to restore.
 struct F32Codes {
   using T = float;
+  static const T* At(const T* row, int64_t c) { return row + c; }
   static HWY_INLINE VF Load(DF d, const T* p) { return hn::LoadU(d, p); }
-  static float One(T x) { return x; }
+  static float One(const T* row, int64_t c) { return row[c]; }
   static constexpr float kRestore = 1.0f;
 };
 struct Bf16Codes {
   using T = Bf16;
+  static const T* At(const T* row, int64_t c) { return row + c; }
   static HWY_INLINE VF Load(DF d, const T* p) {
     const hn::Rebind<uint16_t, DF> d16;
     const hn::RebindToUnsigned<DF> d32;
     const auto bits = hn::PromoteTo(d32, hn::LoadU(d16, reinterpret_cast<const uint16_t*>(p)));
     return hn::BitCast(d, hn::ShiftLeft<16>(bits));
   }
-  static float One(T x) { return ToFloat(x); }
+  static float One(const T* row, int64_t c) { return ToFloat(row[c]); }
   static constexpr float kRestore = 1.0f;
 };
 struct Fp16Codes {
   using T = Fp16;
+  static const T* At(const T* row, int64_t c) { return row + c; }
   static HWY_INLINE VF Load(DF d, const T* p) {
     const hn::Rebind<hwy::float16_t, DF> d16;
     return hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(p)));
   }
-  static float One(T x) { return ToFloat(x); }
+  static float One(const T* row, int64_t c) { return ToFloat(row[c]); }
   static constexpr float kRestore = 1.0f;
 };
 struct Fp8Codes {
   using T = Fp8E4M3;
+  static const T* At(const T* row, int64_t c) { return row + c; }
   static HWY_INLINE VF Load(DF d, const T* p) {
     const hn::Rebind<uint8_t, DF> d8;
     const hn::Rebind<uint16_t, DF> d16;
@@ -69,8 +73,26 @@ struct Fp8Codes {
     const auto sign = hn::ShiftLeft<8>(hn::And(code, hn::Set(d16, 0x80)));
     return hn::PromoteTo(d, hn::BitCast(dh, hn::Or(magnitude, sign)));
   }
-  static float One(T x) { return ToFloat(x) * kFp8Unit; }
+  static float One(const T* row, int64_t c) { return ToFloat(row[c]) * kFp8Unit; }
   static constexpr float kRestore = kFp8Restore;
+};
+struct Int4Codes {  // T is a byte: two columns
+  using T = uint8_t;
+  static const T* At(const T* row, int64_t c) { return row + c / 2; }
+  static HWY_INLINE VF Load(DF d, const T* p) {  // whole vectors begin at even columns: groups are even, slices too
+    const hn::Rebind<uint16_t, hn::Half<DF>> d16;
+    const hn::Rebind<uint8_t, hn::Half<DF>> d8;
+    const hn::Rebind<uint8_t, DF> d8_all;
+    const hn::RebindToSigned<DF> d32;
+    const auto pair = hn::PromoteTo(d16, hn::LoadU(d8, p));
+    const auto apart = hn::Or(hn::And(pair, hn::Set(d16, 0x0f)), hn::ShiftLeft<4>(hn::And(pair, hn::Set(d16, 0xf0))));
+    const auto codes = hn::PromoteTo(d32, hn::BitCast(d8_all, apart));
+    return hn::ConvertTo(d, hn::Sub(codes, hn::Set(d32, 8)));
+  }
+  static float One(const T* row, int64_t c) {
+    return static_cast<float>((c % 2 ? row[c / 2] >> 4 : row[c / 2] & 0xf) - 8);
+  }
+  static constexpr float kRestore = 1.0f;
 };
 
 // Columns [begin, end) that share one scale.
@@ -82,6 +104,12 @@ struct Segment {
 // Calls fn(segment) over the columns of a weight: one for all if there are no scales.
 template <typename Fn>
 HWY_INLINE void ForSegments(const WeightView& w, Fn&& fn) {
+  if (w.group_scales != nullptr) {
+    for (int64_t c = 0; c < w.cols; c += w.group_size) {
+      fn(Segment{c, std::min<int64_t>(c + w.group_size, w.cols), c / w.group_size});
+    }
+    return;
+  }
   if (w.scales == nullptr) {
     fn(Segment{0, w.cols, 0});
     return;
@@ -94,6 +122,11 @@ HWY_INLINE void ForSegments(const WeightView& w, Fn&& fn) {
   }
 }
 
+HWY_INLINE float ScaleOf(const WeightView& w, int64_t row, const Segment& s) {
+  if (w.group_scales != nullptr) return ToFloat(w.group_scales[row * w.scale_stride + s.scale]);
+  return w.scales != nullptr ? w.ScaleRow(row)[s.scale] : 1.0f;
+}
+
 // out[r, t] for R rows of codes and T tokens. Codes: F32Codes for a decoded panel, else the weight's own.
 template <class Codes, int R, int T>
 HWY_INLINE void Tile(const WeightView& w, int64_t row, const typename Codes::T* const* codes, const float* const* x,
@@ -103,7 +136,6 @@ HWY_INLINE void Tile(const WeightView& w, int64_t row, const typename Codes::T* 
   VF total[R][T];
   for (int r = 0; r < R; ++r)
     for (int t = 0; t < T; ++t) total[r][t] = hn::Zero(d);
-  const bool scaled = w.scales != nullptr;
   ForSegments(w, [&](const Segment& s) HWY_ATTR {
     VF sum[R][T];
     for (int r = 0; r < R; ++r)
@@ -111,7 +143,7 @@ HWY_INLINE void Tile(const WeightView& w, int64_t row, const typename Codes::T* 
     int64_t c = s.begin;
     for (; c + lanes <= s.end; c += lanes) {
       VF wv[R];
-      for (int r = 0; r < R; ++r) wv[r] = Codes::Load(d, codes[r] + c);
+      for (int r = 0; r < R; ++r) wv[r] = Codes::Load(d, Codes::At(codes[r], c));
       for (int t = 0; t < T; ++t) {
         const VF xv = hn::LoadU(d, x[t] + c);
         for (int r = 0; r < R; ++r) sum[r][t] = hn::MulAdd(wv[r], xv, sum[r][t]);
@@ -121,7 +153,7 @@ HWY_INLINE void Tile(const WeightView& w, int64_t row, const typename Codes::T* 
       HWY_ALIGN float wt[R][HWY_MAX_BYTES / 4] = {};
       HWY_ALIGN float xt[HWY_MAX_BYTES / 4] = {};
       for (int r = 0; r < R; ++r)
-        for (int64_t i = c; i < s.end; ++i) wt[r][i - c] = Codes::One(codes[r][i]);
+        for (int64_t i = c; i < s.end; ++i) wt[r][i - c] = Codes::One(codes[r], i);
       for (int t = 0; t < T; ++t) {
         for (int64_t i = c; i < s.end; ++i) xt[i - c] = x[t][i];
         const VF xv = hn::Load(d, xt);
@@ -129,7 +161,7 @@ HWY_INLINE void Tile(const WeightView& w, int64_t row, const typename Codes::T* 
       }
     }
     for (int r = 0; r < R; ++r) {
-      const VF scale = hn::Set(d, scaled ? w.ScaleRow(row + r)[s.scale] * restore : restore);
+      const VF scale = hn::Set(d, ScaleOf(w, row + r, s) * restore);
       for (int t = 0; t < T; ++t) total[r][t] = hn::MulAdd(sum[r][t], scale, total[r][t]);
     }
   });
@@ -159,8 +191,8 @@ void Decode(const typename Codes::T* codes, int64_t count, float* out) {
   const DF d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   int64_t c = 0;
-  for (; c + lanes <= count; c += lanes) hn::StoreU(Codes::Load(d, codes + c), d, out + c);
-  for (; c < count; ++c) out[c] = Codes::One(codes[c]);
+  for (; c + lanes <= count; c += lanes) hn::StoreU(Codes::Load(d, Codes::At(codes, c)), d, out + c);
+  for (; c < count; ++c) out[c] = Codes::One(codes, c);
 }
 
 // Rows [begin, end) of one task.
@@ -219,6 +251,7 @@ void LinearRows(const LinearTask& task, int64_t begin, int64_t end, std::vector<
     case WeightFormat::kF16: return Rows<Fp16Codes>(task, begin, end, panel);
     case WeightFormat::kBf16: return Rows<Bf16Codes>(task, begin, end, panel);
     case WeightFormat::kFp8Block: return Rows<Fp8Codes>(task, begin, end, panel);
+    case WeightFormat::kInt4Group: return Rows<Int4Codes>(task, begin, end, panel);
   }
 }
 

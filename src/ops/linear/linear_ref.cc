@@ -13,6 +13,11 @@ float Dequantize(const WeightView& w, int64_t r, int64_t c) {
       const float code = ToFloat(reinterpret_cast<const Fp8E4M3*>(row)[c]);
       return w.scales ? code * w.ScaleRow(r)[(w.first_col + c) / kScaleBlock] : code;
     }
+    case WeightFormat::kInt4Group: {
+      const auto byte = static_cast<int>(row[c / 2]);
+      const int value = (c % 2 ? byte >> 4 : byte & 0xf) - 8;
+      return static_cast<float>(value) * ToFloat(w.group_scales[r * w.scale_stride + c / w.group_size]);
+    }
   }
   return 0;
 }
