@@ -6,16 +6,32 @@
 
 namespace minimo {
 
-CpuExecutor::CpuExecutor(const LoadedModel& model, const KvLayout& layout, DType kv_dtype, int threads)
-    : model_(model),
+namespace {
+
+KvLayout WithGroupsOf(const ModelSpec& spec, KvLayout layout) {
+  layout.groups = GroupKv(spec).groups;
+  return layout;
+}
+
+}  // namespace
+
+CpuExecutor::CpuExecutor(RankModel model, const KvLayout& layout, DType kv_dtype, int threads)
+    : model_(std::move(model)),
       team_(threads),
-      decoder_(model.spec, model.weights, team_),
-      kv_(GroupKv(model.spec), layout, kv_dtype) {}
+      decoder_(model_.spec, model_.weights, team_, model_.share),
+      kv_(GroupKv(model_.spec), WithGroupsOf(model_.spec, layout), kv_dtype) {}
 
 Result<std::unique_ptr<CpuExecutor>> CpuExecutor::Create(const LoadedModel& model, const KvLayout& layout,
                                                          DType kv_dtype, int threads) {
+  return CreateRank(model, {}, nullptr, layout, kv_dtype, threads);
+}
+
+Result<std::unique_ptr<CpuExecutor>> CpuExecutor::CreateRank(const LoadedModel& model, const ParallelPlan& plan,
+                                                             Communicator* comm, const KvLayout& layout,
+                                                             DType kv_dtype, int threads) {
   try {
-    return std::unique_ptr<CpuExecutor>(new CpuExecutor(model, layout, kv_dtype, threads));
+    return std::unique_ptr<CpuExecutor>(
+        new CpuExecutor(ShardModel(model, plan, comm), layout, kv_dtype, threads));
   } catch (const std::bad_alloc&) {
     return Errorf("the KV cache of {} blocks and {} rings takes {} bytes, more memory than there is; ask for less",
                   layout.num_blocks, layout.num_rings,
@@ -24,8 +40,10 @@ Result<std::unique_ptr<CpuExecutor>> CpuExecutor::Create(const LoadedModel& mode
 }
 
 Status CpuExecutor::Run(const StepRecord& step, StepOutput* output) {
-  logits_.resize(static_cast<size_t>(step.NumLogits()) * static_cast<size_t>(model_.spec.vocab));
-  decoder_.Forward(step, kv_, logits_.data(), nullptr);
+  const bool leads = model_.share.alone() || model_.share.comm->rank() == 0;
+  const int rows = leads ? step.NumLogits() : 0;
+  logits_.resize(static_cast<size_t>(rows) * static_cast<size_t>(model_.spec.vocab));
+  MINIMO_TRY(decoder_.Forward(step, kv_, logits_.data(), nullptr));
   output->logits = logits_;
   return {};
 }

@@ -1,4 +1,4 @@
-// The Executor on the CPU: one decoder, one KV storage, one thread team.
+// The Executor on the CPU: one decoder, one KV storage, one thread team. Of several ranks, one rank's part.
 #pragma once
 
 #include <memory>
@@ -8,6 +8,7 @@
 #include "engine/executor.h"
 #include "layers/decoder.h"
 #include "models/loader.h"
+#include "models/shard.h"
 
 namespace minimo {
 
@@ -16,6 +17,11 @@ class CpuExecutor final : public Executor {
   // Allocates the blocks and rings that `layout` counts. The model outlives the executor.
   static Result<std::unique_ptr<CpuExecutor>> Create(const LoadedModel& model, const KvLayout& layout, DType kv_dtype,
                                                      int threads);
+  // One rank of `plan`: `layout` tells counts and is otherwise replaced by the rank's own geometry. Every rank makes
+  // the same calls of Run; only rank 0 gets logits. `comm` outlives the executor.
+  static Result<std::unique_ptr<CpuExecutor>> CreateRank(const LoadedModel& model, const ParallelPlan& plan,
+                                                         Communicator* comm, const KvLayout& layout, DType kv_dtype,
+                                                         int threads);
 
   const KvLayout& kv_layout() const override { return kv_.layout(); }
   int vocab_size() const override { return model_.spec.vocab; }
@@ -26,9 +32,9 @@ class CpuExecutor final : public Executor {
   ThreadTeam& team() { return team_; }
 
  private:
-  CpuExecutor(const LoadedModel& model, const KvLayout& layout, DType kv_dtype, int threads);
+  CpuExecutor(RankModel model, const KvLayout& layout, DType kv_dtype, int threads);
 
-  const LoadedModel& model_;
+  const RankModel model_;
   ThreadTeam team_;
   Decoder decoder_;
   KvStorage kv_;

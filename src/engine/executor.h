@@ -26,6 +26,8 @@ class Executor {
   virtual Status Run(const StepRecord& step, StepOutput* output) = 0;
   // Tokens routed to each expert since start, all ranks together.
   virtual Engine::ExpertLoad GetExpertLoad() const { return {}; }
+  // Such a fault that was noticed between runs. Any thread.
+  virtual Status Check() const { return {}; }
 };
 
 }  // namespace minimo

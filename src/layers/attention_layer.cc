@@ -1,10 +1,13 @@
 #include "layers/attention_layer.h"
 
+#include <algorithm>
+
 #include "base/float_types.h"
 #include "base/thread_team.h"
 #include "ops/attention/attention.h"
 #include "ops/linear/linear.h"
 #include "ops/rms_norm/rms_norm.h"
+#include "ops/rms_norm/sliced_rms_norm.h"
 
 namespace minimo {
 namespace {
@@ -24,8 +27,26 @@ void Round(const float* from, int64_t stride, int64_t rows, int64_t dim, DType d
 
 }  // namespace
 
-void AttentionLayer::Project(const StepContext& c, const RopeTable& rope, const float* x, int64_t hidden,
-                             AttentionScratch* scratch) const {
+Status AttentionLayer::NormQueriesAndKeys(const StepContext& c, float* q, float* k, AttentionScratch* scratch) const {
+  const int64_t stride = qkv_size();
+  if (c.share.alone()) {
+    RmsNormCpu({q, weights_.q_norm.data(), q, c.tokens, spec_.q_size(), stride, stride, norm_eps_}, c.team);
+    RmsNormCpu({k, weights_.k_norm.data(), k, c.tokens, spec_.k_size(), stride, stride, norm_eps_}, c.team);
+    return {};
+  }
+  // Both statistics in one exchange; KV heads that several ranks hold are counted by one of them (PITFALLS 13 to 15).
+  float* sums = (scratch->norm_sums.assign(static_cast<size_t>(c.tokens) * 2, 0.0f), scratch->norm_sums.data());
+  SumSquares(q, c.tokens, spec_.q_size(), stride, sums, 2);
+  if (c.share.heads[layer_].counts_kv) SumSquares(k, c.tokens, spec_.k_size(), stride, sums + 1, 2);
+  MINIMO_TRY(c.share.Sum(scratch->norm_sums));
+  const auto& whole = c.share.whole[layer_];
+  SlicedRmsNorm({q, weights_.q_norm.data(), sums, c.tokens, spec_.q_size(), stride, 2, whole.q, norm_eps_});
+  SlicedRmsNorm({k, weights_.k_norm.data(), sums + 1, c.tokens, spec_.k_size(), stride, 2, whole.k, norm_eps_});
+  return {};
+}
+
+Status AttentionLayer::Project(const StepContext& c, const RopeTable& rope, const float* x, int64_t hidden,
+                               AttentionScratch* scratch) const {
   const int64_t stride = qkv_size();
   scratch->qkv.Reserve(static_cast<size_t>(c.tokens * stride));
   float* q = scratch->qkv.data();
@@ -35,16 +56,14 @@ void AttentionLayer::Project(const StepContext& c, const RopeTable& rope, const 
                               {weights_.k.view, x, hidden, nullptr, k, stride, nullptr, c.tokens},
                               {weights_.v.view, x, hidden, nullptr, v, stride, nullptr, c.tokens}};
   LinearCpu(tasks, c.team);
-  if (spec_.qk_norm) {
-    RmsNormCpu({q, weights_.q_norm.data(), q, c.tokens, spec_.q_size(), stride, stride, norm_eps_}, c.team);
-    RmsNormCpu({k, weights_.k_norm.data(), k, c.tokens, spec_.k_size(), stride, stride, norm_eps_}, c.team);
-  }
+  if (spec_.qk_norm) MINIMO_TRY(NormQueriesAndKeys(c, q, k, scratch));
   if (spec_.value_scale != 1.0f) {
     for (int64_t t = 0; t < c.tokens; ++t)
       for (int i = 0; i < spec_.v_size(); ++i) v[t * stride + i] *= spec_.value_scale;
   }
   RopeCpu({q, c.tokens, stride, spec_.heads, spec_.head_dim, &rope}, c.team);
   RopeCpu({k, c.tokens, stride, spec_.kv_heads, spec_.head_dim, &rope}, c.team);
+  return {};
 }
 
 void AttentionLayer::StageKeysAndValues(const StepContext& c, AttentionScratch* scratch) const {
@@ -117,9 +136,15 @@ void AttentionLayer::Attend(const StepContext& c, bool last_rows_only, Attention
   if (sliding) store();
 }
 
-void AttentionLayer::Forward(const StepContext& c, const RopeTable& rope, const float* x, int64_t hidden,
-                             bool last_rows_only, AttentionScratch* scratch, float* out) const {
-  Project(c, rope, x, hidden, scratch);
+Status AttentionLayer::Forward(const StepContext& c, const RopeTable& rope, const float* x, int64_t hidden,
+                               bool last_rows_only, AttentionScratch* scratch, float* out) const {
+  const int64_t rows = last_rows_only ? static_cast<int64_t>(c.logit_rows.size()) : c.tokens;
+  const std::span<float> answer(out, static_cast<size_t>(rows * hidden));
+  MINIMO_TRY(Project(c, rope, x, hidden, scratch));
+  if (spec_.heads == 0) {  // more ranks than heads
+    std::fill(answer.begin(), answer.end(), 0.0f);
+    return c.share.Sum(answer);
+  }
   StageKeysAndValues(c, scratch);
   scratch->attended.Reserve(static_cast<size_t>(c.tokens * spec_.o_size()));
   Attend(c, last_rows_only, scratch);
@@ -129,6 +154,7 @@ void AttentionLayer::Forward(const StepContext& c, const RopeTable& rope, const 
     task.tokens = static_cast<int64_t>(c.logit_rows.size());
   }
   LinearCpu({&task, 1}, c.team);
+  return c.share.Sum(answer);
 }
 
 }  // namespace minimo

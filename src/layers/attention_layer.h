@@ -15,6 +15,7 @@ namespace minimo {
 struct AttentionScratch {
   Buffer<float> qkv;        // [tokens, q_size + k_size + v_size]
   Buffer<float> attended;   // [tokens, o_size]
+  std::vector<float> norm_sums;  // [tokens, 2]: sums of squares of the whole query and key
   Buffer<std::byte> k, v;   // this step's keys and values in the cache's dtype, [kv_heads, num_tokens, dim] a sequence
   std::vector<AttentionSequence> sequences;
 };
@@ -26,12 +27,14 @@ class AttentionLayer {
 
   // out[r] = attention block of row r of x [tokens, hidden], for the rows that give logits if `last_rows_only` (the
   // others have done their part once their keys and values are stored), else for all. out [rows, hidden].
-  void Forward(const StepContext& context, const RopeTable& rope, const float* x, int64_t hidden, bool last_rows_only,
-               AttentionScratch* scratch, float* out) const;
+  // Fails only if a rank does.
+  Status Forward(const StepContext& context, const RopeTable& rope, const float* x, int64_t hidden, bool last_rows_only,
+                 AttentionScratch* scratch, float* out) const;
 
  private:
-  void Project(const StepContext& context, const RopeTable& rope, const float* x, int64_t hidden,
-               AttentionScratch* scratch) const;
+  Status Project(const StepContext& context, const RopeTable& rope, const float* x, int64_t hidden,
+                 AttentionScratch* scratch) const;
+  Status NormQueriesAndKeys(const StepContext& context, float* q, float* k, AttentionScratch* scratch) const;
   void StageKeysAndValues(const StepContext& context, AttentionScratch* scratch) const;
   void Attend(const StepContext& context, bool last_rows_only, AttentionScratch* scratch) const;
 

@@ -10,8 +10,8 @@
 
 namespace minimo {
 
-Decoder::Decoder(const ModelSpec& spec, const DecoderWeights& weights, ThreadTeam& team)
-    : spec_(spec), weights_(weights), team_(team) {
+Decoder::Decoder(const ModelSpec& spec, const DecoderWeights& weights, ThreadTeam& team, RankShare share)
+    : spec_(spec), weights_(weights), team_(team), share_(std::move(share)) {
   for (int i = 0; i < spec.num_layers(); ++i) {
     const AttentionSpec& a = spec.layers[i].attention;
     attention_.emplace_back(i, a, spec.norm_eps, weights.layers[i]);
@@ -29,8 +29,8 @@ const RopeTable& Decoder::RopeOf(const AttentionSpec& a) const {
 
 namespace {
 
-StepContext MakeContext(const StepRecord& step, KvStorage& kv, ThreadTeam& team) {
-  StepContext c{step, kv, team, static_cast<int64_t>(step.tokens.size()), {}, {}};
+StepContext MakeContext(const StepRecord& step, KvStorage& kv, ThreadTeam& team, const RankShare& share) {
+  StepContext c{step, kv, team, share, static_cast<int64_t>(step.tokens.size()), {}, {}};
   c.positions.resize(step.tokens.size());
   for (const SequenceStep& s : step.sequences) {
     for (int32_t i = 0; i < s.num_tokens; ++i) {
@@ -41,12 +41,80 @@ StepContext MakeContext(const StepRecord& step, KvStorage& kv, ThreadTeam& team)
   return c;
 }
 
+// Decode and the check of drafts: every new token gives logits and continues a sequence.
+bool IsDecode(const StepRecord& step) {
+  return std::all_of(step.sequences.begin(), step.sequences.end(),
+                     [](const SequenceStep& s) { return s.past > 0 && s.num_logits == s.num_tokens; });
+}
+
 }  // namespace
 
-void Decoder::Forward(const StepRecord& step, KvStorage& kv, float* logits, ForwardCapture* capture) {
+Status Decoder::Embed(const StepRecord& step) {
+  const WeightView& table = weights_.embedding.view;
+  if (share_.alone()) {
+    Embedding(table, step.tokens, x_.data());
+    return {};
+  }
+  const size_t hidden = static_cast<size_t>(spec_.hidden);
+  std::fill_n(x_.data(), step.tokens.size() * hidden, 0.0f);
+  for (size_t t = 0; t < step.tokens.size(); ++t) {
+    const int32_t row = step.tokens[t] - static_cast<int32_t>(share_.vocab.begin);
+    if (row >= 0 && row < share_.vocab.count) Embedding(table, {&row, 1}, x_.data() + t * hidden);
+  }
+  return share_.Sum({x_.data(), step.tokens.size() * hidden});
+}
+
+Status Decoder::FeedForward(const StepContext& c, int layer, int64_t rows) {
+  const LayerWeights& w = weights_.layers[layer];
+  const std::span<float> partial(block_out_.data(), static_cast<size_t>(rows * spec_.hidden));
+  float* to = share_.alone() ? x_.data() : partial.data();
+  if (!share_.alone()) std::fill(partial.begin(), partial.end(), 0.0f);
+  if (spec_.layers[layer].moe) {
+    const bool decode = !w.decode_experts.empty() && IsDecode(c.step);
+    MoeFfn(spec_.moe, w, decode ? w.decode_experts : w.experts, team_, h_.data(), rows, spec_.hidden, &ffn_scratch_,
+           expert_load_[layer].data(), to);
+  } else if (w.dense.present()) {
+    DenseFfn(w.dense, team_, h_.data(), rows, spec_.hidden, &ffn_scratch_, to);
+  }
+  if (share_.alone()) return {};
+  MINIMO_TRY(share_.Sum(partial));
+  for (size_t i = 0; i < partial.size(); ++i) x_[i] += partial[i];
+  return {};
+}
+
+Status Decoder::Head(int64_t rows, float* logits) {
+  const WeightView& head = weights_.lm_head.view;
+  const int64_t hidden = spec_.hidden;
+  if (share_.alone()) {
+    const LinearTask task{head, h_.data(), hidden, nullptr, logits, spec_.vocab, nullptr, rows};
+    LinearCpu({&task, 1}, team_);
+    return {};
+  }
+  local_logits_.resize(static_cast<size_t>(rows * head.rows));
+  const LinearTask task{head, h_.data(), hidden, nullptr, local_logits_.data(), head.rows, nullptr, rows};
+  LinearCpu({&task, 1}, team_);
+  // Only rank 0 receives: each rank's [rows, its part of the vocabulary], one after the other.
+  const int ranks = share_.comm->size();
+  const bool first = share_.comm->rank() == 0;
+  std::vector<int64_t> send(ranks, 0), receive(ranks, 0);
+  send[0] = std::ssize(local_logits_);
+  for (int r = 0; first && r < ranks; ++r) receive[r] = rows * ShareOf(spec_.vocab, ranks, r).count;
+  gathered_logits_.resize(first ? static_cast<size_t>(rows * spec_.vocab) : 0);
+  MINIMO_TRY(share_.comm->AllToAllV<float>(local_logits_, send, gathered_logits_, receive));
+  const float* from = gathered_logits_.data();
+  for (int r = 0; first && r < ranks; ++r) {
+    const Range part = ShareOf(spec_.vocab, ranks, r);
+    for (int64_t row = 0; row < rows; ++row, from += part.count) {
+      std::copy_n(from, part.count, logits + row * spec_.vocab + part.begin);
+    }
+  }
+  return {};
+}
+
+Status Decoder::Forward(const StepRecord& step, KvStorage& kv, float* logits, ForwardCapture* capture) {
   kv.CopyBlocks(step.block_copies);
   kv.CopyRings(step.ring_restores);
-  const StepContext c = MakeContext(step, kv, team_);
+  const StepContext c = MakeContext(step, kv, team_, share_);
   const int64_t hidden = spec_.hidden;
   const size_t size = static_cast<size_t>(c.tokens * hidden);
   x_.Reserve(size);
@@ -55,7 +123,7 @@ void Decoder::Forward(const StepRecord& step, KvStorage& kv, float* logits, Forw
   for (RopeBase& r : rope_) r.table.Build(r.theta, r.rotary_dim, c.positions);
   if (capture) capture->layers.assign(spec_.layers.size(), {});
 
-  Embedding(weights_.embedding.view, step.tokens, x_.data());
+  MINIMO_TRY(Embed(step));
   int64_t rows = c.tokens;  // of x_ still needed: in the last layer only those that give logits
   const auto norm = [&](const Vector& weight, const float* from, float* to) {
     RmsNormCpu({from, weight.data(), to, rows, hidden, hidden, hidden, spec_.norm_eps}, team_);
@@ -65,7 +133,8 @@ void Decoder::Forward(const StepRecord& step, KvStorage& kv, float* logits, Forw
     const LayerWeights& w = weights_.layers[i];
     const bool last = i + 1 == spec_.num_layers();
     norm(w.input_norm, x_.data(), h_.data());
-    attention_[i].Forward(c, RopeOf(layer.attention), h_.data(), hidden, last, &attention_scratch_, block_out_.data());
+    MINIMO_TRY(attention_[i].Forward(c, RopeOf(layer.attention), h_.data(), hidden, last, &attention_scratch_,
+                                     block_out_.data()));
     if (last) {
       rows = static_cast<int64_t>(c.logit_rows.size());
       for (int64_t r = 0; r < rows; ++r) {  // rows move up, in order
@@ -74,17 +143,13 @@ void Decoder::Forward(const StepRecord& step, KvStorage& kv, float* logits, Forw
     }
     for (int64_t n = 0; n < rows * hidden; ++n) x_[n] += block_out_[n];
     norm(w.post_attention_norm, x_.data(), h_.data());
-    if (layer.moe) {
-      MoeFfn(spec_.moe, w, team_, h_.data(), rows, hidden, &ffn_scratch_, expert_load_[i].data(), x_.data());
-    } else {
-      DenseFfn(w.dense, team_, h_.data(), rows, hidden, &ffn_scratch_, x_.data());
-    }
+    MINIMO_TRY(FeedForward(c, i, rows));
     if (capture) Capture(c, i, rows, capture);
   }
   norm(weights_.final_norm, x_.data(), h_.data());
-  const LinearTask head{weights_.lm_head.view, h_.data(), hidden, nullptr, logits, spec_.vocab, nullptr, rows};
-  LinearCpu({&head, 1}, team_);
+  MINIMO_TRY(Head(rows, logits));
   kv.CopyRings(step.ring_snapshots);
+  return {};
 }
 
 void Decoder::Capture(const StepContext& c, int layer, int64_t rows, ForwardCapture* capture) const {

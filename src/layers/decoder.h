@@ -17,10 +17,12 @@ namespace minimo {
 
 class Decoder {
  public:
-  Decoder(const ModelSpec& spec, const DecoderWeights& weights, ThreadTeam& team);
+  // With a share, spec and weights are the rank's own (models/shard.h) and every rank makes the same calls.
+  Decoder(const ModelSpec& spec, const DecoderWeights& weights, ThreadTeam& team, RankShare share = {});
 
-  // One step, cache copies included. logits: [step.NumLogits(), vocab] float32. capture may be null.
-  void Forward(const StepRecord& step, KvStorage& kv, float* logits, ForwardCapture* capture);
+  // One step, cache copies included. logits: [step.NumLogits(), vocab] float32, on rank 0 alone (null elsewhere).
+  // capture may be null. Fails only if a rank does.
+  Status Forward(const StepRecord& step, KvStorage& kv, float* logits, ForwardCapture* capture);
 
   // Tokens routed to each expert since start, [layers][experts]; dense layers stay 0.
   const std::vector<std::vector<int64_t>>& expert_load() const { return expert_load_; }
@@ -32,15 +34,22 @@ class Decoder {
     RopeTable table;
   };
   const RopeTable& RopeOf(const AttentionSpec& a) const;
+  Status Embed(const StepRecord& step);
+  // x_ += the feed-forward of h_, on `rows` rows.
+  Status FeedForward(const StepContext& context, int layer, int64_t rows);
+  // The head on `rows` rows of h_.
+  Status Head(int64_t rows, float* logits);
   void Capture(const StepContext& context, int layer, int64_t rows, ForwardCapture* capture) const;
 
   const ModelSpec& spec_;
   const DecoderWeights& weights_;
   ThreadTeam& team_;
+  const RankShare share_;
   std::vector<AttentionLayer> attention_;
   std::vector<RopeBase> rope_;
   std::vector<std::vector<int64_t>> expert_load_;
   Buffer<float> x_, h_, block_out_;
+  std::vector<float> local_logits_, gathered_logits_;  // of several ranks
   AttentionScratch attention_scratch_;
   FfnScratch ffn_scratch_;
 };

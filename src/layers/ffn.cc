@@ -26,16 +26,22 @@ void DenseFfn(const FfnWeights& w, ThreadTeam& team, const float* h, int64_t row
 
 namespace {
 
-// Sorts the (token, k) pairs by expert, tokens in order within one.
-void SortByExpert(const MoeSpec& spec, int64_t rows, FfnScratch* s) {
+// Sorts the (token, k) pairs of the experts that are present by expert, tokens in order within one.
+void SortByExpert(const MoeSpec& spec, const std::vector<FfnWeights>& experts, int64_t rows, int64_t* load,
+                  FfnScratch* s) {
   const int64_t slots = rows * spec.top_k;
   s->first_slot.assign(static_cast<size_t>(spec.experts) + 1, 0);
-  for (int64_t i = 0; i < slots; ++i) ++s->first_slot[s->experts[i] + 1];
+  for (int64_t i = 0; i < slots; ++i) {
+    const int32_t e = s->experts[i];
+    ++load[e];
+    if (experts[e].present()) ++s->first_slot[e + 1];
+  }
   for (int e = 0; e < spec.experts; ++e) s->first_slot[e + 1] += s->first_slot[e];
   std::vector<int32_t> next(s->first_slot.begin(), s->first_slot.end() - 1);
-  s->slot_token.resize(static_cast<size_t>(slots));
-  s->slot_place.resize(static_cast<size_t>(slots));
+  s->slot_token.resize(static_cast<size_t>(s->first_slot[spec.experts]));
+  s->slot_place.resize(s->slot_token.size());
   for (int64_t i = 0; i < slots; ++i) {
+    if (!experts[s->experts[i]].present()) continue;
     const int32_t slot = next[s->experts[i]]++;
     s->slot_token[slot] = static_cast<int32_t>(i / spec.top_k);
     s->slot_place[slot] = static_cast<int32_t>(i);
@@ -44,26 +50,28 @@ void SortByExpert(const MoeSpec& spec, int64_t rows, FfnScratch* s) {
 
 }  // namespace
 
-void MoeFfn(const MoeSpec& spec, const LayerWeights& w, ThreadTeam& team, const float* h, int64_t rows, int64_t hidden,
-            FfnScratch* s, int64_t* load, float* x) {
-  const int64_t slots = rows * spec.top_k, intermediate = spec.intermediate;
+void MoeFfn(const MoeSpec& spec, const LayerWeights& w, const std::vector<FfnWeights>& experts, ThreadTeam& team,
+            const float* h, int64_t rows, int64_t hidden, FfnScratch* s, int64_t* load, float* x) {
+  const int64_t slots = rows * spec.top_k;
   s->router_logits.Reserve(static_cast<size_t>(rows * spec.experts));
   const LinearTask router{w.router.view, h, hidden, nullptr, s->router_logits.data(), spec.experts, nullptr, rows};
   LinearCpu({&router, 1}, team);
   s->experts.resize(static_cast<size_t>(slots));
   s->weights.resize(static_cast<size_t>(slots));
   RouterCpu({s->router_logits.data(), w.router_bias.data(), rows, spec, s->experts.data(), s->weights.data()}, team);
-  SortByExpert(spec, rows, s);
+  SortByExpert(spec, experts, rows, load, s);
+  const int64_t local_slots = s->first_slot[spec.experts];
+  if (local_slots == 0) return;
 
-  s->gate.Reserve(static_cast<size_t>(slots * intermediate));
-  s->up.Reserve(static_cast<size_t>(slots * intermediate));
+  const int64_t intermediate = experts[s->experts[s->slot_place[0]]].gate.view.rows;  // the same for all present
+  s->gate.Reserve(static_cast<size_t>(local_slots * intermediate));
+  s->up.Reserve(static_cast<size_t>(local_slots * intermediate));
   s->slots.Reserve(static_cast<size_t>(slots * hidden));
   std::vector<LinearTask> in, out;
   for (int e = 0; e < spec.experts; ++e) {
     const int32_t first = s->first_slot[e], count = s->first_slot[e + 1] - first;
     if (count == 0) continue;
-    load[e] += count;
-    const FfnWeights& expert = w.experts[e];
+    const FfnWeights& expert = experts[e];
     const int32_t* tokens = s->slot_token.data() + first;
     float* gate = s->gate.data() + first * intermediate;
     float* up = s->up.data() + first * intermediate;
@@ -73,7 +81,7 @@ void MoeFfn(const MoeSpec& spec, const LayerWeights& w, ThreadTeam& team, const 
                    s->slot_place.data() + first, count});
   }
   LinearCpu(in, team);
-  SiluMulCpu({s->gate.data(), s->up.data(), s->gate.data(), slots * intermediate}, team);
+  SiluMulCpu({s->gate.data(), s->up.data(), s->gate.data(), local_slots * intermediate}, team);
   LinearCpu(out, team);
   team.ParallelFor(rows * hidden, 4096, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -81,6 +89,7 @@ void MoeFfn(const MoeSpec& spec, const LayerWeights& w, ThreadTeam& team, const 
       float sum = 0;
       for (int k = 0; k < spec.top_k; ++k) {
         const int64_t slot = token * spec.top_k + k;
+        if (!experts[s->experts[static_cast<size_t>(slot)]].present()) continue;
         sum += s->weights[static_cast<size_t>(slot)] * s->slots[static_cast<size_t>(slot * hidden + column)];
       }
       x[i] += sum;

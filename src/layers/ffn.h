@@ -17,7 +17,7 @@ struct FfnScratch {
   Buffer<float> router_logits;     // [rows, experts]
   std::vector<int32_t> experts;    // [rows, top_k]
   std::vector<float> weights;      // [rows, top_k]
-  std::vector<int32_t> first_slot; // [experts + 1]: slots sorted by expert
+  std::vector<int32_t> first_slot; // [experts + 1]: slots of this rank's experts, sorted by expert
   std::vector<int32_t> slot_token; // [slots]: row of x
   std::vector<int32_t> slot_place; // [slots]: row of `slots`, token * top_k + k
 };
@@ -27,9 +27,10 @@ void DenseFfn(const FfnWeights& weights, ThreadTeam& team, const float* h, int64
               FfnScratch* scratch, float* x);
 
 // x += sum over the chosen experts of weight * expert(h). Every chosen expert's weights are read once for all its
-// tokens; a token's experts are added in the router's order, so the sum does not depend on the batch.
+// tokens; a token's experts are added in the router's order, so the sum does not depend on the batch. `experts`
+// [spec.experts] are those of one phase; a rank adds only what is present on it.
 // `load` [experts] counts the tokens sent to each expert.
-void MoeFfn(const MoeSpec& spec, const LayerWeights& weights, ThreadTeam& team, const float* h, int64_t rows,
-            int64_t hidden, FfnScratch* scratch, int64_t* load, float* x);
+void MoeFfn(const MoeSpec& spec, const LayerWeights& weights, const std::vector<FfnWeights>& experts, ThreadTeam& team,
+            const float* h, int64_t rows, int64_t hidden, FfnScratch* scratch, int64_t* load, float* x);
 
 }  // namespace minimo

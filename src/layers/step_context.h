@@ -7,6 +7,7 @@
 
 #include "kv/step.h"
 #include "layers/kv_storage.h"
+#include "layers/rank_share.h"
 #include "ops/rope/rope.h"
 
 namespace minimo {
@@ -17,6 +18,7 @@ struct StepContext {
   const StepRecord& step;
   KvStorage& kv;
   ThreadTeam& team;
+  const RankShare& share;
   int64_t tokens = 0;              // all new tokens of the step
   std::vector<int32_t> positions;  // [tokens]
   std::vector<int32_t> logit_rows; // rows of the step that give logits, in order

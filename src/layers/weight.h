@@ -18,6 +18,8 @@ using Vector = std::vector<float>;  // norm weights, biases, sinks: small, held 
 struct FfnWeights {
   Weight gate, up;  // [intermediate, hidden]
   Weight down;      // [hidden, intermediate]
+
+  bool present() const { return gate.view.rows > 0; }  // an expert of other ranks has no rows here
 };
 
 struct LayerWeights {
@@ -31,6 +33,7 @@ struct LayerWeights {
   Weight router;               // [experts, hidden]
   Vector router_bias;          // [experts], float32 always: rounding it flips near ties
   std::vector<FfnWeights> experts;
+  std::vector<FfnWeights> decode_experts;  // where decode steps share the experts otherwise; empty: as `experts`
 };
 
 struct DecoderWeights {

@@ -38,7 +38,7 @@ std::span<const float> OfflineRunner::Append(std::span<const int32_t> tokens, in
   s.num_logits = num_logits;
   step.sequences = {s};
   logits_.resize(static_cast<size_t>(num_logits) * static_cast<size_t>(spec_.vocab));
-  decoder_.Forward(step, kv_, logits_.data(), capture);
+  CHECK(decoder_.Forward(step, kv_, logits_.data(), capture).ok());  // only other ranks can fail
   past_ += s.num_tokens;
   return logits_;
 }

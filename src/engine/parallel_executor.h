@@ -1,0 +1,56 @@
+// One model on several ranks: rank 0 leads, the others follow. The leader broadcasts every step record; all ranks
+// compute it together; the leader has the logits. While nothing runs the leader sends a sign of life each second, so
+// that a lost rank is noticed on either side within the communicator's timeout.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "engine/executor.h"
+#include "models/loader.h"
+#include "spec/parallel_plan.h"
+#include "tensor/dtype.h"
+
+namespace minimo {
+
+// The leader's executor. After any failure every Run fails and Check tells why.
+class ParallelExecutor final : public Executor {
+ public:
+  // `local` is rank 0's own part and uses `comm` itself; both are used by nobody else meanwhile. `comm` outlives this.
+  ParallelExecutor(std::unique_ptr<Executor> local, Communicator& comm);
+  ~ParallelExecutor() override;  // sends the followers home
+
+  const KvLayout& kv_layout() const override { return local_->kv_layout(); }
+  int vocab_size() const override { return local_->vocab_size(); }
+  Status Run(const StepRecord& step, StepOutput* output) override;
+  Engine::ExpertLoad GetExpertLoad() const override { return local_->GetExpertLoad(); }  // routers see every token
+  Status Check() const override { return comm_.failed() ? Status(comm_.failure()) : Status(); }
+
+ private:
+  void KeepAlive();
+
+  std::unique_ptr<Executor> local_;
+  Communicator& comm_;
+  std::mutex mutex_;  // one call on the ranks at a time
+  std::condition_variable wake_;
+  int64_t last_call_us_ = 0;
+  bool stop_ = false;
+  std::vector<std::byte> message_;
+  std::thread keep_alive_;  // last: everything above exists when it starts
+};
+
+// A follower's life: computes what the leader sends until it says stop (OK) or a rank fails.
+Status FollowSteps(Executor& local, Communicator& comm);
+
+// All ranks as threads of this process, on the CPU. `threads` in all are divided among them; 0: all cores. The model
+// outlives the executor.
+Result<std::unique_ptr<Executor>> MakeThreadRanksExecutor(const LoadedModel& model, const ParallelPlan& plan,
+                                                          const KvLayout& layout, DType kv_dtype, int threads,
+                                                          int timeout_ms = kDefaultCommTimeoutMs);
+
+}  // namespace minimo

@@ -1,0 +1,80 @@
+#include "kv/step_codec.h"
+
+#include <bit>
+#include <cstring>
+
+#include "base/error.h"
+
+namespace minimo {
+namespace {
+
+static_assert(std::endian::native == std::endian::little);
+static_assert(sizeof(SequenceStep) == 7 * sizeof(int32_t) && sizeof(CacheCopy) == 2 * sizeof(int32_t));
+
+template <typename T>
+void Put(const std::vector<T>& values, std::vector<std::byte>* bytes) {
+  const uint64_t count = values.size();
+  const auto head = std::as_bytes(std::span(&count, 1));
+  const auto body = std::as_bytes(std::span(values));
+  bytes->insert(bytes->end(), head.begin(), head.end());
+  bytes->insert(bytes->end(), body.begin(), body.end());
+}
+
+struct Reader {
+  std::span<const std::byte> left;
+
+  bool Take(void* to, size_t bytes) {
+    if (left.size() < bytes) return false;
+    if (bytes > 0) std::memcpy(to, left.data(), bytes);
+    left = left.subspan(bytes);
+    return true;
+  }
+  template <typename T>
+  bool Take(std::vector<T>* values) {
+    uint64_t count = 0;
+    if (!Take(&count, sizeof count) || count > left.size() / sizeof(T)) return false;
+    values->resize(count);
+    return Take(values->data(), count * sizeof(T));
+  }
+};
+
+// Indices that replaying the step would follow.
+bool Consistent(const StepRecord& step) {
+  const auto within = [](int64_t begin, int64_t count, size_t size) {
+    return begin >= 0 && count >= 0 && begin + count <= static_cast<int64_t>(size);
+  };
+  for (const SequenceStep& s : step.sequences) {
+    if (!within(s.first_token, s.num_tokens, step.tokens.size()) || s.past < 0 || s.num_logits < 0 ||
+        s.num_logits > s.num_tokens || !within(s.block_table, s.num_blocks, step.block_tables.size())) {
+      return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+void EncodeStep(const StepRecord& step, std::vector<std::byte>* bytes) {
+  const auto id = std::as_bytes(std::span(&step.id, 1));
+  bytes->insert(bytes->end(), id.begin(), id.end());
+  Put(step.tokens, bytes);
+  Put(step.sequences, bytes);
+  Put(step.block_tables, bytes);
+  Put(step.block_copies, bytes);
+  Put(step.ring_restores, bytes);
+  Put(step.ring_snapshots, bytes);
+}
+
+Result<StepRecord> DecodeStep(std::span<const std::byte> bytes) {
+  StepRecord step;
+  Reader reader{bytes};
+  if (!reader.Take(&step.id, sizeof step.id) || !reader.Take(&step.tokens) || !reader.Take(&step.sequences) ||
+      !reader.Take(&step.block_tables) || !reader.Take(&step.block_copies) || !reader.Take(&step.ring_restores) ||
+      !reader.Take(&step.ring_snapshots) || !reader.left.empty()) {
+    return Errorf("a step record of {} bytes is cut off or too long", bytes.size());
+  }
+  if (!Consistent(step)) return Errorf("step record {} points beyond its own tokens or blocks", step.id);
+  return step;
+}
+
+}  // namespace minimo
