@@ -46,6 +46,7 @@ struct CommonFlags {
 void AddBench(Commands& commands);
 void AddLogits(Commands& commands);
 void AddInspect(Commands& commands);
+void AddSynth(Commands& commands);
 void AddTokenize(Commands& commands);  // and detokenize
 
 }  // namespace minimo

@@ -55,6 +55,7 @@ int Main(int argc, char** argv) {
   AddBench(commands);
   AddLogits(commands);
   AddInspect(commands);
+  AddSynth(commands);
   AddTokenize(commands);
 
   try {

@@ -92,6 +92,16 @@ Result<Checkpoint> Checkpoint::Open(const std::string& folder) {
   return checkpoint;
 }
 
+Checkpoint Checkpoint::InMemory(std::string name, std::map<std::string, TensorView> tensors,
+                                std::vector<std::shared_ptr<const void>> owners) {
+  Checkpoint checkpoint;
+  checkpoint.folder_ = std::move(name);
+  checkpoint.tensors_ = std::move(tensors);
+  checkpoint.owners_ = std::move(owners);
+  for (const auto& [tensor, view] : checkpoint.tensors_) checkpoint.total_bytes_ += view.bytes();
+  return checkpoint;
+}
+
 const TensorView* Checkpoint::Find(const std::string& name) const {
   const auto found = tensors_.find(name);
   return found == tensors_.end() ? nullptr : &found->second;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,10 @@ class Checkpoint {
   // Maps every shard and checks that each tensor is where the index says. `folder` must exist.
   static Result<Checkpoint> Open(const std::string& folder);
 
+  // Tensors in memory instead of files: for dummy weights.
+  static Checkpoint InMemory(std::string name, std::map<std::string, TensorView> tensors,
+                             std::vector<std::shared_ptr<const void>> owners);
+
   const std::string& folder() const { return folder_; }
   // Null if there is no such tensor.
   const TensorView* Find(const std::string& name) const;
@@ -30,6 +35,7 @@ class Checkpoint {
   std::string folder_;
   std::vector<SafetensorsFile> shards_;
   std::map<std::string, TensorView> tensors_;
+  std::vector<std::shared_ptr<const void>> owners_;
   int64_t total_bytes_ = 0;
 };
 

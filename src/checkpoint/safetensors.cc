@@ -1,11 +1,7 @@
 #include "checkpoint/safetensors.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <bit>
-#include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -173,57 +169,6 @@ Result<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
     result.aligned_.push_back(std::move(copy));
   }
   return result;
-}
-
-namespace {
-
-Status WriteAll(int fd, const std::string& path, const void* data, size_t bytes) {
-  const char* at = static_cast<const char*>(data);
-  while (bytes > 0) {
-    const ssize_t written = write(fd, at, std::min<size_t>(bytes, size_t{1} << 30));
-    if (written < 0 && errno == EINTR) continue;
-    if (written <= 0) return Errorf("{}: cannot write: {}", path, std::strerror(errno));
-    at += written;
-    bytes -= static_cast<size_t>(written);
-  }
-  return {};
-}
-
-Status WriteBody(int fd, const std::string& path, const std::string& header, std::span<const NamedTensor> tensors) {
-  const uint64_t header_bytes = header.size();
-  MINIMO_TRY(WriteAll(fd, path, &header_bytes, sizeof header_bytes));
-  MINIMO_TRY(WriteAll(fd, path, header.data(), header.size()));
-  for (const NamedTensor& t : tensors) MINIMO_TRY(WriteAll(fd, path, t.view.data, t.view.bytes()));
-  if (fsync(fd) != 0) return Errorf("{}: cannot sync: {}", path, std::strerror(errno));
-  return {};
-}
-
-}  // namespace
-
-Status WriteSafetensors(const std::string& path, std::span<const NamedTensor> tensors,
-                        const std::map<std::string, std::string>& metadata) {
-  nlohmann::ordered_json header = nlohmann::ordered_json::object();
-  if (!metadata.empty()) header["__metadata__"] = metadata;
-  int64_t at = 0;
-  for (const NamedTensor& t : tensors) {
-    header[t.name] = {{"dtype", NameOf(t.view.dtype)},
-                      {"shape", t.view.shape},
-                      {"data_offsets", {at, at + t.view.bytes()}}};
-    at += t.view.bytes();
-  }
-  std::string text = header.dump();
-  text.resize((text.size() + 8 + 63) / 64 * 64 - 8, ' ');  // the data begins on a cache line
-
-  const std::string temporary = path + ".tmp";
-  const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (fd < 0) return Errorf("{}: cannot create: {}", temporary, std::strerror(errno));
-  Status written = WriteBody(fd, temporary, text, tensors);
-  close(fd);
-  if (written.ok() && rename(temporary.c_str(), path.c_str()) != 0) {
-    written = Errorf("{}: cannot rename to {}: {}", temporary, path, std::strerror(errno));
-  }
-  if (!written.ok()) unlink(temporary.c_str());
-  return written;
 }
 
 }  // namespace minimo

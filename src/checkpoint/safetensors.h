@@ -39,7 +39,7 @@ struct NamedTensor {
   TensorView view;
 };
 
-// Writes to PATH.tmp, syncs and renames: PATH is whole or absent.
+// A whole file at once, see SafetensorsWriter.
 Status WriteSafetensors(const std::string& path, std::span<const NamedTensor> tensors,
                         const std::map<std::string, std::string>& metadata = {});
 

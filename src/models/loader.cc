@@ -42,17 +42,6 @@ void CheckQuantization(ConfigFields& fields) {
   fields.Merge(*quant);
 }
 
-Result<ModelConfig> ReadConfig(const std::string& folder) {
-  MINIMO_ASSIGN(const std::string text, ReadConfigText(folder));
-  const std::string where = (fs::path(folder) / "config.json").string();
-  MINIMO_ASSIGN(ModelConfig config, ParseModelConfig(text, where));
-  MINIMO_ASSIGN(ConfigFields fields, ConfigFields::Parse(text, where));
-  CheckQuantization(fields);
-  fields.IgnoreAll();
-  MINIMO_TRY(fields.Finish());
-  return config;
-}
-
 // MTP depths that the files hold from 0 on, whatever the config says.
 int CountMtpLayers(const Checkpoint& checkpoint, const ModelFamily& family) {
   int depth = 0;
@@ -152,13 +141,22 @@ Result<std::string> ResolveModelFolder(const std::string& model) {
   return Errorf("{}: no such folder, and no shipped model of this name (nano-minimax-m2, nano-mimo-v2-flash)", model);
 }
 
-Result<LoadedModel> LoadModel(const std::string& folder, const LoadOptions& options) {
+Result<ModelConfig> ReadModelConfig(const std::string& folder) {
+  MINIMO_ASSIGN(const std::string text, ReadConfigText(folder));
+  const std::string where = (fs::path(folder) / "config.json").string();
+  MINIMO_ASSIGN(ModelConfig config, ParseModelConfig(text, where));
+  MINIMO_ASSIGN(ConfigFields fields, ConfigFields::Parse(text, where));
+  CheckQuantization(fields);
+  fields.IgnoreAll();
+  MINIMO_TRY(fields.Finish());
+  return config;
+}
+
+Result<LoadedModel> BindModel(const ModelConfig& config, std::shared_ptr<const Checkpoint> checkpoint,
+                              const LoadOptions& options) {
   LoadedModel model;
-  MINIMO_ASSIGN(const ModelConfig config, ReadConfig(folder));
   model.family = config.family;
   model.spec = config.spec;
-  MINIMO_ASSIGN(Checkpoint opened, Checkpoint::Open(folder));
-  auto checkpoint = std::make_shared<const Checkpoint>(std::move(opened));
   model.checkpoint = checkpoint;
   model.spec.mtp_layers = CountMtpLayers(*checkpoint, *model.family);
 
@@ -188,10 +186,16 @@ Result<LoadedModel> LoadModel(const std::string& folder, const LoadOptions& opti
       message += (message.empty() ? "" : "; ") + faults.wrong[i];
     }
     for (const std::string& note : model.notes) message += "; " + note;
-    return Errorf("{}: {}", folder, message);
+    return Errorf("{}: {}", checkpoint->folder(), message);
   }
-  for (const std::string& note : model.notes) LogWarn("{}: {}", folder, note);
+  for (const std::string& note : model.notes) LogWarn("{}: {}", checkpoint->folder(), note);
   return model;
+}
+
+Result<LoadedModel> LoadModel(const std::string& folder, const LoadOptions& options) {
+  MINIMO_ASSIGN(const ModelConfig config, ReadModelConfig(folder));
+  MINIMO_ASSIGN(Checkpoint checkpoint, Checkpoint::Open(folder));
+  return BindModel(config, std::make_shared<const Checkpoint>(std::move(checkpoint)), options);
 }
 
 }  // namespace minimo

@@ -30,6 +30,14 @@ struct LoadedModel {
 // `model` is a folder, or the name of a shipped model (models/NAME beside the program's source or installation).
 Result<std::string> ResolveModelFolder(const std::string& model);
 
+// config.json of a folder, its quantization_config checked.
+Result<ModelConfig> ReadModelConfig(const std::string& folder);
+
+// Checks the tensors of a checkpoint against the config's manifest and binds them.
+Result<LoadedModel> BindModel(const ModelConfig& config, std::shared_ptr<const Checkpoint> checkpoint,
+                              const LoadOptions& options);
+
+// Both, from a folder.
 Result<LoadedModel> LoadModel(const std::string& folder, const LoadOptions& options = {});
 
 }  // namespace minimo

@@ -34,7 +34,8 @@ ModelSummary Summarize(const LoadedModel& model) {
   const ModelSpec& spec = model.spec;
   for (const TensorSpec& t : model.family->manifest(spec)) {
     int64_t bytes = 0;
-    for (const std::string& name : {t.name, ScaleName(t.name)}) {
+    const PackedNames packed = PackedNamesOf(t.name);
+    for (const std::string& name : {t.name, ScaleName(t.name), packed.packed, packed.scale, packed.shape}) {
       const TensorView* view = model.checkpoint->Find(name);
       if (view == nullptr) continue;
       bytes += view->bytes();
