@@ -28,6 +28,7 @@ struct World {
 
 constexpr int kBlockSize = 4;
 constexpr int kVocab = 16;
+constexpr size_t kMaxLive = 200;
 constexpr int kStepsPerWorld = 15'000;
 
 KvLayout LayoutOf(const World& world) {
@@ -70,7 +71,7 @@ class Simulation {
         scheduler_(SchedOptions(world), &cache_, &clock_) {}
 
   void Step() {
-    if (Draw(100) < arrival_percent_) Arrive();
+    if (Draw(100) < arrival_percent_ && live_.size() < kMaxLive) Arrive();
     if (Draw(100) < 4 && !live_.empty()) Cancel(std::next(live_.begin(), Draw(static_cast<int>(live_.size())))->first);
     if (Draw(500) == 0) arrival_percent_ = Draw(60);  // quiet times and rushes
     if (!live_.empty()) RunStep();
@@ -78,7 +79,7 @@ class Simulation {
 
   void Drain() {
     for (int steps = 0; !live_.empty(); ++steps) {
-      ASSERT_LT(steps, 20'000) << "what is admitted must end";
+      ASSERT_LT(steps, 20 * 1000) << "what is admitted must end";
       RunStep();
       if (::testing::Test::HasFatalFailure()) return;
     }

@@ -68,6 +68,8 @@ bool KvCache::Start(SequenceKv* kv, std::span<const int32_t> tokens, std::string
   kv->published = hit_blocks;
   kv->prefix = hit_blocks > 0 ? matched_[hit_blocks - 1] : prefix_.Root(salt);
   kv->last_snapshot = kv->computed;
+  // What is cached beyond the last snapshot was computed for a prompt that went on differently.
+  kv->branch = static_cast<int32_t>(matched_.size()) * block_size_;
   return true;
 }
 
@@ -110,19 +112,17 @@ int KvCache::ChunkEnd(const SequenceKv& kv, int end, int prompt_tokens, int toke
   if (!has_rings_ || !options_.prefix_caching) return end;
   const int aligned = end / block_size_ * block_size_;
   if (end < tokens && aligned > kv.computed && !ServesBoundary(end, end)) end = aligned;
-  // The same prompt again must leave one token to compute, so the boundary lies before its last token.
-  const int boundary = (prompt_tokens - 1) / block_size_ * block_size_;
-  const bool worth = boundary - kv.last_snapshot >= options_.snapshot_min_tokens;
-  const bool served = boundary == end / block_size_ * block_size_ && ServesBoundary(end, end);
-  return worth && kv.computed < boundary && boundary < end && !served ? boundary : end;
+  for (const int point : {static_cast<int>(kv.branch), LastBoundary(prompt_tokens)}) {
+    const bool served = point == end / block_size_ * block_size_ && ServesBoundary(end, end);
+    if (kv.computed < point && point < end && !served && DueAt(kv, point, prompt_tokens)) end = point;
+  }
+  return end;
 }
 
 void KvCache::PlanSnapshot(SequenceKv* kv, int end, int prompt_tokens) {
   if (!has_rings_ || !options_.prefix_caching || !ServesBoundary(end, end)) return;
   const int boundary = end / block_size_ * block_size_;
-  const int gained = boundary - kv->last_snapshot;
-  const bool prompt_end = boundary == (prompt_tokens - 1) / block_size_ * block_size_;
-  if (gained < (prompt_end ? options_.snapshot_min_tokens : options_.snapshot_stride)) return;
+  if (!DueAt(*kv, boundary, prompt_tokens)) return;
   const int32_t ring = rings_.Allocate();
   if (ring < 0) return;
   ++counters_.snapshots;
@@ -211,6 +211,15 @@ bool KvCache::SharedForWriting(int32_t block) const {
   // A copy is made before the step writes, so its source may be written in that step.
   for (const CacheCopy& copy : block_copies_) holds -= copy.from == block;
   return holds > 1;
+}
+
+// The same prompt again must leave one token to compute, so the boundary lies before its last token.
+int KvCache::LastBoundary(int prompt_tokens) const { return (prompt_tokens - 1) / block_size_ * block_size_; }
+
+bool KvCache::DueAt(const SequenceKv& kv, int boundary, int prompt_tokens) const {
+  const int gained = boundary - kv.last_snapshot;
+  const bool wanted = boundary == kv.branch || boundary == LastBoundary(prompt_tokens);
+  return gained >= (wanted ? options_.snapshot_min_tokens : options_.snapshot_stride);
 }
 
 bool KvCache::ServesBoundary(int computed, int written) const {

@@ -46,6 +46,7 @@ struct SequenceKv {
   int32_t written = 0;              // rows were written up to here: more than computed where drafts were rejected
   int32_t published = 0;            // full blocks that the prefix cache has been told of
   PrefixKey prefix;                 // of these
+  int32_t branch = 0;               // a boundary that more than one prompt runs through, worth a snapshot; 0: none
   int32_t last_snapshot = 0;        // tokens covered by the last snapshot of this sequence's rings
   int32_t pending_snapshot = -1;    // a ring that the step being made will fill
 };
@@ -84,7 +85,8 @@ class KvCache {
   bool Fork(const SequenceKv& parent, SequenceKv* child);
 
   // Where a chunk that starts at kv.computed and may reach `end` should end so that a snapshot of the rings can be taken
-  // there: at the prompt's last block boundary, and inside the `tokens` known ones at a block boundary.
+  // there: where another prompt branched off, at the prompt's last block boundary, and inside the `tokens` known ones
+  // at any block boundary.
   int ChunkEnd(const SequenceKv& kv, int end, int prompt_tokens, int tokens) const;
 
   // The step being made computes up to `end`: takes a snapshot of the rings after it if one is due there. The last
@@ -112,6 +114,8 @@ class KvCache {
   bool SharedForWriting(int32_t block) const;
   // Whether rings written up to `written` hold the windows at the last block boundary of `computed` tokens.
   bool ServesBoundary(int computed, int written) const;
+  int LastBoundary(int prompt_tokens) const;
+  bool DueAt(const SequenceKv& kv, int boundary, int prompt_tokens) const;
   int Match(std::span<const int32_t> tokens, std::string_view salt, std::vector<PrefixKey>* keys) const;
 
   int block_size_;

@@ -186,6 +186,21 @@ TEST(KvCache, APrefixWithoutItsRingSnapshotIsNoHit) {
   EXPECT_EQ(cache.Verify(live), "");
 }
 
+TEST(KvCache, ASnapshotIsTakenWherePromptsBranch) {
+  KvCache cache(Layout(32, 8, 8), SmallOptions());
+  SequenceKv kv[3];
+  for (int i = 0; i < 3; ++i) {
+    auto tokens = Tokens(10);  // two blocks and a half in common
+    for (int own = 0; own < 9; ++own) tokens.push_back(1000 * (i + 1) + own);
+    ASSERT_TRUE(cache.Start(&kv[i], tokens, "", true, 0));
+    EXPECT_EQ(kv[i].computed, i == 2 ? 8 : 0);
+    while (kv[i].computed < 19) RunTo(&cache, &kv[i], tokens, cache.ChunkEnd(kv[i], 19, 19, 19), 19);
+    EXPECT_EQ(cache.counters().snapshots, i == 0 ? 1 : i == 1 ? 3 : 4);
+  }
+  const SequenceKv* live[] = {&kv[0], &kv[1], &kv[2]};
+  EXPECT_EQ(cache.Verify(live), "");
+}
+
 TEST(KvCache, AFinishedSequenceLeavesItsRingAsSnapshot) {
   KvCacheOptions options = SmallOptions();
   options.snapshot_stride = 512;
