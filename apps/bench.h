@@ -5,6 +5,7 @@
 
 namespace minimo {
 
+void AddBenchReport(CLI::App& bench, Commands& commands);
 void AddBenchServe(CLI::App& bench, Commands& commands);
 
 }  // namespace minimo

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 
 #include <fmt/format.h>
 
@@ -11,7 +10,7 @@ namespace minimo::bench {
 namespace {
 
 constexpr double kFont = 12;       // px in the drawing's own units
-constexpr double kLabelGap = 16;   // between direct labels
+constexpr double kLabelGap = 15;   // height of a direct label
 constexpr int kPalette = 7;
 
 struct Axis {
@@ -126,26 +125,90 @@ std::string DrawSeries(const PlotSeries& s, const Axis& x, const Axis& y) {
   return out + "</g>\n";
 }
 
-// Labels in a column at the right edge, moved apart, each with a hairline to its line's end.
-std::string DrawLabels(const Plot& plot, const Axis& x, const Axis& y) {
-  std::vector<const PlotSeries*> labelled;
-  for (const PlotSeries& s : plot.series) {
-    if (!s.label.empty() && !s.points.empty() && s.style != SeriesStyle::kCurve) labelled.push_back(&s);
+struct Box {
+  double left, top, right, bottom;
+  bool Overlaps(const Box& o) const { return left < o.right && o.left < right && top < o.bottom && o.top < bottom; }
+};
+
+// What labels should keep clear of: points, and lines cut into short pieces.
+struct Obstacles {
+  std::vector<Box> points, lines, labels;
+
+  void Add(const PlotSeries& s, const Axis& x, const Axis& y) {
+    for (size_t i = 0; i < s.points.size(); ++i) {
+      const double px = x.At(s.points[i].first), py = y.At(s.points[i].second);
+      points.push_back({px - 5, py - 5, px + 5, py + 5});
+      if (i == 0) continue;
+      const double qx = x.At(s.points[i - 1].first), qy = y.At(s.points[i - 1].second);
+      const int pieces = 1 + static_cast<int>(std::hypot(px - qx, py - qy) / 6);
+      for (int k = 0; k <= pieces; ++k) {
+        const double t = static_cast<double>(k) / pieces;
+        const double lx = qx + t * (px - qx), ly = qy + t * (py - qy);
+        lines.push_back({lx - 1.5, ly - 1.5, lx + 1.5, ly + 1.5});
+      }
+    }
   }
-  std::stable_sort(labelled.begin(), labelled.end(), [&](const PlotSeries* a, const PlotSeries* b) {
-    return y.At(a->points.back().second) < y.At(b->points.back().second);
+
+  // Labels must not meet at all; a point hidden is worse than a line crossed.
+  double Cost(const Box& box) const {
+    double cost = 0;
+    for (const Box& other : labels) cost += box.Overlaps(other) ? 1e6 : 0;
+    for (const Box& point : points) cost += box.Overlaps(point) ? 200 : 0;
+    for (const Box& line : lines) cost += box.Overlaps(line) ? 12 : 0;
+    return cost;
+  }
+};
+
+struct Placed {
+  Box box{};
+  double cost = std::numeric_limits<double>::infinity();
+  double baseline_x = 0, baseline_y = 0;
+};
+
+// The cheapest place near (px, py): right of it, above or below, or left, nearer before farther.
+Placed PlaceLabel(double px, double py, double width, const Obstacles& obstacles, const Box& frame) {
+  Placed best;
+  for (const double dx : {9.0, -width / 2, -width - 9.0, 22.0, 40.0}) {
+    for (int step = 0; step <= 40; ++step) {
+      const double dy = (step % 2 == 0 ? 1 : -1) * 5.0 * ((step + 1) / 2);
+      if (dx == -width / 2 && std::abs(dy) < kLabelGap) continue;  // on the point itself
+      const Box box{px + dx - 2, py + dy - kLabelGap / 2, px + dx + width + 2, py + dy + kLabelGap / 2};
+      if (box.left < frame.left || box.right > frame.right || box.top < frame.top || box.bottom > frame.bottom) continue;
+      const double away = dx == 9.0 ? 0 : dx > 9.0 ? dx / 4 : 12;
+      const double cost = obstacles.Cost(box) + away + std::abs(dy);
+      if (cost < best.cost) best = {box, cost, px + dx, py + dy + 4};
+    }
+  }
+  return best;
+}
+
+// Each label near the end of its line, joined to it by a hairline where it had to move.
+std::string DrawLabels(const Plot& plot, const Axis& x, const Axis& y) {
+  Obstacles obstacles;
+  std::vector<const PlotSeries*> order;
+  for (const PlotSeries& s : plot.series) {
+    obstacles.Add(s, x, y);
+    if (!s.label.empty() && !s.points.empty() && s.style != SeriesStyle::kCurve) order.push_back(&s);
+  }
+  std::stable_sort(order.begin(), order.end(), [](const PlotSeries* a, const PlotSeries* b) {
+    return (a->style == SeriesStyle::kPublished) < (b->style == SeriesStyle::kPublished);
   });
-  std::vector<double> wanted;
-  for (const PlotSeries* s : labelled) wanted.push_back(y.At(s->points.back().second));
-  const std::vector<double> placed = SpreadLabels(wanted, kLabelGap, y.end, y.begin);
+  const Box frame{x.begin + 2, y.end - 6, plot.width, y.begin - 2};
   std::string out;
-  for (size_t i = 0; i < labelled.size(); ++i) {
-    const PlotSeries& s = *labelled[i];
-    const double from = x.At(s.points.back().first) + 7;
-    out += fmt::format("<path class=\"leader\" d=\"M{:.1f} {:.1f} L{:.1f} {:.1f} L{:.1f} {:.1f}\"/>", from, wanted[i],
-                       std::max(from, x.end + 4), wanted[i], x.end + 18, placed[i]);
-    out += fmt::format("<text class=\"label {}\" x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n", ColourClass(s), x.end + 22,
-                       placed[i] + 4, EscapeHtml(s.label));
+  for (const PlotSeries* s : order) {
+    const double px = x.At(s->points.back().first), py = y.At(s->points.back().second);
+    const double weight = s->style == SeriesStyle::kPublished ? 1.0 : 1.06;  // bold is wider
+    const Placed placed = PlaceLabel(px, py, TextWidth(s->label) * kFont * weight, obstacles, frame);
+    if (!std::isfinite(placed.cost)) continue;
+    obstacles.labels.push_back(placed.box);
+    const double mid = (placed.box.top + placed.box.bottom) / 2;
+    if (std::abs(mid - py) > 9 || placed.box.left - px > 14) {
+      const double to_x = std::clamp(px, placed.box.left, placed.box.right);
+      const double to_y = placed.box.left > px || placed.box.right < px ? mid : mid < py ? placed.box.bottom : placed.box.top;
+      out += fmt::format("<path class=\"leader\" d=\"M{:.1f} {:.1f} L{:.1f} {:.1f}\"/>", px, py, to_x, to_y);
+    }
+    out += fmt::format("<text class=\"label {}\" x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n", ColourClass(*s), placed.baseline_x,
+                       placed.baseline_y, EscapeHtml(s->label));
   }
   return out;
 }
@@ -200,38 +263,6 @@ double TextWidth(std::string_view text) {
   return width;
 }
 
-std::vector<double> SpreadLabels(std::vector<double> wanted, double gap, double low, double high) {
-  const size_t n = wanted.size();
-  if (n == 0) return wanted;
-  if (n > 1) gap = std::min(gap, (high - low) / static_cast<double>(n - 1));
-  // Groups that touch share a centre: the mean of what their members want, then are laid out around it.
-  struct Group {
-    double sum;  // of wanted minus the offset in the group
-    size_t count;
-    double Start() const { return sum / static_cast<double>(count); }
-  };
-  std::vector<Group> groups;
-  for (const double w : wanted) {
-    groups.push_back({w, 1});
-    while (groups.size() > 1) {
-      const Group last = groups.back();
-      Group& before = groups[groups.size() - 2];
-      const double need = before.Start() + gap * static_cast<double>(before.count);
-      if (last.Start() >= need) break;
-      before.sum += last.sum - gap * static_cast<double>(before.count * last.count);
-      before.count += last.count;
-      groups.pop_back();
-    }
-  }
-  std::vector<double> placed;
-  for (const Group& g : groups) {
-    for (size_t i = 0; i < g.count; ++i) placed.push_back(g.Start() + gap * static_cast<double>(i));
-  }
-  for (size_t i = 0; i < n; ++i) placed[i] = std::max(placed[i], low + gap * static_cast<double>(i));
-  for (size_t i = n; i-- > 0;) placed[i] = std::min(placed[i], high - gap * static_cast<double>(n - 1 - i));
-  return placed;
-}
-
 std::string RenderSvg(const Plot& plot) {
   double x_min = std::numeric_limits<double>::infinity(), x_max = 0, y_min = x_min, y_max = 0;
   double label_width = 0;
@@ -242,7 +273,10 @@ std::string RenderSvg(const Plot& plot) {
       if (py > 0) y_min = std::min(y_min, py);
       y_max = std::max(y_max, py);
     }
-    if (s.style != SeriesStyle::kCurve && !s.points.empty()) label_width = std::max(label_width, TextWidth(s.label) * kFont);
+    // Room at the right for the labels of lines that end there; the others find theirs inside.
+    if (s.style == SeriesStyle::kMeasured || s.style == SeriesStyle::kFloor) {
+      label_width = std::max(label_width, TextWidth(s.label) * kFont);
+    }
   }
   if (!std::isfinite(x_min)) return {};
   if (!std::isfinite(y_min)) y_min = 0.1;
@@ -252,7 +286,7 @@ std::string RenderSvg(const Plot& plot) {
   double tick_width = 0;
   for (const double t : y.ticks) tick_width = std::max(tick_width, TextWidth(TickText(t, plot.percent)) * kFont);
   x.begin = std::ceil(tick_width) + 12;
-  x.end = plot.width - (label_width > 0 ? label_width + 30 : 16);
+  x.end = plot.width - (label_width > 0 ? std::min(label_width + 24, plot.width / 3) : 16);
   y.begin = plot.height - 46;
   y.end = 34;
 

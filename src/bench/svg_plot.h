@@ -1,4 +1,4 @@
-// Line plots as inline SVG: direct labels at the line ends, colours by CSS class so that one drawing serves light,
+// Line plots as inline SVG: direct labels near the line ends, colours by CSS class so that one drawing serves light,
 // dark and paper. No scripts.
 #pragma once
 
@@ -53,9 +53,5 @@ std::string EscapeHtml(std::string_view text);
 
 // Width of `text` at a font size of 1, by rough letter classes of a sans-serif face; errs on the wide side.
 double TextWidth(std::string_view text);
-
-// Moves label centres, given in order of preference from top to bottom, apart by at least `gap` within [low, high].
-// Order is kept; where there is no room the gap shrinks evenly.
-std::vector<double> SpreadLabels(std::vector<double> wanted, double gap, double low, double high);
 
 }  // namespace minimo::bench

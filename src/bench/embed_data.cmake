@@ -1,0 +1,10 @@
+# Writes OUT, a C++ file with the text of each of FILES (separated by |) as an EmbeddedFile.
+string(REPLACE "|" ";" files "${FILES}")
+set(text "#include \"bench/embedded_data.h\"\n\nnamespace minimo::bench {\n\nconst std::vector<EmbeddedFile>& EmbeddedFiles() {\n  static const std::vector<EmbeddedFile> files = {\n")
+foreach(file IN LISTS files)
+  file(READ ${file} content)
+  get_filename_component(name ${file} NAME)
+  string(APPEND text "      {\"${name}\", R\"embedded(${content})embedded\"},\n")
+endforeach()
+string(APPEND text "  };\n  return files;\n}\n\n}  // namespace minimo::bench\n")
+file(WRITE ${OUT} "${text}")
