@@ -242,7 +242,7 @@ std::string FamilySection(const Family& family) {
                            "Output tokens a second over the whole run.", "tok/s",
                            [](const LoadPoint& p) { return p.output_tok_s; }, "output_tok_s", false);
   out += ConcurrencyFigure(family, "tpot", "Time per output token against the memory floor",
-                           "Median. Dashed: every byte a step must read, at the measured read bandwidth.", "ms a token",
+                           "Median. Dashed: the bytes of a step at the memory's read bandwidth.", "ms a token",
                            [](const LoadPoint& p) { return p.tpot.median; }, "tpot_ms", true);
   out += "</div>\n" + Distributions(family) + SideBySideTable(family);
   return out + "</section>\n";

@@ -96,11 +96,11 @@ std::string DrawGrid(const Plot& plot, const Axis& x, const Axis& y) {
     if (x.At(t) - half < free_from) continue;  // no room
     free_from = x.At(t) + half + 4;
     out += fmt::format("<text class=\"tick\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{}</text>\n", x.At(t),
-                       y.begin + 18, text);
+                       y.begin + 21, text);
   }
   out += "</g>\n";
   out += fmt::format("<text class=\"axis\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{}</text>\n",
-                     (x.begin + x.end) / 2, y.begin + 38, EscapeHtml(plot.x_title));
+                     (x.begin + x.end) / 2, y.begin + 40, EscapeHtml(plot.x_title));
   out += fmt::format("<text class=\"axis\" x=\"0\" y=\"{:.1f}\">{}</text>\n", y.end - 14, EscapeHtml(plot.y_title));
   return out;
 }
@@ -286,8 +286,9 @@ std::string RenderSvg(const Plot& plot) {
   double tick_width = 0;
   for (const double t : y.ticks) tick_width = std::max(tick_width, TextWidth(TickText(t, plot.percent)) * kFont);
   x.begin = std::ceil(tick_width) + 12;
-  x.end = plot.width - (label_width > 0 ? std::min(label_width + 24, plot.width / 3) : 16);
-  y.begin = plot.height - 46;
+  const double last_tick = TextWidth(FormatNumber(x.ticks.back())) * kFont / 2 + 2;  // half of it juts out
+  x.end = plot.width - (label_width > 0 ? std::min(label_width + 24, plot.width / 3) : std::max(16.0, last_tick));
+  y.begin = plot.height - 48;
   y.end = 34;
 
   std::string out = fmt::format(
