@@ -89,7 +89,7 @@ void AddedTokenMatcher::Split(std::string_view text, bool parse_special, const O
     if (entry->lstrip) begin = std::max(TrailingSpace(text.substr(0, begin)), done);
     if (entry->rstrip) end += LeadingSpace(text.substr(end));
     if (done < begin) on_text(text.substr(done, begin - done));
-    on_token(entry->id);
+    if (begin < end) on_token(entry->id);  // the token before may have taken it all along, as white space
     done = end;
   }
   if (done < text.size()) on_text(text.substr(done));

@@ -17,8 +17,8 @@ enum class SplitBehavior { kRemoved, kIsolated, kMergedWithPrevious, kMergedWith
 
 class PreTokenizer {
  public:
-  // Split, Digits, ByteLevel and Sequences of them. A ByteLevel must come last: words are raw bytes here, and it is what
-  // says so.
+  // Split, Digits, ByteLevel and Sequences of them. A ByteLevel must come last: words are raw bytes here, and it is
+  // what says so.
   static Result<PreTokenizer> Parse(const nlohmann::json& json);
 
   using OnWord = std::function<void(std::string_view)>;

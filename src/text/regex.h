@@ -18,8 +18,9 @@ class Regex {
   static Result<std::unique_ptr<const Regex>> CompileLiteral(std::string_view text);
   ~Regex();
 
-  // Calls `on_match` with the byte range [begin, end) of each match, in order, none overlapping; an empty match is given
-  // unless it follows a match immediately. Requires valid UTF-8. Fails if the pattern needs too much time or memory.
+  // Calls `on_match` with the byte range [begin, end) of each match, in order, none overlapping; an empty match is
+  // given unless it follows a match immediately. Requires valid UTF-8. Fails if the pattern needs too much time or
+  // memory.
   Status FindAll(std::string_view text, const std::function<void(size_t begin, size_t end)>& on_match) const;
 
  private:

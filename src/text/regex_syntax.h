@@ -9,7 +9,7 @@
 namespace minimo {
 
 // The pattern for PCRE2 that matches what `pattern` matches in Oniguruma (its own syntax). Constructs that have no
-// counterpart (intersections and sets within a set, \W and \B) are refused.
+// counterpart (intersections, sets and [:classes:] within a set, \W there, \B, \X) are refused.
 Result<std::string> OnigurumaToPcre2(std::string_view pattern);
 
 }  // namespace minimo

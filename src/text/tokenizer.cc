@@ -69,8 +69,8 @@ Status Tokenizer::Impl::AddModel(const BpeSpec& model) {
   return {};
 }
 
-// Ids are given as the library gives them: a token that the vocabulary has keeps its id, others are numbered on from the
-// vocabulary's size, in order, whatever id the file states.
+// Ids are given as the library gives them: a token that the vocabulary has keeps its id, others are numbered on from
+// the vocabulary's size, in order, whatever id the file states.
 Status Tokenizer::Impl::AddTokens(const std::vector<StatedAddedToken>& stated_tokens, const std::string& path) {
   size_t next_id = ids.size();
   std::map<int32_t, AddedToken> added;

@@ -155,7 +155,8 @@ Result<TokenizerConfig> ParseTokenizerConfig(const std::string& text) {
   const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) return Errorf("is not a JSON object, or is cut short");
   TokenizerConfig config;
-  for (const char* role : {"bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"}) {
+  for (const char* role :
+       {"bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"}) {
     const Json& value = FieldOrNull(json, role);
     if (value.is_null() || value == "") continue;
     const std::string content = TokenContent(value);

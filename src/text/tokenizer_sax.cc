@@ -14,8 +14,8 @@ using Json = nlohmann::json;
 constexpr size_t kMaxDepth = 64;
 constexpr uint64_t kMaxTokenId = (1 << 24) - 1;  // far beyond any vocabulary; bounds the tables indexed by id
 
-// A value of the part that becomes a tree goes into the innermost open container, stack_.back(). While in the vocabulary
-// or the merges, values go to `model` instead.
+// A value of the part that becomes a tree goes into the innermost open container, stack_.back(). While in the
+// vocabulary or the merges, values go to `model` instead.
 class Handler : public Json::json_sax_t {
  public:
   Handler(BpeSpec* model, Json* rest) : model_(model), rest_(rest) {}

@@ -11,7 +11,7 @@
 namespace minimo {
 namespace {
 
-enum Category : uint8_t { kLu, kLl, kLm, kLo, kMn, kMc, kNd, kNo, kPd, kPo, kSm, kSo, kCf, kCategories };
+enum Category : uint8_t { kLu, kLl, kLm, kLo, kHan, kMn, kMc, kNd, kNo, kPd, kPo, kSm, kSo, kCf, kCategories };
 
 struct CategoryRange {
   char32_t first, last;
@@ -19,7 +19,7 @@ struct CategoryRange {
 };
 
 // General categories of Unicode 16 (DerivedGeneralCategory.txt) where Unicode 14 has another; and U+180E, which is Cf
-// in both, but white space (\s) to PCRE2 alone. Sorted.
+// in both, but white space (\s) to PCRE2 alone. Of the letters, Lo, those of the script Han apart. Sorted.
 constexpr CategoryRange kNewCategories[] = {
     {0x897, 0x897, kMn}, {0xCF3, 0xCF3, kMc}, {0xECE, 0xECE, kMn}, {0x180E, 0x180E, kCf}, {0x1B4E, 0x1B4F, kPo},
     {0x1B7F, 0x1B7F, kPo}, {0x1C89, 0x1C89, kLu}, {0x1C8A, 0x1C8A, kLl}, {0x2427, 0x2429, kSo}, {0x2FFC, 0x2FFF, kSo},
@@ -51,14 +51,15 @@ constexpr CategoryRange kNewCategories[] = {
     {0x1F8B2, 0x1F8BB, kSo}, {0x1F8C0, 0x1F8C1, kSo}, {0x1FA75, 0x1FA77, kSo}, {0x1FA87, 0x1FA89, kSo},
     {0x1FA8F, 0x1FA8F, kSo}, {0x1FAAD, 0x1FAAF, kSo}, {0x1FABB, 0x1FABF, kSo}, {0x1FAC6, 0x1FAC6, kSo},
     {0x1FACE, 0x1FACF, kSo}, {0x1FADA, 0x1FADC, kSo}, {0x1FADF, 0x1FADF, kSo}, {0x1FAE8, 0x1FAE9, kSo},
-    {0x1FAF7, 0x1FAF8, kSo}, {0x1FBCB, 0x1FBEF, kSo}, {0x2B739, 0x2B739, kLo}, {0x2EBF0, 0x2EE5D, kLo},
-    {0x31350, 0x323AF, kLo},
+    {0x1FAF7, 0x1FAF8, kSo}, {0x1FBCB, 0x1FBEF, kSo}, {0x2B739, 0x2B739, kHan}, {0x2EBF0, 0x2EE5D, kHan},
+    {0x31350, 0x323AF, kHan},
 };
 
 // Stand-ins by category for characters of 3 and of 4 bytes, all assigned before Unicode 14. 0: none is needed.
-constexpr char32_t kStandIn3[kCategories] = {0x1E00, 0x1E01, 0, 0, 0x1DC0, 0x0903, 0, 0, 0, 0x2020, 0, 0x2600, 0x200B};
-constexpr char32_t kStandIn4[kCategories] = {0x1D400, 0x1D41A, 0x16F93, 0x20000, 0x101FD, 0x11000, 0x104A0, 0x10107,
-                                             0x10EAD, 0x10100, 0x1D6C1, 0x1F600, 0x110BD};
+constexpr char32_t kStandIn3[kCategories] = {0x1E00, 0x1E01, 0, 0,      0, 0x1DC0, 0x0903,
+                                             0,      0,      0, 0x2020, 0, 0x2600, 0x200B};
+constexpr char32_t kStandIn4[kCategories] = {0x1D400, 0x1D41A, 0x16F93, 0x10000, 0x20000, 0x101FD, 0x11000, 0x104A0,
+                                             0x10107, 0x10EAD, 0x10100, 0x1D6C1, 0x1F600, 0x110BD};
 
 struct Range {
   char32_t first, last;
@@ -107,7 +108,7 @@ enum class CategoryClass { kLetter, kMark, kDecimal, kOtherNumber, kLetterNumber
 CategoryClass ClassOf(char32_t code_point) {
   if (const CategoryRange* range = FindRange(kNewCategories, code_point)) {
     switch (range->category) {
-      case kLu: case kLl: case kLm: case kLo: return CategoryClass::kLetter;
+      case kLu: case kLl: case kLm: case kLo: case kHan: return CategoryClass::kLetter;
       case kMn: case kMc: return CategoryClass::kMark;
       case kNd: return CategoryClass::kDecimal;
       case kNo: return CategoryClass::kOtherNumber;
