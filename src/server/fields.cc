@@ -102,7 +102,10 @@ const Field kFields[] = {
     {"spaces_between_special_tokens", kOpenAi, Type::kBool, 0, 0, Ignore},
     {"logit_bias", kOpenAi, Type::kTokenBias, -100, 100, StoreBias},
     {"prompt_logprobs", kOpenAi, Type::kInteger, 0, 20,
-     [](const Json& v, Fields& f) { f.params.prompt_logprobs = v; }},
+     [](const Json& v, Fields& f) {
+       f.params.prompt_logprobs = v;
+       f.prompt_logprobs_given = true;
+     }},
     {"n", kOpenAi, Type::kInteger, 1, 128, [](const Json& v, Fields& f) { f.n = v; }},
     {"best_of", kCompletions, Type::kInteger, 1, 1, Ignore},
     {"stream", kAll, Type::kBool, 0, 0, [](const Json& v, Fields& f) { f.stream = v; }},
@@ -216,9 +219,9 @@ std::string Shown(const Json& value) {
   return text;
 }
 
-const Field* FindField(std::string_view name, Endpoint endpoint) {
+const Field* FindField(std::string_view name, Taker taker) {
   for (const Field& field : kFields) {
-    if (field.name == name && (field.where & endpoint) != 0) return &field;
+    if (field.name == name && (field.where & taker) != 0) return &field;
   }
   return nullptr;
 }
@@ -236,9 +239,9 @@ std::optional<ApiError> CheckStreamOptions(const Json& value) {
 
 }  // namespace
 
-std::optional<ApiError> ReadFields(const Json& body, Endpoint endpoint, Fields* fields) {
+std::optional<ApiError> ReadFields(const Json& body, Taker taker, Fields* fields) {
   for (const auto& [name, value] : body.items()) {
-    const Field* field = FindField(name, endpoint);
+    const Field* field = FindField(name, taker);
     if (field == nullptr) {
       fields->unknown.push_back(name);
       continue;
@@ -251,7 +254,6 @@ std::optional<ApiError> ReadFields(const Json& body, Endpoint endpoint, Fields* 
     if (name == "stream_options") {
       if (auto error = CheckStreamOptions(value)) return error;
     }
-    if (name == "stop") fields->stop_given = true;
     field->store(value, *fields);
   }
   return std::nullopt;

@@ -13,8 +13,8 @@
 
 namespace minimo::server {
 
-// Endpoints, as bits.
-enum Endpoint : unsigned { kChat = 1, kCompletions = 2, kMessages = 4, kCountTokens = 8 };
+// Who takes a field, as bits.
+enum Taker : unsigned { kChat = 1, kCompletions = 2, kMessages = 4, kCountTokens = 8 };
 
 // What the simple fields say. Structured ones (messages, tools, prompt ...) are left to their readers.
 struct Fields {
@@ -29,7 +29,7 @@ struct Fields {
   bool include_usage = false;
   bool continuous_usage = false;
   bool return_token_ids = false;
-  bool stop_given = false;
+  bool prompt_logprobs_given = false;
 
   bool logprobs = false;  // chat
   int top_logprobs = 0;
@@ -49,7 +49,7 @@ struct Fields {
 };
 
 // Reads every simple field of `body`. `fields` holds the defaults on entry. The error names the field.
-std::optional<ApiError> ReadFields(const nlohmann::ordered_json& body, Endpoint endpoint, Fields* fields);
+std::optional<ApiError> ReadFields(const nlohmann::ordered_json& body, Taker taker, Fields* fields);
 
 // The table in words, for the documentation and its test: one row a field.
 struct FieldRow {

@@ -57,6 +57,7 @@ void Generation::Submit(std::vector<Request> prompts) {
     self->CancelAll();
     self->LogLine(499, "client_gone");
   });
+  if (over_) return;  // it had left already
   for (size_t i = 0; i < prompts.size(); ++i) {
     const int base = static_cast<int>(i) * n_;
     prompts[i].id = NewId("gen-");

@@ -108,4 +108,10 @@ JsonWriter& JsonWriter::Raw(std::string_view json) {
   return *this;
 }
 
+JsonWriter& JsonWriter::RawObject(std::string_view members) {
+  Object();
+  out_ += members;
+  return EndObject();
+}
+
 }  // namespace minimo::server

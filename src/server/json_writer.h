@@ -30,6 +30,8 @@ class JsonWriter {
   JsonWriter& Bool(bool value);
   JsonWriter& Null();
   JsonWriter& Raw(std::string_view json);  // a complete JSON value
+  // The inside of an object, members with commas between them, within braces.
+  JsonWriter& RawObject(std::string_view members);
 
   JsonWriter& Member(std::string_view key, std::string_view value) { return Key(key).String(value); }
   JsonWriter& Member(std::string_view key, const std::string& value) { return Key(key).String(value); }

@@ -129,10 +129,17 @@ void CompletionWriter::WriteChoice(JsonWriter& json, int index, Choice& choice, 
   }
   WriteFinish(json, last ? choice.finish : FinishReason::kNone);
   WriteStopReason(json, last ? choice.stop_reason : "");
+  const size_t prompt = static_cast<size_t>(index / fields_.n);
   if (fields_.return_token_ids) {
     json.Key("token_ids").Array();
     for (const int32_t id : choice.ids) json.Int(id);
+    json.EndArray().Key("prompt_token_ids").Array();
+    for (const int32_t id : prompts_[prompt]) json.Int(id);
     json.EndArray();
+  }
+  if (fields_.prompt_logprobs_given && !fields_.stream) {
+    json.Key("prompt_logprobs");
+    WritePromptLogprobs(json, context_.engine, prompts_[prompt], prompt_logprobs_[prompt]);
   }
   json.EndObject();
   choice.text.clear();

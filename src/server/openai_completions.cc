@@ -1,9 +1,9 @@
-#include "server/openai_completions.h"
-
+// POST /v1/completions (OpenAI's text completions, with vLLM's extra fields).
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "minimo/tokenizer.h"
+#include "server/endpoints.h"
 #include "server/fields.h"
 #include "server/json_parse.h"
 #include "server/openai_completion_writer.h"
@@ -95,10 +95,12 @@ std::optional<ApiError> Parse(const ApiContext& context, const std::string& text
     return ApiError{.param = "suffix",
                     .message = "suffix: these models were not trained to fill in the middle; leave it out."};
   }
-  if (body->contains("response_format") && !(*body)["response_format"].is_null() &&
-      (*body)["response_format"].value("type", "text") != "text") {
-    return ApiError{.param = "response_format",
-                    .message = "response_format: only \"text\" is taken here; use /v1/chat/completions for JSON."};
+  if (const auto format = body->find("response_format"); format != body->end() && format->is_object()) {
+    const auto type = format->find("type");
+    if (type == format->end() || *type != "text") {
+      return ApiError{.param = "response_format",
+                      .message = "response_format: only \"text\" is taken here; use /v1/chat/completions for JSON."};
+    }
   }
   SamplingParams& params = fields.params;
   parsed->discard_output = params.max_tokens == 0;
@@ -120,26 +122,16 @@ std::optional<ApiError> Parse(const ApiContext& context, const std::string& text
 
 }  // namespace
 
-void HandleCompletions(const ApiContext& context, HttpRequest&& request, ReplyPtr reply) {
-  Parsed parsed;
-  if (auto error = Parse(context, request.body, &parsed)) {
-    reply->Send(ErrorResponse(*error, false));
-    return;
-  }
-  const Fields& fields = parsed.fields;
-  std::vector<Request> prompts;
-  for (const auto& ids : parsed.prompts) {
-    Request& prompt = prompts.emplace_back();
-    prompt.prompt_ids = ids;
-    prompt.params = fields.params;
-    prompt.n = fields.n;
-    prompt.priority = fields.priority;
-    prompt.cache_salt = fields.cache_salt;
-  }
-  Generation::Origin origin{request.path, request.request_id, request.peer, fields.user, request.received_us, fields.stream};
-  auto writer = std::make_unique<CompletionWriter>(context, reply, std::move(parsed.fields), std::move(parsed.prompts),
-                                                   parsed.discard_output);
-  Generation::Start(context.generation(), std::move(reply), std::move(origin), std::move(prompts), std::move(writer));
+Answer PrepareCompletions(const ApiContext& context, HttpRequest&& request) {
+  const auto parsed = std::make_shared<Parsed>();
+  if (auto error = Parse(context, request.body, parsed.get())) return AnswerError(*error);
+  const auto prompts = std::make_shared<std::vector<Request>>();
+  for (const auto& ids : parsed->prompts) prompts->push_back(EngineRequest(parsed->fields, ids));
+  return [&context, parsed, prompts, origin = OriginOf(request, parsed->fields)](const ReplyPtr& reply) {
+    auto writer = std::make_unique<CompletionWriter>(context, reply, std::move(parsed->fields),
+                                                     std::move(parsed->prompts), parsed->discard_output);
+    Generation::Start(context.generation(), reply, origin, std::move(*prompts), std::move(writer));
+  };
 }
 
 }  // namespace minimo::server

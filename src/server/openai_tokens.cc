@@ -1,9 +1,11 @@
-#include "server/openai_tokens.h"
-
+// GET /v1/models, POST /tokenize and /detokenize (vLLM's).
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "minimo/tokenizer.h"
+#include "server/chat_input.h"
+#include "server/chat_service.h"
+#include "server/endpoints.h"
 #include "server/json_parse.h"
 #include "server/json_writer.h"
 #include "server/protocol.h"
@@ -23,14 +25,6 @@ void WriteModel(JsonWriter& json, const ApiContext& context, const std::string& 
       .Key("parent").Null()
       .Member("max_model_len", context.engine.max_model_len())
       .EndObject();
-}
-
-void SendError(Reply& reply, const ApiError& error) { reply.Send(ErrorResponse(error, false)); }
-
-void SendJson(Reply& reply, JsonWriter& json) {
-  HttpResponse response;
-  response.body = json.Take();
-  reply.Send(std::move(response));
 }
 
 // The member as a string, "" if it is not there.
@@ -54,6 +48,20 @@ std::optional<ApiError> BoolMember(const Json& body, const char* name, bool* val
   return std::nullopt;
 }
 
+// The prompt that /v1/chat/completions would make of these messages and tools.
+std::optional<ApiError> EncodeChat(const ApiContext& context, const Json& body, std::vector<int32_t>* ids) {
+  ChatInput input;
+  ChatService::Options options;
+  if (!body["messages"].is_array()) return WrongKind("messages", body["messages"], "an array");
+  if (auto error = BoolMember(body, "add_generation_prompt", &options.add_generation_prompt)) return error;
+  if (auto error = BoolMember(body, "continue_final_message", &options.continue_final_message)) return error;
+  if (auto error = ReadOpenAiChat(body, &input)) return error;
+  auto prepared = context.chat.Prepare(input, options);
+  if (!prepared.ok()) return ApiError{.param = "messages", .message = prepared.error().message};
+  *ids = std::move(prepared->prompt_ids);
+  return std::nullopt;
+}
+
 std::optional<ApiError> Tokenize(const ApiContext& context, const std::string& text, JsonWriter& json) {
   auto body = ParseJsonObject(text);
   if (!body.ok()) return ApiError{.code = "invalid_json", .message = body.error().message};
@@ -64,18 +72,25 @@ std::optional<ApiError> Tokenize(const ApiContext& context, const std::string& t
   if (auto error = BoolMember(*body, "add_special_tokens", &add_special_tokens)) return error;
   if (auto error = BoolMember(*body, "return_token_strs", &return_token_strs)) return error;
   const Tokenizer& tokenizer = context.engine.tokenizer();
-  const char* name = body->contains("prompt") ? "prompt" : "content";  // llama.cpp's name
-  if (!body->contains(name)) return ApiError{.param = "prompt", .message = "prompt: found nothing, expected a string."};
-  if (auto error = StringMember(*body, name, &prompt)) return error;
-  auto ids = tokenizer.Encode(prompt, {.add_special_tokens = add_special_tokens});
-  if (!ids.ok()) return ApiError{.param = "prompt", .message = ids.error().message};
-  json.Object().Member("count", static_cast<int64_t>(ids->size()));
+  std::vector<int32_t> ids;
+  const char* name = body->contains("content") ? "content" : "prompt";  // llama.cpp's name, vLLM's
+  if (body->contains("messages")) {
+    if (auto error = EncodeChat(context, *body, &ids)) return error;
+  } else if (body->contains(name)) {
+    if (auto error = StringMember(*body, name, &prompt)) return error;
+    auto encoded = tokenizer.Encode(prompt, {.add_special_tokens = add_special_tokens});
+    if (!encoded.ok()) return ApiError{.param = name, .message = encoded.error().message};
+    ids = std::move(*encoded);
+  } else {
+    return ApiError{.param = "prompt", .message = "prompt: found nothing, expected a string, or messages."};
+  }
+  json.Object().Member("count", static_cast<int64_t>(ids.size()));
   json.Member("max_model_len", context.engine.max_model_len()).Key("tokens").Array();
-  for (const int32_t id : *ids) json.Int(id);
+  for (const int32_t id : ids) json.Int(id);
   json.EndArray().Key("token_strs");
   if (return_token_strs) {
     json.Array();
-    for (const int32_t id : *ids) json.String(tokenizer.IdToToken(id).value_or(""));
+    for (const int32_t id : ids) json.String(tokenizer.IdToToken(id).value_or(""));
     json.EndArray();
   } else {
     json.Null();
@@ -111,31 +126,30 @@ std::optional<ApiError> Detokenize(const ApiContext& context, const std::string&
 
 }  // namespace
 
-void HandleModels(const ApiContext& context, HttpRequest&& request, ReplyPtr reply) {
+Answer PrepareModels(const ApiContext& context, HttpRequest&& request) {
   static constexpr std::string_view kPrefix = "/v1/models/";
   JsonWriter json;
   if (request.path.size() > kPrefix.size()) {
     const std::string name = request.path.substr(kPrefix.size());
-    if (auto error = CheckModel(context, name)) return SendError(*reply, *error);
+    if (auto error = CheckModel(context, name)) return AnswerError(*error);
     WriteModel(json, context, name);
-    return SendJson(*reply, json);
+    return AnswerJson(json.Take());
   }
   json.Object().Member("object", "list").Key("data").Array();
   for (const std::string& name : context.model_names) WriteModel(json, context, name);
-  json.EndArray().EndObject();
-  SendJson(*reply, json);
+  return AnswerJson(json.EndArray().EndObject().Take());
 }
 
-void HandleTokenize(const ApiContext& context, HttpRequest&& request, ReplyPtr reply) {
+Answer PrepareTokenize(const ApiContext& context, HttpRequest&& request) {
   JsonWriter json;
-  if (auto error = Tokenize(context, request.body, json)) return SendError(*reply, *error);
-  SendJson(*reply, json);
+  if (auto error = Tokenize(context, request.body, json)) return AnswerError(*error);
+  return AnswerJson(json.Take());
 }
 
-void HandleDetokenize(const ApiContext& context, HttpRequest&& request, ReplyPtr reply) {
+Answer PrepareDetokenize(const ApiContext& context, HttpRequest&& request) {
   JsonWriter json;
-  if (auto error = Detokenize(context, request.body, json)) return SendError(*reply, *error);
-  SendJson(*reply, json);
+  if (auto error = Detokenize(context, request.body, json)) return AnswerError(*error);
+  return AnswerJson(json.Take());
 }
 
 }  // namespace minimo::server

@@ -124,6 +124,30 @@ void WriteChatLogprob(JsonWriter& json, const Engine& engine, const OutputToken&
   json.EndArray().EndObject();
 }
 
+void WritePromptLogprobs(JsonWriter& json, const Engine& engine, const std::vector<int32_t>& prompt_ids,
+                         const std::vector<OutputToken>& known) {
+  const size_t absent = prompt_ids.size() - std::min(known.size(), prompt_ids.size());
+  json.Array();
+  for (size_t i = 0; i < prompt_ids.size(); ++i) {
+    if (i == 0 || i < absent) {
+      json.Null();
+      continue;
+    }
+    const OutputToken& token = known[i - absent];
+    const auto entry = [&](int32_t id, float logprob, int32_t rank) {
+      json.Key(fmt::format("{}", id)).Object().Member("logprob", static_cast<double>(std::max(logprob, -9999.0f)));
+      json.Member("rank", rank).Member("decoded_token", TokenText(engine, id)).EndObject();
+    };
+    json.Object();
+    entry(token.token, token.logprob, token.rank);
+    for (const TokenLogprob& other : token.top) {
+      if (other.token != token.token) entry(other.token, other.logprob, other.rank);
+    }
+    json.EndObject();
+  }
+  json.EndArray();
+}
+
 void WriteSse(Reply& reply, std::string_view data, int64_t sampled_us) {
   std::string event;
   event.reserve(data.size() + 8);
@@ -138,5 +162,31 @@ HttpResponse SseHead() {
   head.content_type = "text/event-stream; charset=utf-8";
   return head;
 }
+
+Request EngineRequest(const Fields& fields, std::vector<int32_t> prompt_ids) {
+  Request request;
+  request.prompt_ids = std::move(prompt_ids);
+  request.params = fields.params;
+  request.n = fields.n;
+  request.priority = fields.priority;
+  request.cache_salt = fields.cache_salt;
+  return request;
+}
+
+Generation::Origin OriginOf(const HttpRequest& request, const Fields& fields) {
+  return {request.path, request.request_id, request.peer, fields.user, request.received_us, fields.stream};
+}
+
+Answer AnswerWith(HttpResponse response) {
+  return [response = std::move(response)](const ReplyPtr& reply) { reply->Send(response); };
+}
+
+Answer AnswerJson(std::string body) {
+  HttpResponse response;
+  response.body = std::move(body);
+  return AnswerWith(std::move(response));
+}
+
+Answer AnswerError(const ApiError& error, bool anthropic) { return AnswerWith(ErrorResponse(error, anthropic)); }
 
 }  // namespace minimo::server

@@ -10,16 +10,14 @@
 #include "minimo/engine.h"
 #include "minimo/request.h"
 #include "server/api_error.h"
+#include "server/endpoints.h"
 #include "server/generation.h"
 #include "server/http_types.h"
-
-namespace minimo {
-class ChatModel;
-}
 
 namespace minimo::server {
 
 class JsonWriter;
+class ChatService;
 struct Fields;
 
 // What every endpoint may use; outlives all requests.
@@ -27,6 +25,7 @@ struct ApiContext {
   Engine& engine;
   Metrics& metrics;
   Admission& admission;
+  const ChatService& chat;
   std::vector<std::string> model_names;  // the first is the one that answers carry
   int64_t started_s = 0;                 // Unix time
 
@@ -72,8 +71,22 @@ size_t VisibleTokens(const Event& event, const SamplingParams& params);
 // OpenAI chat: {"token", "logprob", "bytes", "top_logprobs": [...]}.
 void WriteChatLogprob(JsonWriter& json, const Engine& engine, const OutputToken& token, int top);
 
+// vLLM's prompt_logprobs: one entry a prompt token, null for the first:
+// {"<token id>": {"logprob", "rank", "decoded_token"}, ...}.
+void WritePromptLogprobs(JsonWriter& json, const Engine& engine, const std::vector<int32_t>& prompt_ids,
+                         const std::vector<OutputToken>& known);
+
 // One server-sent event with this data.
 void WriteSse(Reply& reply, std::string_view data, int64_t sampled_us);
 HttpResponse SseHead();
+
+// The engine's request for one prompt of these fields.
+Request EngineRequest(const Fields& fields, std::vector<int32_t> prompt_ids);
+Generation::Origin OriginOf(const HttpRequest& request, const Fields& fields);
+
+// What an endpoint's preparation comes to when it can answer at once.
+Answer AnswerWith(HttpResponse response);
+Answer AnswerJson(std::string body);
+Answer AnswerError(const ApiError& error, bool anthropic = false);
 
 }  // namespace minimo::server

@@ -8,18 +8,19 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "server/endpoints.h"
 #include "server/engine_events.h"
 #include "server/json_writer.h"
-#include "server/openai_completions.h"
-#include "server/openai_tokens.h"
 #include "server/protocol.h"
 #include "server/static_assets.h"
 #include "server/version.h"
+#include "server/work_pool.h"
 
 namespace minimo::server {
 namespace {
 
 constexpr auto kTick = std::chrono::milliseconds(100);
+constexpr int kPoolThreads = 2;
 constexpr auto kEngineGrace = std::chrono::seconds(10);
 
 HttpResponse Json(std::string body, int status = 200) {
@@ -32,12 +33,12 @@ HttpResponse Json(std::string body, int status = 200) {
 }  // namespace
 
 struct Server::State {
-  State(Engine& engine, ServerOptions given)
+  State(Engine& engine, const ChatService& chat, ServerOptions given)
       : options(std::move(given)),
         engine(engine),
         metrics(options.served_model_names[0], options.cache, engine.Stats().kv_capacity_tokens, engine.max_model_len()),
         admission(options.max_queue > 0 ? options.max_num_seqs + options.max_queue : 0),
-        context{engine, metrics, admission, options.served_model_names, UnixSeconds()},
+        context{engine, metrics, admission, chat, options.served_model_names, UnixSeconds()},
         events(engine, metrics.first_token(), metrics.inter_token(), options.served_model_names[0], options.max_num_seqs),
         http(options.http, MakeRouter()) {}
 
@@ -52,6 +53,7 @@ struct Server::State {
   EngineEvents events;
   std::atomic<bool> draining{false};
   HttpServer http;
+  std::unique_ptr<WorkPool> pool = std::make_unique<WorkPool>(kPoolThreads);
 
   std::thread ticker;
   std::mutex mutex;
@@ -70,15 +72,19 @@ Router Server::State::MakeRouter() {
       reply->Send(Json(json.Take(), open ? 200 : 503));
     };
   };
-  const auto with_context = [this](void (*handle)(const ApiContext&, HttpRequest&&, ReplyPtr)) {
-    return [this, handle](HttpRequest&& request, ReplyPtr reply) {
-      try {
-        handle(context, std::move(request), reply);
-      } catch (const std::exception& e) {  // a fault of ours: one request fails, the server goes on
-        LogError("a handler threw: {}", e.what());
-        reply->Send(ErrorResponse({.status = 500, .message = "The server failed on this request; its log says more."},
-                                  false));
-      }
+  const auto prepared = [this](Endpoint endpoint) {
+    return [this, endpoint](HttpRequest&& request, ReplyPtr reply) {
+      auto shared = std::make_shared<HttpRequest>(std::move(request));
+      pool->Run([this, endpoint, shared, reply = std::move(reply)] {
+        Answer answer;
+        try {
+          answer = endpoint(context, std::move(*shared));
+        } catch (const std::exception& e) {  // a fault of ours: one request fails, the server goes on
+          LogError("a handler threw: {}", e.what());
+          answer = AnswerError({.status = 500, .message = "The server failed on this request; its log says more."});
+        }
+        reply->Post([answer = std::move(answer), reply] { answer(reply); });
+      });
     };
   };
   router.Add("GET", "/health", health(false), true);
@@ -97,11 +103,14 @@ Router Server::State::MakeRouter() {
     response.body = metrics.Text();
     reply->Send(std::move(response));
   }, true);
-  router.Add("GET", "/v1/models", with_context(HandleModels));
-  router.AddPrefix("GET", "/v1/models/", with_context(HandleModels));
-  router.Add("POST", "/v1/completions", with_context(HandleCompletions));
-  router.Add("POST", "/tokenize", with_context(HandleTokenize));
-  router.Add("POST", "/detokenize", with_context(HandleDetokenize));
+  router.Add("GET", "/v1/models", prepared(PrepareModels));
+  router.AddPrefix("GET", "/v1/models/", prepared(PrepareModels));
+  router.Add("POST", "/v1/completions", prepared(PrepareCompletions));
+  router.Add("POST", "/v1/chat/completions", prepared(PrepareChat));
+  router.Add("POST", "/v1/messages", prepared(PrepareMessages));
+  router.Add("POST", "/v1/messages/count_tokens", prepared(PrepareCountTokens));
+  router.Add("POST", "/tokenize", prepared(PrepareTokenize));
+  router.Add("POST", "/detokenize", prepared(PrepareDetokenize));
   router.Add("GET", "/v1/engine/events",
              [this](HttpRequest&& request, ReplyPtr reply) { events.Watch(std::move(request), std::move(reply)); });
   router.Add("GET", "/", HandleStatic, true);
@@ -119,7 +128,8 @@ void Server::State::TickLoop() {
   }
 }
 
-Server::Server(Engine& engine, ServerOptions options) : state_(std::make_unique<State>(engine, std::move(options))) {}
+Server::Server(Engine& engine, const ChatService& chat, ServerOptions options)
+    : state_(std::make_unique<State>(engine, chat, std::move(options))) {}
 
 Server::~Server() {
   State& state = *state_;
@@ -131,6 +141,7 @@ Server::~Server() {
   if (state.ticker.joinable()) state.ticker.join();
   state.events.EndAll();
   state.http.Drain(0);
+  state.pool.reset();
   // The engine tells the end of every cancelled request within a step; only then may the IO threads go.
   const auto deadline = std::chrono::steady_clock::now() + kEngineGrace;
   while (state.admission.alive() > 0 && std::chrono::steady_clock::now() < deadline) {

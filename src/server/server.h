@@ -11,11 +11,9 @@
 #include "server/http_server.h"
 #include "server/metrics.h"
 
-namespace minimo {
-class ChatModel;
-}
-
 namespace minimo::server {
+
+class ChatService;
 
 struct ServerOptions {
   HttpServerOptions http;
@@ -30,8 +28,8 @@ struct ServerOptions {
 
 class Server {
  public:
-  // The engine outlives the server.
-  Server(Engine& engine, ServerOptions options);
+  // The engine and the chat service outlive the server.
+  Server(Engine& engine, const ChatService& chat, ServerOptions options);
   ~Server();
 
   Status Start();

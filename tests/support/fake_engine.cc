@@ -71,9 +71,8 @@ Result<std::string> FakeEngine::Submit(Request request, EventSink sink) {
   const size_t n = static_cast<size_t>(request.n);
   for (size_t i = 0; i < n; ++i) {
     std::string answer;
-    if (options_.script) {
-      answer = options_.script(prompt);
-    } else {
+    if (options_.script) answer = options_.script(prompt);
+    if (answer.empty()) {
       uint64_t state = Hash(prompt) + i;
       for (int k = 0; k < options_.default_length; ++k) {
         state = state * 6364136223846793005u + 1442695040888963407u;
@@ -166,7 +165,7 @@ void FakeEngine::Loop() {
 
 void FakeEngine::Step(std::vector<std::shared_ptr<Live>> batch) {
   StepStats step;
-  std::vector<int64_t> first_us;
+  std::vector<int64_t> first_us, gap_us;
   for (auto& live : batch) {
     if (live->first) {
       live->timing.first_scheduled_us = SteadyClock().NowUs();
@@ -174,8 +173,10 @@ void FakeEngine::Step(std::vector<std::shared_ptr<Live>> batch) {
     }
     for (size_t choice = 0; choice < live->ended.size(); ++choice) {
       if (live->ended[choice]) continue;
+      const int64_t before = live->timing.last_token_us;
       live->ended[choice] = Advance(*live, static_cast<int>(choice));
       ++step.generated_tokens;
+      if (!live->first) gap_us.push_back(live->timing.last_token_us - before);
     }
     if (live->first) first_us.push_back(live->timing.first_token_us - live->timing.arrival_us);
     live->first = false;
@@ -184,6 +185,7 @@ void FakeEngine::Step(std::vector<std::shared_ptr<Live>> batch) {
   stats_.prompt_tokens += step.prefill_tokens;
   stats_.generation_tokens += step.generated_tokens;
   step.time_to_first_token_us = first_us;
+  step.inter_token_us = gap_us;
   if (observer_) observer_->OnStep(step);
 }
 

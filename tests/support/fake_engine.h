@@ -23,7 +23,7 @@ struct FakeEngineOptions {
   int max_model_len = 4096;
   int max_num_seqs = 256;         // sequences in a step; others wait
   int default_length = 32;        // tokens of an answer that max_tokens does not end
-  // What a prompt is answered with; empty: words drawn from the prompt's hash.
+  // What a prompt is answered with; "" or none: words drawn from the prompt's hash.
   std::function<std::string(const std::string& prompt)> script;
 };
 

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "server/server.h"
 #include "tests/support/fake_engine.h"
+#include "tests/support/plain_chat.h"
 
 int main(int argc, char** argv) {
   using namespace minimo;
@@ -24,11 +25,20 @@ int main(int argc, char** argv) {
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
 
+  SetLogLevel(LogLevel::kInfo);
   testing::FakeEngineOptions fake;
   fake.model = argc > 1 ? argv[1] : "models/nano-minimax-m2";
   fake.step_us = number("--step-us", 1000);
   fake.default_length = number("--length", 32);
   fake.max_num_seqs = number("--max-num-seqs", 256);
+  fake.script = [&](const std::string& prompt) -> std::string {
+    if (prompt.find("tool: ") != std::string::npos) return "<think>The tool has answered.</think>It is sunny.";
+    if (prompt.find("[1 tools]") != std::string::npos) {
+      return "<think>I should call it.</think><call get_weather {\"location\": \"Paris\"}>";
+    }
+    if (prompt.find("haiku") != std::string::npos) return "<think>Three lines.</think>Blue waves come and go";
+    return "";
+  };
   auto engine = testing::FakeEngine::Create(fake);
   if (!engine.ok()) {
     std::fprintf(stderr, "%s\n", engine.error().message.c_str());
@@ -47,7 +57,8 @@ int main(int argc, char** argv) {
   options.http.idle_timeout_ms = number("--idle-timeout-ms", 75000);
   options.http.write_timeout_ms = number("--write-timeout-ms", 30000);
   options.http.keep_alive_comment_ms = number("--keep-alive-ms", 15000);
-  server::Server server(**engine, options);
+  const testing::PlainChat chat((*engine)->tokenizer());
+  server::Server server(**engine, chat, options);
   if (Status status = server.Start(); !status.ok()) {
     std::fprintf(stderr, "%s\n", status.error().message.c_str());
     return 1;

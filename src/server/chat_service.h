@@ -1,0 +1,46 @@
+// The bridge to the text and grammar rooms: conversations to prompts; outputs to reasoning, content and tool calls;
+// formats and tool choices to token masks.
+#pragma once
+
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+#include "minimo/request.h"
+#include "minimo/result.h"
+#include "server/chat_delta.h"
+
+namespace minimo::server {
+
+struct ChatInput;
+
+// How an answer is restricted, beyond its tools.
+struct OutputFormat {
+  enum Kind { kText, kJsonObject, kJsonSchema } kind = kText;
+  std::shared_ptr<const nlohmann::ordered_json> schema;  // kJsonSchema
+};
+
+struct PreparedChat {
+  std::vector<int32_t> prompt_ids;
+  std::shared_ptr<const TokenMatcher> matcher;  // null: free
+  // One splitter a choice.
+  std::vector<std::unique_ptr<ChatSplitter>> splitters;
+};
+
+class ChatService {
+ public:
+  virtual ~ChatService() = default;
+
+  struct Options {
+    bool add_generation_prompt = true;
+    bool continue_final_message = false;  // the last message is the beginning of the answer
+    OutputFormat format;
+    int choices = 1;
+  };
+
+  // Any thread. The error says which part of the request is at fault.
+  virtual Result<PreparedChat> Prepare(const ChatInput& input, const Options& options) const = 0;
+};
+
+}  // namespace minimo::server
