@@ -13,6 +13,7 @@
 namespace minimo {
 
 class EngineObserver;
+class Communicator;
 class Tokenizer;
 struct ModelSpec;
 
@@ -27,12 +28,21 @@ struct EngineOptions {
   int max_model_len = 0;            // 0: the model's own
   int max_num_seqs = 256;           // sequences in one step
   int max_num_batched_tokens = 0;   // token budget of one step; 0: chosen by backend
-  int64_t kv_cache_bytes = 0;       // 0: chosen from free memory
+  int64_t kv_cache_bytes = 0;       // a rank; 0: chosen from free memory
   int kv_blocks = 0;                // overrides kv_cache_bytes: blocks of the full-attention pool
   int block_size = 16;              // tokens a block
   bool enable_prefix_caching = true;
   bool enable_chunked_prefill = true;
   int max_queue = 0;                // waiting requests beyond which Submit refuses; 0: no limit
+
+  // Many ranks. Null: the ranks are threads of this process. Else the processes that share the model: rank 0 of them
+  // creates the engine, the others call FollowEngine with the same options.
+  std::shared_ptr<Communicator> ranks;
+  int tensor_parallel_size = 0;         // ranks that share the model; 0: all of `ranks`, or 1
+  bool enable_expert_parallel = false;  // experts whole on their ranks, in both phases
+  std::string moe_prefill;              // how ranks share the experts: tp, ep, TxE; "": chosen
+  std::string moe_decode;
+  int rank_timeout_ms = 0;              // how long a silent rank is waited for; 0: 8 s
 };
 
 // A snapshot for metrics and dashboards; cheap, taken without stopping the engine.
@@ -89,5 +99,9 @@ class Engine {
   // False once the engine has met a fault it cannot recover from; Submit then refuses.
   virtual bool Healthy() const = 0;
 };
+
+// A follower's part of options.ranks: loads its share, computes what rank 0's engine asks for and returns when that
+// engine ends (OK) or when a rank is lost.
+Status FollowEngine(const EngineOptions& options);
 
 }  // namespace minimo

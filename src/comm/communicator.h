@@ -91,7 +91,7 @@ class Communicator {
   bool failed() const { return abort_->aborted(); }
   Error failure() const { return abort_->error(); }  // requires failed()
 
-  // How long a collective waits for the slowest rank; loading wants more than serving. Not collective.
+  // How long a collective waits for the slowest rank; loading wants more than serving. Not collective; any thread.
   void set_timeout_ms(int ms) { timeout_ms_ = ms; }
   int timeout_ms() const { return timeout_ms_; }
 
@@ -125,7 +125,7 @@ class Communicator {
 
   int rank_;
   int size_;
-  int timeout_ms_;
+  std::atomic<int> timeout_ms_;
 };
 
 // One rank: every collective is a copy.

@@ -4,12 +4,13 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "engine/cpu_executor.h"
 #include "engine/engine_thread.h"
 #include "engine/kv_plan.h"
 #include "engine/memory.h"
+#include "engine/rank_setup.h"
 #include "models/kv_layout.h"
 #include "models/loader.h"
+#include "models/shard.h"
 #include "sampling/generation_config.h"
 
 namespace minimo {
@@ -56,48 +57,55 @@ Result<int> ModelLen(const EngineOptions& options, const ModelSpec& spec) {
   return options.max_model_len;
 }
 
-int64_t KvBudget(const EngineOptions& options) {
+int64_t KvBudget(const EngineOptions& options, int ranks_on_host) {
   if (options.kv_cache_bytes > 0) return options.kv_cache_bytes;
   const int64_t available = AvailableMemoryBytes();
-  return available > 0 ? std::min(kCpuKvBytes, available / 2) : kCpuKvBytes;
+  return (available > 0 ? std::min(kCpuKvBytes, available / 2) : kCpuKvBytes) / ranks_on_host;
 }
 
-}  // namespace
+// Everything but the executor: what can go wrong before the ranks meet.
+struct Prepared {
+  EngineParts parts;
+  std::shared_ptr<const LoadedModel> model;
+  ParallelPlan plan;
+  KvLayout layout;  // of the fullest rank
+  DType kv_dtype = DType::kF32;
+};
 
-Result<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options) {
+Result<Prepared> Prepare(const EngineOptions& options) {
   MINIMO_TRY(CheckOptions(options));
-  MINIMO_ASSIGN(const DType kv_dtype, KvDType(options));
+  Prepared prepared;
+  MINIMO_ASSIGN(prepared.kv_dtype, KvDType(options));
   MINIMO_ASSIGN(const std::string folder, ResolveModelFolder(options.model));
   LoadOptions load;
   load.num_layers = options.num_layers;
   MINIMO_ASSIGN(LoadedModel loaded, LoadModel(folder, load));
-  const auto model = std::make_shared<const LoadedModel>(std::move(loaded));
+  prepared.model = std::make_shared<const LoadedModel>(std::move(loaded));
+  const ModelSpec& spec = prepared.model->spec;
   MINIMO_ASSIGN(GenerationConfig generation, LoadGenerationConfig(folder));
+  MINIMO_ASSIGN(prepared.plan, PlanFor(options, spec));
 
-  EngineParts parts;
-  parts.spec = model->spec;
+  EngineParts& parts = prepared.parts;
+  parts.model = prepared.model;
+  parts.spec = spec;
   parts.default_params = std::move(generation.params);
-  parts.eos_ids = generation.eos_ids.empty() ? model->spec.eos_token_ids : std::move(generation.eos_ids);
+  parts.eos_ids = generation.eos_ids.empty() ? spec.eos_token_ids : std::move(generation.eos_ids);
   MINIMO_ASSIGN(parts.tokenizer, Tokenizer::FromFolder(folder));
-  MINIMO_ASSIGN(const int max_model_len, ModelLen(options, model->spec));
+  MINIMO_ASSIGN(const int max_model_len, ModelLen(options, spec));
 
   KvPlanOptions plan_options;
-  plan_options.budget_bytes = KvBudget(options);
+  plan_options.budget_bytes = KvBudget(options, RanksOnHost(options, prepared.plan));
   plan_options.num_blocks = options.kv_blocks;
   plan_options.max_num_seqs = options.max_num_seqs;
   plan_options.max_model_len = max_model_len;
   plan_options.prefix_caching = options.enable_prefix_caching;
-  MINIMO_ASSIGN(const KvPlan plan, PlanKv(MakeKvLayout(model->spec, kv_dtype, options.block_size), plan_options));
+  const ModelSpec fullest = RankSpec(spec, prepared.plan, 0);
+  MINIMO_ASSIGN(const KvPlan plan, PlanKv(MakeKvLayout(fullest, prepared.kv_dtype, options.block_size), plan_options));
   if (plan.max_num_seqs < options.max_num_seqs) {
     LogWarn("the KV cache holds the windows of {} sequences, not of {}: at most that many run at once",
             plan.max_num_seqs, options.max_num_seqs);
   }
-  MINIMO_ASSIGN(auto executor, CpuExecutor::Create(*model, plan.layout, kv_dtype, options.threads));
-  LogInfo("{}", Describe(plan.layout));
-
-  parts.model = model;
-  parts.team = &executor->team();
-  parts.executor = std::move(executor);
+  prepared.layout = plan.layout;
   parts.scheduler.max_num_seqs = plan.max_num_seqs;
   parts.scheduler.max_num_batched_tokens =
       options.max_num_batched_tokens > 0 ? options.max_num_batched_tokens : kCpuBatchedTokens;
@@ -105,6 +113,21 @@ Result<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options) {
   parts.scheduler.chunked_prefill = options.enable_chunked_prefill;
   parts.kv.prefix_caching = options.enable_prefix_caching;
   parts.max_queue = options.max_queue;
+  return prepared;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options) {
+  const PatientRanks patience(options);
+  auto prepared = Prepare(options);
+  MINIMO_TRY(AgreeOn(options.ranks.get(), prepared.ok() ? Status() : Status(prepared.error())));
+  EngineParts parts = std::move(prepared->parts);
+  MINIMO_ASSIGN(RankedExecutor ranked, MakeRankedExecutor(options, *prepared->model, prepared->plan, prepared->layout,
+                                                          prepared->kv_dtype));
+  LogInfo("{}", Describe(prepared->layout));
+  parts.executor = std::move(ranked.executor);
+  parts.team = ranked.team;
   return std::unique_ptr<Engine>(std::make_unique<EngineThread>(std::move(parts)));
 }
 

@@ -47,7 +47,9 @@ class EngineThread final : public Engine {
   const ModelSpec& model() const override { return parts_.spec; }
   const SamplingParams& default_params() const override { return parts_.default_params; }
   int max_model_len() const override { return parts_.scheduler.max_model_len; }
-  bool Healthy() const override { return healthy_.load(std::memory_order_acquire); }
+  bool Healthy() const override {
+    return healthy_.load(std::memory_order_acquire) && parts_.executor->Check().ok();
+  }
 
  private:
   // Either a request or the id of one to cancel.

@@ -7,7 +7,6 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "base/thread_team.h"
 #include "comm/threads.h"
 #include "engine/cpu_executor.h"
 #include "kv/step_codec.h"
@@ -147,17 +146,17 @@ class ThreadRanksExecutor final : public Executor {
 
 }  // namespace
 
-Result<std::unique_ptr<Executor>> MakeThreadRanksExecutor(const LoadedModel& model, const ParallelPlan& plan,
-                                                          const KvLayout& layout, DType kv_dtype, int threads,
-                                                          int timeout_ms) {
-  const int each = std::max(1, (threads > 0 ? threads : AvailableCores()) / plan.ranks);
+Result<RankedExecutor> MakeThreadRanksExecutor(const LoadedModel& model, const ParallelPlan& plan,
+                                               const KvLayout& layout, DType kv_dtype, int threads_each,
+                                               int timeout_ms) {
   auto comms = MakeThreadRanks(plan.ranks, timeout_ms);
   std::vector<std::unique_ptr<CpuExecutor>> executors;
   for (auto& comm : comms) {
-    MINIMO_ASSIGN(auto executor, CpuExecutor::CreateRank(model, plan, comm.get(), layout, kv_dtype, each));
+    MINIMO_ASSIGN(auto executor, CpuExecutor::CreateRank(model, plan, comm.get(), layout, kv_dtype, threads_each));
     executors.push_back(std::move(executor));
   }
-  return std::unique_ptr<Executor>(std::make_unique<ThreadRanksExecutor>(std::move(comms), std::move(executors)));
+  ThreadTeam* team = &executors.front()->team();
+  return RankedExecutor{std::make_unique<ThreadRanksExecutor>(std::move(comms), std::move(executors)), team};
 }
 
 }  // namespace minimo

@@ -18,6 +18,8 @@
 
 namespace minimo {
 
+class ThreadTeam;
+
 // The leader's executor. After any failure every Run fails and Check tells why.
 class ParallelExecutor final : public Executor {
  public:
@@ -47,10 +49,15 @@ class ParallelExecutor final : public Executor {
 // A follower's life: computes what the leader sends until it says stop (OK) or a rank fails.
 Status FollowSteps(Executor& local, Communicator& comm);
 
-// All ranks as threads of this process, on the CPU. `threads` in all are divided among them; 0: all cores. The model
-// outlives the executor.
-Result<std::unique_ptr<Executor>> MakeThreadRanksExecutor(const LoadedModel& model, const ParallelPlan& plan,
-                                                          const KvLayout& layout, DType kv_dtype, int threads,
-                                                          int timeout_ms = kDefaultCommTimeoutMs);
+struct RankedExecutor {
+  std::unique_ptr<Executor> executor;
+  ThreadTeam* team = nullptr;  // rank 0's, idle between runs
+};
+
+// All ranks as threads of this process, on the CPU, each with a team of `threads_each`. The model outlives the
+// executor.
+Result<RankedExecutor> MakeThreadRanksExecutor(const LoadedModel& model, const ParallelPlan& plan,
+                                               const KvLayout& layout, DType kv_dtype, int threads_each,
+                                               int timeout_ms = kDefaultCommTimeoutMs);
 
 }  // namespace minimo

@@ -26,6 +26,15 @@ FfnWeights PartOf(const FfnWeights& ffn, const Range& rows) {
   return {Rows(ffn.gate, rows), Rows(ffn.up, rows), Cols(ffn.down, rows)};
 }
 
+Range DenseRows(int64_t intermediate, int ranks, int rank) {
+  return ShareOf(intermediate, ranks, rank, ShareGrain(intermediate, ranks));
+}
+
+// Rows that a share must be a multiple of: a scale group of the down projection's columns.
+int64_t RowGrain(const std::vector<FfnWeights>& experts) {
+  return std::max(1, experts.empty() ? 1 : experts.front().down.view.group_size);
+}
+
 std::vector<FfnWeights> PartOf(const std::vector<FfnWeights>& experts, const MoeShare& share) {
   std::vector<FfnWeights> part(experts.size());
   if (share.rows.count == 0) return part;
@@ -55,12 +64,25 @@ struct Hash {
 
 }  // namespace
 
+ModelSpec RankSpec(const ModelSpec& whole, const ParallelPlan& plan, int rank) {
+  ModelSpec part = whole;
+  if (plan.ranks == 1) return part;
+  for (LayerSpec& layer : part.layers) {
+    const HeadShare heads = ShareHeads(layer.attention.heads, layer.attention.kv_heads, plan.ranks, rank);
+    layer.attention.heads = static_cast<int>(heads.heads.count);
+    layer.attention.kv_heads = static_cast<int>(heads.kv_heads.count);
+    if (!layer.moe) layer.intermediate = static_cast<int>(DenseRows(layer.intermediate, plan.ranks, rank).count);
+  }
+  return part;
+}
+
 RankModel ShardModel(const LoadedModel& whole, const ParallelPlan& plan, Communicator* comm) {
   RankModel part;
   part.spec = whole.spec;
   part.weights = whole.weights;
   if (plan.ranks == 1) return part;
   const int rank = comm->rank();
+  part.spec = RankSpec(whole.spec, plan, rank);
   part.share.comm = comm;
   part.share.vocab = ShareOf(whole.spec.vocab, plan.ranks, rank);
   part.weights.embedding = Rows(whole.weights.embedding, part.share.vocab);
@@ -72,17 +94,15 @@ RankModel ShardModel(const LoadedModel& whole, const ParallelPlan& plan, Communi
     const HeadShare heads = ShareHeads(layer.attention.heads, layer.attention.kv_heads, plan.ranks, rank);
     part.share.heads.push_back(heads);
     part.share.whole.push_back({layer.attention.q_size(), layer.attention.k_size()});
-    part.spec.layers[i].attention.heads = static_cast<int>(heads.heads.count);
-    part.spec.layers[i].attention.kv_heads = static_cast<int>(heads.kv_heads.count);
     ShardAttention(from, layer.attention, heads, &to);
     if (layer.moe) {
-      to.experts = PartOf(from.experts, ShareExperts(whole.spec.moe, plan.prefill, rank));
-      if (plan.hybrid()) to.decode_experts = PartOf(from.experts, ShareExperts(whole.spec.moe, plan.decode, rank));
+      const auto part_in = [&](const MoeLayout& layout) {
+        return PartOf(from.experts, ShareExperts(whole.spec.moe, layout, rank, RowGrain(from.experts)));
+      };
+      to.experts = part_in(plan.prefill);
+      if (plan.hybrid()) to.decode_experts = part_in(plan.decode);
     } else {
-      const int64_t grain = ShareGrain(layer.intermediate, plan.ranks);
-      const Range rows = ShareOf(layer.intermediate, plan.ranks, rank, grain);
-      to.dense = PartOf(from.dense, rows);
-      part.spec.layers[i].intermediate = static_cast<int>(rows.count);
+      to.dense = PartOf(from.dense, DenseRows(layer.intermediate, plan.ranks, rank));
     }
   }
   return part;

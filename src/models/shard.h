@@ -15,6 +15,9 @@ struct RankModel {
   RankShare share;
 };
 
+// The spec of one rank: its heads and dense rows.
+ModelSpec RankSpec(const ModelSpec& whole, const ParallelPlan& plan, int rank);
+
 // `comm` may be null if the plan has one rank. It and the model's files outlive the result.
 RankModel ShardModel(const LoadedModel& whole, const ParallelPlan& plan, Communicator* comm);
 

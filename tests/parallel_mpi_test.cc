@@ -1,0 +1,62 @@
+// Every checkpoint over MPI processes: `mpirun -n N parallel_mpi_test`. Rank 0 computes each answer alone too, compares
+// and prints "ok".
+#include <cstdio>
+#include <cstdlib>
+
+#include "base/error.h"
+#include "comm/mpi.h"
+#include "engine/cpu_executor.h"
+#include "engine/parallel_executor.h"
+#include "models/shard.h"
+#include "tests/support/two_sequences.h"
+
+namespace minimo::testing {
+namespace {
+
+Status Check(Communicator& comm, const GoldenModel& golden, const ParallelFlags& flags) {
+  MINIMO_ASSIGN(const LoadedModel model, LoadModel(golden.folder));
+  MINIMO_TRY(CheckSameCheckpoint(model, comm));
+  MINIMO_ASSIGN(const ParallelPlan plan, PlanRanks(model.spec, flags, 8));
+  const KvLayout layout = TwoSequencesLayout(model.spec);
+  MINIMO_ASSIGN(auto mine, CpuExecutor::CreateRank(model, plan, &comm, layout, DType::kF32, 1));
+  if (comm.rank() != 0) return FollowSteps(*mine, comm);
+  MINIMO_ASSIGN(auto alone, CpuExecutor::Create(model, layout, DType::kF32, 1));
+  MINIMO_ASSIGN(const SafetensorsFile file, SafetensorsFile::Open(golden.golden));
+  const std::vector<int32_t> ids = GoldenCases(file).front().input_ids;
+  ParallelExecutor leader(std::move(mine), comm);
+  const Answer many = TwoSequences(model.spec, ids).Run(leader);
+  const Answer one = TwoSequences(model.spec, ids).Run(*alone);
+  const double difference = MaxDifference(many.logits, one.logits);
+  if (!(difference <= kRanksBound)) return Errorf("{}: logits differ by {}", golden.name, difference);
+  if (many.greedy != one.greedy) return Errorf("{}: greedy tokens differ", golden.name);
+  return {};
+}
+
+int Main() {
+  auto world = OpenMpiWorld();
+  if (!world.ok()) {
+    std::fprintf(stderr, "%s\n", world.error().message.c_str());
+    return 1;
+  }
+  const int ranks = (*world)->size();
+  if (SharedDir().empty()) {
+    if ((*world)->rank() == 0) std::puts(UnderCi() ? "../shared is not there" : "ok\n(skipped: ../shared is not there)");
+    return UnderCi() ? 1 : 0;
+  }
+  for (const GoldenModel& golden : GoldenModels()) {
+    for (const ParallelFlags& flags : {ParallelFlags{ranks, false, "tp", "tp"}, ParallelFlags{ranks, false, "ep", "tp"},
+                                       ParallelFlags{ranks, true, "", ""}}) {
+      const Status status = Check(**world, golden, flags);
+      if (status.ok()) continue;
+      std::fprintf(stderr, "rank %d: %s\n", (*world)->rank(), status.error().message.c_str());
+      std::_Exit(1);
+    }
+  }
+  if ((*world)->rank() == 0) std::puts("ok");
+  return 0;
+}
+
+}  // namespace
+}  // namespace minimo::testing
+
+int main() { return minimo::testing::Main(); }
