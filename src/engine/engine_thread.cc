@@ -1,5 +1,6 @@
 #include "engine/engine_thread.h"
 
+#include <chrono>
 #include <utility>
 
 #include "base/error.h"
@@ -12,6 +13,7 @@ namespace {
 // Copies of the expert counters (127 KB for 62 layers of 256) this far apart cost nothing measurable, and a dashboard
 // at 10 Hz sees no older ones.
 constexpr int64_t kExpertLoadEveryUs = 100'000;
+constexpr std::chrono::seconds kIdleCheck{1};
 
 AdmissionLimits Limits(const EngineParts& parts) {
   AdmissionLimits limits;
@@ -73,7 +75,7 @@ void EngineThread::Cancel(const std::string& id) {
 EngineStats EngineThread::Stats() const {
   std::lock_guard lock(mutex_);
   EngineStats stats = stats_;
-  for (const Message& message : inbox_) stats.waiting += message.request != nullptr;
+  stats.waiting = queued_;
   return stats;
 }
 
@@ -87,11 +89,12 @@ Engine::ExpertLoad EngineThread::GetExpertLoad() const {
   return expert_load_;
 }
 
-// Waits for messages while there is no work. False: the engine is to stop.
+// Waits for messages while there is no work, but not for ever: an idle engine looks after its ranks too. False: the
+// engine is to stop.
 bool EngineThread::TakeInbox(std::vector<Message>* messages) {
   messages->clear();
   std::unique_lock lock(mutex_);
-  wake_.wait(lock, [&] { return stop_ || !inbox_.empty() || core_.HasWork(); });
+  wake_.wait_for(lock, kIdleCheck, [&] { return stop_ || !inbox_.empty() || core_.HasWork(); });
   messages->swap(inbox_);
   return !stop_;
 }
@@ -114,6 +117,9 @@ void EngineThread::Loop() {
     } else if (core_.HasWork()) {
       const Status status = core_.Step(&outbox);
       stepped = status.ok();
+      if (!status.ok()) Fail(status.error().message, &outbox);
+    } else if (Healthy()) {
+      const Status status = parts_.executor->Check();
       if (!status.ok()) Fail(status.error().message, &outbox);
     }
     Send(&outbox, stepped);

@@ -72,7 +72,7 @@ class EngineThread final : public Engine {
   mutable std::mutex mutex_;  // guards what follows up to the blank line
   std::condition_variable wake_;
   std::vector<Message> inbox_;
-  int queued_ = 0;  // requests in the inbox or waiting in the core
+  int queued_ = 0;  // requests in the inbox, on their way into the core or waiting there
   std::unordered_set<std::string> live_ids_;
   int64_t next_id_ = 0;
   bool stop_ = false;

@@ -28,7 +28,9 @@ class GatedExecutor final : public Executor {
     while (closed_.load()) std::this_thread::yield();
     return fake_.Run(step, output);
   }
+  Status Check() const override { return lost_.load() ? Status(Error{"rank 3 is lost"}) : Status(); }
   std::atomic<bool> closed_{false};
+  std::atomic<bool> lost_{false};
   FakeExecutor fake_;
 };
 
@@ -186,6 +188,19 @@ TEST(EngineThread, AFaultAnswersEveryoneAndTurnsHealthRed) {
   const auto refused = m.engine->Submit(Greedy(4, 5), [](Event&&) {});
   ASSERT_FALSE(refused.ok());
   EXPECT_NE(refused.error().message.find("broken"), std::string::npos);
+}
+
+TEST(EngineThread, ALostRankIsNoticedWhileNothingRuns) {
+  Machine m;
+  m.executor->lost_ = true;
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (m.engine->Healthy()) {
+    ASSERT_LT(std::chrono::steady_clock::now(), deadline);
+    std::this_thread::sleep_for(milliseconds(10));
+  }
+  const auto refused = Generate(*m.engine, Greedy(4, 5));
+  ASSERT_FALSE(refused.ok());
+  EXPECT_NE(refused.error().message.find("rank 3 is lost"), std::string::npos);
 }
 
 TEST(EngineThread, EndsWhatRunsWhenItIsDestroyed) {
