@@ -129,13 +129,13 @@ void EngineThread::Loop() {
 // From here on Submit refuses; what it let in before is answered here.
 void EngineThread::Fail(const std::string& error, Outbox* outbox) {
   LogError("the engine has failed, every request is answered with the error: {}", error);
-  healthy_.store(false, std::memory_order_release);
   std::vector<Message> messages;
   {
     std::lock_guard lock(mutex_);
     fault_ = error.empty() ? "unknown fault" : error;
     messages.swap(inbox_);
   }
+  healthy_.store(false, std::memory_order_release);
   for (Message& message : messages) {
     if (message.request != nullptr) core_.Add(std::move(message.request));
   }
