@@ -10,7 +10,7 @@ stage=${1:-build}
 APT_PACKAGES=(
   g++ cmake ninja-build pkg-config git ca-certificates
   libhwy-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev libpcre2-dev libutf8proc-dev
-  libboost-dev prometheus-cpp-dev
+  libboost-dev prometheus-cpp-dev libxxhash-dev
   libgtest-dev libgmock-dev libbenchmark-dev
 )
 TEST_PACKAGES=(

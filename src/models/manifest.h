@@ -27,7 +27,8 @@ struct TensorSpec {
   ShardRule shard = ShardRule::kReplicate;
   int layer = -1;   // decoder layer, or MTP depth if mtp
   int expert = -1;
-  bool quantizable = false;  // FP8 with a weight_scale_inv beside it, if the checkpoint has one
+  bool quantizable = false;   // may be FP8 (a weight_scale_inv beside it) or 4-bit: the checkpoint decides
+  bool released_fp8 = false;  // is FP8 in the released files: what a conversion to FP8 makes
   bool mtp = false;          // of a multi-token-prediction layer: optional as a whole
 
   bool IsMatrix() const { return shape.size() == 2; }

@@ -12,7 +12,7 @@ void AddEnds(const ModelSpec& spec, Manifest* manifest);
 
 // {prefix}input_layernorm, {prefix}{post_norm} and {prefix}self_attn.{q,k,v,o}_proj.
 void AddAttention(const std::string& prefix, const std::string& post_norm, int layer, int hidden,
-                  const AttentionSpec& attention, bool o_quantizable, Manifest* manifest);
+                  const AttentionSpec& attention, bool o_released_fp8, Manifest* manifest);
 
 // {prefix}{gate,up,down}.weight; expert -1 for a dense feed-forward.
 struct FfnNames {

@@ -116,7 +116,7 @@ void AddMtpLayer(const ModelSpec& spec, int depth, Manifest* manifest) {
     manifest->push_back({p + norm + ".weight", {hidden}, TensorPart::kMtpNorm});
   }
   manifest->push_back({p + "eh_proj.weight", {hidden, 2 * hidden}, TensorPart::kMtpProjection});
-  AddAttention(p, "pre_mlp_layernorm", depth, spec.hidden, a, true, manifest);
+  AddAttention(p, "pre_mlp_layernorm", depth, spec.hidden, a, false, manifest);
   if (a.sink) manifest->push_back({p + "self_attn.attention_sink_bias", {a.heads}, TensorPart::kSinks, ShardRule::kHeads});
   AddFfn(p + "mlp.", {"gate_proj", "up_proj", "down_proj"}, depth, -1, spec.hidden, intermediate, manifest);
   for (size_t i = first; i < manifest->size(); ++i) {
@@ -133,7 +133,7 @@ Manifest MakeManifest(const ModelSpec& spec) {
   for (int layer = 0; layer < spec.num_layers(); ++layer) {
     const LayerSpec& l = spec.layers[layer];
     const std::string p = fmt::format("model.layers.{}.", layer);
-    AddAttention(p, "post_attention_layernorm", layer, spec.hidden, l.attention, true, &manifest);
+    AddAttention(p, "post_attention_layernorm", layer, spec.hidden, l.attention, false, &manifest);
     if (l.attention.sink) {
       manifest.push_back({p + "self_attn.attention_sink_bias", {l.attention.heads}, TensorPart::kSinks, ShardRule::kHeads, layer});
     }

@@ -61,8 +61,7 @@ void Synthesizer::Add(const std::string& name, DType dtype, Shape shape, Kind ki
 void Synthesizer::AddMatrix(const TensorSpec& t, SynthFormat format, float deviation) {
   const int64_t rows = t.shape[0], cols = t.shape[1];
   const bool expert = t.expert >= 0;
-  // MiMo's o_proj stays bf16 in the released files: the manifest lets it be FP8, the release does not use that.
-  if (format == SynthFormat::kBf16 || !t.quantizable) {
+  if (format == SynthFormat::kBf16 || !t.released_fp8) {
     Add(t.name, t.part == TensorPart::kRouter ? DType::kF32 : DType::kBf16, t.shape, Kind::kGaussian, deviation);
   } else if (format == SynthFormat::kW4 && expert && cols % kInt4Group == 0) {
     const PackedNames names = PackedNamesOf(t.name);
@@ -79,13 +78,12 @@ Synthesizer::Synthesizer(const ModelFamily& family, const ModelSpec& spec, const
     : seed_(options.seed) {
   for (const TensorSpec& t : family.manifest(spec)) {
     const float deviation = Deviation(t, options.skewed_routing);
-    const bool bf16_output = t.part == TensorPart::kO && spec.layers[0].attention.value_scale != 1.0f;
     if (!t.IsMatrix()) {
       const bool is_norm = t.part != TensorPart::kRouterBias && t.part != TensorPart::kSinks;
       Add(t.name, t.part == TensorPart::kRouterBias ? DType::kF32 : DType::kBf16, t.shape,
           is_norm ? Kind::kOnes : Kind::kGaussian, deviation);
     } else {
-      AddMatrix(t, bf16_output ? SynthFormat::kBf16 : options.format, deviation);
+      AddMatrix(t, options.format, deviation);
     }
   }
   std::mt19937_64 rng(options.seed);

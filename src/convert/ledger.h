@@ -1,0 +1,41 @@
+// minimo-convert.json: what a conversion was asked, what it read, and which shards are whole.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "minimo/result.h"
+
+namespace minimo {
+
+struct ShardRecord {
+  std::string file;
+  int64_t bytes = 0;
+  std::string xxh3;                 // of the whole file, hexadecimal
+  std::vector<double> layer_error;  // squared error and squared norm a layer, flattened: [2 * (layers + 1)]
+};
+
+struct Ledger {
+  std::string request;  // the target and its parameters
+  std::string source;   // a fingerprint of the source folder
+  int shards = 0;       // in all
+  std::vector<ShardRecord> done;
+
+  static std::string PathIn(const std::string& folder);
+  static Result<std::optional<Ledger>> Read(const std::string& folder);  // nothing: no ledger there
+  Status Write(const std::string& folder) const;                        // atomically
+};
+
+// Names, sizes and modification times of a checkpoint's files.
+Result<std::string> SourceFingerprint(const std::string& folder);
+
+// XXH3 (64 bit) of a file, hexadecimal. `progress` may be empty; it is told bytes read so far of this file.
+Result<std::string> FileChecksum(const std::string& path, const std::function<bool(int64_t)>& progress);
+
+// Writes PATH.tmp, syncs, renames.
+Status WriteFileAtomically(const std::string& path, const std::string& text);
+
+}  // namespace minimo
