@@ -44,6 +44,7 @@ struct CommonFlags {
 };
 
 void AddBench(Commands& commands);
+void AddConvert(Commands& commands);
 void AddLogits(Commands& commands);
 void AddInspect(Commands& commands);
 void AddSynth(Commands& commands);

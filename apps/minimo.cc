@@ -53,6 +53,7 @@ int Main(int argc, char** argv) {
 
   Commands commands(app);
   AddBench(commands);
+  AddConvert(commands);
   AddLogits(commands);
   AddInspect(commands);
   AddSynth(commands);
