@@ -49,6 +49,9 @@ Result<std::string> EngineThread::Submit(Request request, EventSink sink) {
   const std::string asked_id = request.id;
   MINIMO_ASSIGN(auto live, Admit(std::move(request), std::move(sink), limits_));
   live->arrival_us = clock_.NowUs();
+  if (const Status check = parts_.executor->Check(); !check.ok()) {
+    return Errorf("the engine has failed: {}", check.error().message);
+  }
   std::lock_guard lock(mutex_);
   if (!fault_.empty()) return Errorf("the engine has failed: {}", fault_);
   if (stop_) return Error{"the engine is shutting down"};
@@ -118,7 +121,7 @@ void EngineThread::Loop() {
       const Status status = core_.Step(&outbox);
       stepped = status.ok();
       if (!status.ok()) Fail(status.error().message, &outbox);
-    } else if (Healthy()) {
+    } else if (healthy_.load(std::memory_order_relaxed)) {
       const Status status = parts_.executor->Check();
       if (!status.ok()) Fail(status.error().message, &outbox);
     }

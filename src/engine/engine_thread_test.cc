@@ -192,6 +192,10 @@ TEST(EngineThread, AFaultAnswersEveryoneAndTurnsHealthRed) {
 
 TEST(EngineThread, ALostRankIsNoticedWhileNothingRuns) {
   Machine m;
+  auto waiting = Stream::Submit(*m.engine, Greedy(4, 1));
+  ASSERT_TRUE(waiting.ok());
+  while ((*waiting)->Next()) {
+  }
   m.executor->lost_ = true;
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
   while (m.engine->Healthy()) {
