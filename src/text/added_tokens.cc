@@ -75,6 +75,7 @@ const AddedTokenMatcher::Entry* AddedTokenMatcher::LongestAt(std::string_view te
 void AddedTokenMatcher::Split(std::string_view text, bool parse_special, const OnText& on_text,
                               const OnToken& on_token) const {
   size_t done = 0;
+  size_t spaced = 0;  // what lies between the end of the last rstrip token and here is white space
   for (size_t i = 0; i < text.size();) {
     const Entry* entry = first_bytes_[static_cast<uint8_t>(text[i])] ? LongestAt(text.substr(i)) : nullptr;
     if (entry == nullptr) {
@@ -86,8 +87,11 @@ void AddedTokenMatcher::Split(std::string_view text, bool parse_special, const O
     i = end;  // the search goes on after the token's own text, whatever becomes of it
     if (entry->special && !parse_special) continue;
     if (entry->single_word && (EndsWithWord(text.substr(0, begin)) || StartsWithWord(text.substr(end)))) continue;
-    if (entry->lstrip) begin = std::max(TrailingSpace(text.substr(0, begin)), done);
-    if (entry->rstrip) end += LeadingSpace(text.substr(end));
+    if (entry->lstrip) begin = begin <= done ? done : done + TrailingSpace(text.substr(done, begin - done));
+    if (entry->rstrip) {
+      if (end >= spaced) spaced = end + LeadingSpace(text.substr(end));
+      end = spaced;
+    }
     if (done < begin) on_text(text.substr(done, begin - done));
     if (begin < end) on_token(entry->id);  // the token before may have taken it all along, as white space
     done = end;

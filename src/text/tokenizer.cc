@@ -17,6 +17,14 @@ namespace {
 
 constexpr size_t kMaxText = size_t{1} << 30;  // bytes; indices in a word have 31 bits
 
+// Tokens in a message may hold line breaks; a message is one line.
+Error OneLine(Error error) {
+  for (char& c : error.message) {
+    if (static_cast<uint8_t>(c) < 0x20 || c == 0x7F) c = '?';
+  }
+  return error;
+}
+
 struct TokenInfo {
   std::string text;   // as tokenizer.json writes it
   std::string bytes;  // as Decode writes it
@@ -42,6 +50,7 @@ struct Tokenizer::Impl {
     return &tokens[id];
   }
 
+  Status Load(const std::string& folder);
   Status AddModel(const BpeSpec& model);
   Status AddTokens(const std::vector<StatedAddedToken>& stated_tokens, const std::string& path);
   Status ApplyConfig(const TokenizerConfig& config);
@@ -143,25 +152,30 @@ Status Tokenizer::Impl::EncodeText(std::string_view text, bool parse_special, st
 Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Tokenizer::~Tokenizer() = default;
 
-Result<std::unique_ptr<Tokenizer>> Tokenizer::FromFolder(const std::string& folder) {
+Status Tokenizer::Impl::Load(const std::string& folder) {
   namespace fs = std::filesystem;
   const std::string path = (fs::path(folder) / "tokenizer.json").string();
   MINIMO_ASSIGN(TokenizerFile file, ReadTokenizerFile(path));
-  auto impl = std::make_unique<Impl>();
-  impl->normalizer = std::move(file.normalizer);
-  impl->pre_tokenizer = std::move(file.pre_tokenizer);
-  impl->post_templates = std::move(file.post_templates);
-  Status status = impl->AddModel(file.model);
-  if (status.ok()) status = impl->AddTokens(file.added_tokens, path);
+  normalizer = std::move(file.normalizer);
+  pre_tokenizer = std::move(file.pre_tokenizer);
+  post_templates = std::move(file.post_templates);
+  Status status = AddModel(file.model);
+  if (status.ok()) status = AddTokens(file.added_tokens, path);
   if (!status.ok()) return Errorf("{}: {}", path, status.error().message);
 
   const std::string config_path = (fs::path(folder) / "tokenizer_config.json").string();
   std::error_code error;
-  if (fs::exists(config_path, error)) {
-    MINIMO_ASSIGN(const TokenizerConfig config, ReadTokenizerConfig(config_path));
-    status = impl->ApplyConfig(config);
-    if (!status.ok()) return Errorf("{}: {}", config_path, status.error().message);
-  }
+  if (!fs::exists(config_path, error)) return {};
+  MINIMO_ASSIGN(const TokenizerConfig config, ReadTokenizerConfig(config_path));
+  status = ApplyConfig(config);
+  if (!status.ok()) return Errorf("{}: {}", config_path, status.error().message);
+  return {};
+}
+
+Result<std::unique_ptr<Tokenizer>> Tokenizer::FromFolder(const std::string& folder) {
+  auto impl = std::make_unique<Impl>();
+  const Status status = impl->Load(folder);
+  if (!status.ok()) return OneLine(status.error());
   return std::unique_ptr<Tokenizer>(new Tokenizer(std::move(impl)));
 }
 
