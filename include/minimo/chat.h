@@ -38,7 +38,7 @@ class ChatTemplate {
   Result<std::string> Render(const nlohmann::ordered_json& messages, const nlohmann::ordered_json& tools,
                              const ChatOptions& options = {}) const;
   // The same from JSON text; an empty `tools`: none.
-  Result<std::string> Render(std::string_view messages, std::string_view tools, const ChatOptions& options = {}) const;
+  Result<std::string> RenderText(std::string_view messages, std::string_view tools, const ChatOptions& options = {}) const;
 
  private:
   struct Impl;

@@ -26,6 +26,13 @@ class JinjaTemplate {
   Result<std::string> Render(const Value& context) const;
   Result<std::string> Render(const Value& context, std::chrono::system_clock::time_point now) const;
 
+  // Whether a `for` runs over a variable with `name` in its name, or over an attribute or item of that name.
+  bool LoopsOver(std::string_view name) const;
+  // Whether .split(separator) is called with that text.
+  bool SplitsOn(std::string_view separator) const;
+  // Whether the text is within a literal or the plain text.
+  bool Mentions(std::string_view text) const;
+
  private:
   explicit JinjaTemplate(std::shared_ptr<const Tree> tree) : tree_(std::move(tree)) {}
   std::shared_ptr<const Tree> tree_;
