@@ -6,10 +6,10 @@
 #include "base/log.h"
 #include "engine/engine_thread.h"
 #include "engine/kv_plan.h"
+#include "engine/load_model.h"
 #include "engine/memory.h"
 #include "engine/rank_setup.h"
 #include "models/kv_layout.h"
-#include "models/loader.h"
 #include "models/shard.h"
 #include "sampling/generation_config.h"
 
@@ -35,7 +35,9 @@ Status CheckOptions(const EngineOptions& o) {
   if (o.dtype != "auto" && o.dtype != "f32" && o.dtype != "bf16") {
     return Errorf("dtype is \"{}\"; it must be auto, f32 or bf16", o.dtype);
   }
-  if (o.load_format != "auto") return Errorf("load_format \"{}\" is not supported on the CPU", o.load_format);
+  if (o.load_format != "auto" && o.load_format != "dummy") {
+    return Errorf("load_format is \"{}\"; it must be auto or dummy", o.load_format);
+  }
   if (o.max_num_seqs < 1) return Errorf("max_num_seqs is {}; it must be at least 1", o.max_num_seqs);
   if (o.max_num_batched_tokens != 0 && o.max_num_batched_tokens < 2) {
     return Errorf("max_num_batched_tokens is {}; it must be at least 2, so that prompts and decoding both move",
@@ -76,13 +78,10 @@ Result<Prepared> Prepare(const EngineOptions& options) {
   MINIMO_TRY(CheckOptions(options));
   Prepared prepared;
   MINIMO_ASSIGN(prepared.kv_dtype, KvDType(options));
-  MINIMO_ASSIGN(const std::string folder, ResolveModelFolder(options.model));
-  LoadOptions load;
-  load.num_layers = options.num_layers;
-  MINIMO_ASSIGN(LoadedModel loaded, LoadModel(folder, load));
-  prepared.model = std::make_shared<const LoadedModel>(std::move(loaded));
+  MINIMO_ASSIGN(EngineModel loaded, LoadEngineModel(options));
+  prepared.model = std::move(loaded.model);
   const ModelSpec& spec = prepared.model->spec;
-  MINIMO_ASSIGN(GenerationConfig generation, LoadGenerationConfig(folder));
+  MINIMO_ASSIGN(GenerationConfig generation, LoadGenerationConfig(loaded.text_folder));
   MINIMO_ASSIGN(prepared.plan, PlanFor(options, spec));
 
   EngineParts& parts = prepared.parts;
@@ -90,7 +89,7 @@ Result<Prepared> Prepare(const EngineOptions& options) {
   parts.spec = spec;
   parts.default_params = std::move(generation.params);
   parts.eos_ids = generation.eos_ids.empty() ? spec.eos_token_ids : std::move(generation.eos_ids);
-  MINIMO_ASSIGN(parts.tokenizer, Tokenizer::FromFolder(folder));
+  MINIMO_ASSIGN(parts.tokenizer, Tokenizer::FromFolder(loaded.text_folder));
   MINIMO_ASSIGN(const int max_model_len, ModelLen(options, spec));
 
   KvPlanOptions plan_options;

@@ -1,0 +1,55 @@
+#include "engine/load_model.h"
+
+#include <fstream>
+#include <utility>
+
+#include "base/error.h"
+#include "engine/memory.h"
+#include "models/synth.h"
+
+namespace minimo {
+namespace {
+
+// The folder itself, or where it has no tokenizer (or is only the name of a released model) the shipped nano model of
+// the same family.
+Result<std::string> TextFolder(const std::string& model, const ModelSpec& spec) {
+  const auto folder = ResolveModelFolder(model);
+  if (folder.ok() && std::ifstream(*folder + "/tokenizer.json").good()) return *folder;
+  return ResolveModelFolder(spec.model_type == "minimax_m2" ? "nano-minimax-m2" : "nano-mimo-v2-flash");
+}
+
+Result<EngineModel> LoadDummy(const EngineOptions& options) {
+  SynthOptions synth;
+  synth.layers = options.num_layers;
+  const auto shipped = ResolveModelFolder(options.model);
+  const std::string source = shipped.ok() ? *shipped : options.model;
+  MINIMO_ASSIGN(const ModelConfig config, DummyConfig(source, &synth));
+  int64_t bytes = 0;
+  const Synthesizer synthesizer(*config.family, config.spec, synth);
+  for (const TensorDeclaration& tensor : synthesizer.tensors()) bytes += tensor.bytes();
+  const int64_t available = AvailableMemoryBytes();
+  if (available > 0 && bytes > available) {
+    return Errorf("{}: its weights take {:.1f} GB, {:.1f} GB of memory are free; use fewer layers (num_layers)",
+                  options.model, static_cast<double>(bytes) / 1e9, static_cast<double>(available) / 1e9);
+  }
+  MINIMO_ASSIGN(LoadedModel loaded, DummyModel(source, synth, options.threads));
+  EngineModel model;
+  MINIMO_ASSIGN(model.text_folder, TextFolder(options.model, loaded.spec));
+  model.model = std::make_shared<const LoadedModel>(std::move(loaded));
+  return model;
+}
+
+}  // namespace
+
+Result<EngineModel> LoadEngineModel(const EngineOptions& options) {
+  if (options.load_format == "dummy") return LoadDummy(options);
+  EngineModel model;
+  MINIMO_ASSIGN(model.text_folder, ResolveModelFolder(options.model));
+  LoadOptions load;
+  load.num_layers = options.num_layers;
+  MINIMO_ASSIGN(LoadedModel loaded, LoadModel(model.text_folder, load));
+  model.model = std::make_shared<const LoadedModel>(std::move(loaded));
+  return model;
+}
+
+}  // namespace minimo
