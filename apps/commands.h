@@ -45,6 +45,7 @@ struct CommonFlags {
 
 void AddBench(Commands& commands);
 void AddConvert(Commands& commands);
+void AddLaunch(Commands& commands);
 void AddLogits(Commands& commands);
 void AddInspect(Commands& commands);
 void AddSynth(Commands& commands);

@@ -1,20 +1,26 @@
 // minimo logits: the logits of every position, and what lies between, as a safetensors file.
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <filesystem>
+#include <thread>
 
 #include "apps/commands.h"
+#include "apps/rank_flags.h"
 #include "base/error.h"
 #include "base/thread_team.h"
 #include "checkpoint/mapped_file.h"
 #include "checkpoint/safetensors.h"
+#include "comm/threads.h"
 #include "models/offline_runner.h"
+#include "models/shard.h"
 
 namespace minimo {
 namespace {
 
 struct Flags {
   CommonFlags common;
+  RankFlags ranks;
   std::vector<int64_t> ids;
   std::string ids_file;
   std::string out;
@@ -40,16 +46,15 @@ struct Collected {
   std::vector<ForwardCapture::Layer> layers;
 };
 
-Collected Compute(const LoadedModel& model, const std::vector<int32_t>& ids, const Flags& flags, ThreadTeam& team) {
-  const DType kv = flags.common.dtype == "f32" || flags.common.dtype == "auto" ? DType::kF32 : DType::kBf16;
-  OfflineRunner runner(model, team, kv, static_cast<int>(ids.size()));
+Result<Collected> Compute(OfflineRunner& runner, size_t layers, const std::vector<int32_t>& ids, const Flags& flags) {
   Collected all;
-  all.layers.resize(model.spec.layers.size());
+  all.layers.resize(layers);
   const size_t chunk = flags.chunk > 0 ? static_cast<size_t>(flags.chunk) : 512;
   for (size_t at = 0; at < ids.size(); at += chunk) {
     const size_t count = std::min(chunk, ids.size() - at);
     ForwardCapture capture;
-    const auto logits = runner.Append({ids.data() + at, count}, static_cast<int>(count), flags.hidden ? &capture : nullptr);
+    MINIMO_ASSIGN(const auto logits, runner.TryAppend({ids.data() + at, count}, static_cast<int>(count),
+                                                      flags.hidden ? &capture : nullptr));
     all.logits.insert(all.logits.end(), logits.begin(), logits.end());
     for (size_t i = 0; i < capture.layers.size(); ++i) {
       const auto append = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };
@@ -59,6 +64,40 @@ Collected Compute(const LoadedModel& model, const std::vector<int32_t>& ids, con
     }
   }
   return all;
+}
+
+Result<Collected> ComputeOnRank(const LoadedModel& model, const ParallelPlan& plan, Communicator* comm,
+                                const std::vector<int32_t>& ids, const Flags& flags, int threads) {
+  const DType kv = flags.common.dtype == "bf16" ? DType::kBf16 : DType::kF32;
+  const RankModel part = ShardModel(model, plan, comm);
+  ThreadTeam team(threads);
+  OfflineRunner runner(part, team, kv, static_cast<int>(ids.size()));
+  return Compute(runner, model.spec.layers.size(), ids, flags);
+}
+
+// Rank 0's results. Under mpirun this process is one rank, else all ranks are threads.
+Result<Collected> ComputeOnRanks(const LoadedModel& model, const std::vector<int32_t>& ids, const Flags& flags,
+                                 Communicator* world) {
+  const int ranks = world != nullptr ? world->size() : std::max(1, flags.ranks.tensor_parallel_size);
+  const ParallelFlags parallel{ranks, flags.ranks.enable_expert_parallel, flags.ranks.moe_prefill,
+                               flags.ranks.moe_decode};
+  MINIMO_ASSIGN(const ParallelPlan plan, PlanRanks(model.spec, parallel, 1));
+  const int threads = std::max(1, (flags.common.threads > 0 ? flags.common.threads : AvailableCores()) / ranks);
+  if (world != nullptr) {
+    MINIMO_TRY(CheckSameCheckpoint(model, *world));
+    return ComputeOnRank(model, plan, world, ids, flags, threads);
+  }
+  auto comms = MakeThreadRanks(ranks, static_cast<int>(flags.ranks.rank_timeout_s * 1000));
+  std::vector<std::thread> others;
+  for (int r = 1; r < ranks; ++r) {
+    others.emplace_back([&, r] {
+      const auto ignored = ComputeOnRank(model, plan, comms[r].get(), ids, flags, threads);
+      if (!ignored.ok()) comms[r]->Abort(ignored.error().message);
+    });
+  }
+  Result<Collected> collected = ComputeOnRank(model, plan, comms[0].get(), ids, flags, threads);
+  for (std::thread& other : others) other.join();
+  return collected;
 }
 
 template <typename T>
@@ -83,8 +122,10 @@ Status Body(const Flags& flags) {
     if (id < 0 || id >= model.spec.vocab) return Errorf("token id {} is not in [0, {})", id, model.spec.vocab);
     ids.push_back(static_cast<int32_t>(id));
   }
-  ThreadTeam team(flags.common.threads);
-  const Collected all = Compute(model, ids, flags, team);
+  EngineOptions ranks;
+  MINIMO_TRY(flags.ranks.Fill(&ranks));
+  MINIMO_ASSIGN(const Collected all, ComputeOnRanks(model, ids, flags, ranks.ranks.get()));
+  if (Follows(ranks)) return {};
   const auto rows = static_cast<int64_t>(ids.size());
   std::vector<NamedTensor> tensors = {Named("logits", DType::kF32, rows, all.logits)};
   for (size_t i = 0; flags.hidden && i < all.layers.size(); ++i) {
@@ -104,6 +145,7 @@ void AddLogits(Commands& commands) {
   CLI::App& command = commands.Add("logits", "Write the logits of every position (float32) to a safetensors file");
   flags->common.AddModelArgument(command);
   flags->common.AddRuntimeFlags(command);
+  flags->ranks.AddTo(command);
   auto* ids = command.add_option("--ids", flags->ids, "Token ids: 1,2,3")->delimiter(',');
   command.add_option("--ids-file", flags->ids_file, "A JSON list of token ids")->excludes(ids);
   command.add_option("--out", flags->out, "The safetensors file to write")->required();

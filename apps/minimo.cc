@@ -54,6 +54,7 @@ int Main(int argc, char** argv) {
   Commands commands(app);
   AddBench(commands);
   AddConvert(commands);
+  AddLaunch(commands);
   AddLogits(commands);
   AddInspect(commands);
   AddSynth(commands);

@@ -18,14 +18,29 @@ KvLayout OneSequence(const ModelSpec& spec, DType kv_dtype, int max_tokens) {
 }  // namespace
 
 OfflineRunner::OfflineRunner(const LoadedModel& model, ThreadTeam& team, DType kv_dtype, int max_tokens)
-    : spec_(model.spec),
-      decoder_(model.spec, model.weights, team),
-      kv_(GroupKv(model.spec), OneSequence(model.spec, kv_dtype, max_tokens), kv_dtype) {
+    : OfflineRunner(model.spec, model.weights, {}, team, kv_dtype, max_tokens) {}
+
+OfflineRunner::OfflineRunner(const RankModel& model, ThreadTeam& team, DType kv_dtype, int max_tokens)
+    : OfflineRunner(model.spec, model.weights, model.share, team, kv_dtype, max_tokens) {}
+
+OfflineRunner::OfflineRunner(const ModelSpec& spec, const DecoderWeights& weights, const RankShare& share,
+                             ThreadTeam& team, DType kv_dtype, int max_tokens)
+    : spec_(spec),
+      leads_(share.alone() || share.comm->rank() == 0),
+      decoder_(spec, weights, team, share),
+      kv_(GroupKv(spec), OneSequence(spec, kv_dtype, max_tokens), kv_dtype) {
   block_table_.resize(static_cast<size_t>(kv_.layout().num_blocks));
   std::iota(block_table_.begin(), block_table_.end(), 0);
 }
 
 std::span<const float> OfflineRunner::Append(std::span<const int32_t> tokens, int num_logits, ForwardCapture* capture) {
+  const auto logits = TryAppend(tokens, num_logits, capture);
+  CHECK(logits.ok());  // only other ranks can fail
+  return *logits;
+}
+
+Result<std::span<const float>> OfflineRunner::TryAppend(std::span<const int32_t> tokens, int num_logits,
+                                                        ForwardCapture* capture) {
   CHECK(past_ + tokens.size() <= block_table_.size() * static_cast<size_t>(kv_.layout().block_size));
   StepRecord step;
   step.tokens.assign(tokens.begin(), tokens.end());
@@ -37,10 +52,10 @@ std::span<const float> OfflineRunner::Append(std::span<const int32_t> tokens, in
   s.ring = kv_.layout().num_rings > 0 ? 0 : -1;
   s.num_logits = num_logits;
   step.sequences = {s};
-  logits_.resize(static_cast<size_t>(num_logits) * static_cast<size_t>(spec_.vocab));
-  CHECK(decoder_.Forward(step, kv_, logits_.data(), capture).ok());  // only other ranks can fail
+  logits_.resize(leads_ ? static_cast<size_t>(num_logits) * static_cast<size_t>(spec_.vocab) : 0);
+  MINIMO_TRY(decoder_.Forward(step, kv_, logits_.data(), capture));
   past_ += s.num_tokens;
-  return logits_;
+  return std::span<const float>(logits_);
 }
 
 }  // namespace minimo
