@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/thread_team.h"
 #include "engine/cpu_executor.h"
+#include "engine/load_model.h"
 #include "models/shard.h"
 
 namespace minimo {
@@ -109,13 +110,6 @@ Result<RankedExecutor> MakeRankedExecutor(const EngineOptions& options, const Lo
 
 namespace {
 
-Result<LoadedModel> LoadFollower(const EngineOptions& options) {
-  MINIMO_ASSIGN(const std::string folder, ResolveModelFolder(options.model));
-  LoadOptions load;
-  load.num_layers = options.num_layers;
-  return LoadModel(folder, load);
-}
-
 // The follower's half of MakeRankedExecutor.
 Result<std::unique_ptr<CpuExecutor>> MakeFollower(const EngineOptions& options, const LoadedModel& model,
                                                   Communicator& comm) {
@@ -139,12 +133,13 @@ Result<std::unique_ptr<CpuExecutor>> MakeFollower(const EngineOptions& options, 
 Status FollowEngine(const EngineOptions& options) {
   Communicator& comm = *options.ranks;
   std::unique_ptr<CpuExecutor> local;
-  Result<LoadedModel> model = Error{"not loaded"};
+  std::shared_ptr<const LoadedModel> model;
   {
     const PatientRanks patience(options);
-    model = LoadFollower(options);
-    Status ready = model.ok() ? Status() : Status(model.error());
+    auto loaded = LoadEngineModel(options);
+    Status ready = loaded.ok() ? Status() : Status(loaded.error());
     if (ready.ok()) {
+      model = std::move(loaded->model);
       const auto plan = PlanFor(options, model->spec);
       if (!plan.ok()) ready = plan.error();
     }

@@ -8,7 +8,7 @@
 #include "engine/cpu_executor.h"
 #include "engine/parallel_executor.h"
 #include "models/shard.h"
-#include "tests/support/two_sequences.h"
+#include "tests/parallel/two_sequences.h"
 
 namespace minimo::testing {
 namespace {
