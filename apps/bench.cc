@@ -6,8 +6,11 @@ namespace minimo {
 void AddBench(Commands& commands) {
   CLI::App& bench = commands.Add("bench", "Measure: a server, the engine, the kernels, the start-up; and report");
   bench.require_subcommand(1);
-  AddBenchReport(bench, commands);
   AddBenchServe(bench, commands);
+  AddBenchLatency(bench, commands);
+  AddBenchThroughput(bench, commands);
+  AddBenchLoad(bench, commands);
+  AddBenchReport(bench, commands);
 }
 
 }  // namespace minimo

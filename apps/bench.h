@@ -5,7 +5,10 @@
 
 namespace minimo {
 
+void AddBenchLatency(CLI::App& bench, Commands& commands);
+void AddBenchLoad(CLI::App& bench, Commands& commands);
 void AddBenchReport(CLI::App& bench, Commands& commands);
 void AddBenchServe(CLI::App& bench, Commands& commands);
+void AddBenchThroughput(CLI::App& bench, Commands& commands);
 
 }  // namespace minimo

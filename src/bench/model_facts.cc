@@ -17,6 +17,7 @@ WeightBits BitsOfConfig(const std::string& config_text) {
   const auto config = nlohmann::json::parse(config_text, nullptr, false);
   const auto quant = config.find("quantization_config");
   if (quant == config.end() || !quant->is_object()) return UniformBits("bf16", 16);
+  if (quant->value("quant_method", "") == "compressed-tensors") return W4Bits();
   bool output_is_bf16 = false;
   const auto ignored = quant->find("ignored_layers");
   if (ignored != quant->end() && ignored->is_array()) {
@@ -27,45 +28,48 @@ WeightBits BitsOfConfig(const std::string& config_text) {
   return Fp8Bits(output_is_bf16);
 }
 
-// What the files hold, averaged over the tensors of each kind.
-WeightBits BitsOfFiles(const Manifest& manifest, const Checkpoint& checkpoint, WeightBits bits) {
-  struct Sum {
-    double bytes = 0;
-    double elements = 0;
-  } qkv, output, dense, experts, router, head;
-  for (const TensorSpec& t : manifest) {
-    Sum* sum = nullptr;
-    switch (t.part) {
-      case TensorPart::kQ:
-      case TensorPart::kK:
-      case TensorPart::kV: sum = &qkv; break;
-      case TensorPart::kO: sum = &output; break;
-      case TensorPart::kGate:
-      case TensorPart::kUp:
-      case TensorPart::kDown: sum = &dense; break;
-      case TensorPart::kExpertGate:
-      case TensorPart::kExpertUp:
-      case TensorPart::kExpertDown: sum = &experts; break;
-      case TensorPart::kRouter: sum = &router; break;
-      case TensorPart::kLmHead: sum = &head; break;
-      default: break;
-    }
-    const TensorView* view = checkpoint.Find(t.name);
-    if (sum == nullptr || view == nullptr || t.mtp) continue;
-    const TensorView* scale = t.quantizable ? checkpoint.Find(ScaleName(t.name)) : nullptr;
-    sum->bytes += static_cast<double>(view->bytes() + (scale != nullptr ? scale->bytes() : 0));
-    sum->elements += static_cast<double>(NumElements(view->shape));
+// What a bound model holds, averaged over the matrices of each kind.
+class BitSum {
+ public:
+  void Add(const Weight& weight) {
+    const WeightView& v = weight.view;
+    const auto elements = static_cast<double>(v.rows * v.cols);
+    double bits = static_cast<double>(v.ElementBits());
+    if (v.format == WeightFormat::kFp8Block && v.scales != nullptr) bits += 32.0 / (kScaleBlock * kScaleBlock);
+    if (v.format == WeightFormat::kInt4Group && v.group_size > 0) bits += 16.0 / v.group_size;
+    bits_ += bits * elements;
+    elements_ += elements;
   }
-  const auto set = [](const Sum& sum, double* out) {
-    if (sum.elements > 0) *out = 8 * sum.bytes / sum.elements;
-  };
-  set(qkv, &bits.qkv);
-  set(output, &bits.output);
-  set(dense, &bits.dense);
-  set(experts, &bits.experts);
-  set(router, &bits.router);
-  set(head, &bits.head);
-  if (experts.elements > 0) bits.name = bits.experts < 12 ? "fp8" : bits.experts < 20 ? "bf16" : "f32";
+  void AddFfn(const FfnWeights& ffn) {
+    for (const Weight* weight : {&ffn.gate, &ffn.up, &ffn.down}) Add(*weight);
+  }
+  void Set(double* out) const {
+    if (elements_ > 0) *out = bits_ / elements_;
+  }
+
+ private:
+  double bits_ = 0;
+  double elements_ = 0;
+};
+
+WeightBits BitsOfWeights(const DecoderWeights& weights) {
+  BitSum qkv, output, dense, experts, router, head;
+  for (const LayerWeights& layer : weights.layers) {
+    for (const Weight* weight : {&layer.q, &layer.k, &layer.v}) qkv.Add(*weight);
+    output.Add(layer.o);
+    router.Add(layer.router);
+    dense.AddFfn(layer.dense);
+    for (const FfnWeights& expert : layer.experts) experts.AddFfn(expert);
+  }
+  head.Add(weights.lm_head);
+  WeightBits bits;
+  qkv.Set(&bits.qkv);
+  output.Set(&bits.output);
+  dense.Set(&bits.dense);
+  experts.Set(&bits.experts);
+  router.Set(&bits.router);
+  head.Set(&bits.head);
+  bits.name = bits.experts < 6 ? "w4" : bits.experts < 12 ? "fp8" : bits.experts < 20 ? "bf16" : "f32";
   return bits;
 }
 
@@ -83,8 +87,10 @@ Result<ModelFacts> ReadModelFacts(const std::string& model, const std::string& q
   MINIMO_ASSIGN(const ModelConfig config, ParseModelConfig(text, (fs::path(folder) / "config.json").string()));
   ModelFacts facts{fs::path(folder).filename().string(), config.spec, BitsOfConfig(text)};
   if (HasWeights(folder)) {
-    MINIMO_ASSIGN(const Checkpoint checkpoint, Checkpoint::Open(folder));
-    facts.bits = BitsOfFiles(config.family->manifest(config.spec), checkpoint, facts.bits);
+    LoadOptions load;
+    load.num_layers = num_layers;
+    MINIMO_ASSIGN(const LoadedModel loaded, LoadModel(folder, load));
+    facts.bits = BitsOfWeights(loaded.weights);
   }
   if (quantization == "fp8") {
     facts.bits = Fp8Bits(facts.bits.output > 12);

@@ -1,0 +1,74 @@
+// minimo bench latency, throughput and load: the engine without a server.
+#include <memory>
+
+#include "apps/bench.h"
+#include "bench/engine_bench.h"
+#include "bench/load_bench.h"
+
+namespace minimo {
+namespace {
+
+void AddEngineFlags(CLI::App* app, EngineOptions* o) {
+  o->model = "nano-minimax-m2";
+  app->add_option("--model", o->model, "checkpoint folder or shipped model")->capture_default_str();
+  app->add_option("--backend", o->backend, "auto, cpu or cuda")->capture_default_str();
+  app->add_option("--dtype", o->dtype, "auto, f32 or bf16")->capture_default_str();
+  app->add_option("--kv-cache-dtype", o->kv_cache_dtype, "auto, f32, bf16 or fp8")->capture_default_str();
+  app->add_option("--load-format", o->load_format, "auto, or dummy: random weights of the config's shapes");
+  app->add_option("--threads", o->threads, "0: all cores")->capture_default_str();
+  app->add_option("--num-layers", o->num_layers, "only the first N layers; 0: all")->capture_default_str();
+  app->add_option("--max-num-seqs", o->max_num_seqs)->capture_default_str();
+  app->add_option("--max-num-batched-tokens", o->max_num_batched_tokens, "0: chosen by the backend");
+  app->add_option("--max-model-len", o->max_model_len, "0: the model's own");
+}
+
+Status Said(const Result<bool>& clean) {
+  if (!clean.ok()) return clean.error();
+  return *clean ? Status() : Status(Error{});
+}
+
+}  // namespace
+
+void AddBenchLatency(CLI::App& bench, Commands& commands) {
+  auto o = std::make_shared<bench::LatencyOptions>();
+  CLI::App* app = bench.add_subcommand("latency", "Time of a batch alone: prefill, decode steps, the memory floor");
+  AddEngineFlags(app, &o->engine);
+  app->add_option("--batch-size", o->batch_sizes, "one or several: 1,8,32")->delimiter(',')->capture_default_str();
+  app->add_option("--input-len", o->input_len)->capture_default_str();
+  app->add_option("--output-len", o->output_len)->capture_default_str();
+  app->add_option("--num-iters-warmup", o->warmups)->capture_default_str();
+  app->add_option("--num-iters", o->iterations)->capture_default_str();
+  app->add_option("--seed", o->seed)->capture_default_str();
+  app->add_option("--quantization", o->quantization, "number format behind the floor, if not the checkpoint's");
+  app->add_option("--memory-bandwidth", o->memory_bandwidth_gbs, "GB/s behind the floor; 0: measured");
+  app->add_option("--json,--output-json", o->json_file, "write everything that was measured to this file");
+  commands.Body(*app, [o] { return Said(bench::RunLatencyBench(*o)); });
+}
+
+void AddBenchThroughput(CLI::App& bench, Commands& commands) {
+  auto o = std::make_shared<bench::ThroughputOptions>();
+  o->dataset.num_prompts = 128;
+  CLI::App* app = bench.add_subcommand("throughput", "Many requests at once, given to the engine directly");
+  AddEngineFlags(app, &o->engine);
+  app->add_option("--num-prompts", o->dataset.num_prompts)->capture_default_str();
+  app->add_option("--input-len,--random-input-len", o->dataset.random_input_len)->capture_default_str();
+  app->add_option("--output-len,--random-output-len", o->dataset.random_output_len)->capture_default_str();
+  app->add_option("--random-range-ratio", o->dataset.random_range_ratio)->capture_default_str();
+  app->add_option("--seed", o->dataset.seed)->capture_default_str();
+  app->add_option("--quantization", o->quantization, "number format behind the floor, if not the checkpoint's");
+  app->add_option("--json,--output-json", o->json_file, "write everything that was measured to this file");
+  commands.Body(*app, [o] { return Said(bench::RunThroughputBench(*o)); });
+}
+
+void AddBenchLoad(CLI::App& bench, Commands& commands) {
+  auto o = std::make_shared<bench::LoadBenchOptions>();
+  CLI::App* app = bench.add_subcommand("load", "Start-up by phase, to the first token");
+  AddEngineFlags(app, &o->engine);
+  app->add_option("--input-len", o->input_len, "tokens of the first prompt")->capture_default_str();
+  app->add_option("--num-iters", o->iterations)->capture_default_str();
+  app->add_flag("--cold", o->cold, "drop the files from the page cache first");
+  app->add_option("--json", o->json_file, "write everything that was measured to this file");
+  commands.Body(*app, [o] { return Said(bench::RunLoadBench(*o)); });
+}
+
+}  // namespace minimo
