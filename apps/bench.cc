@@ -9,6 +9,7 @@ void AddBench(Commands& commands) {
   AddBenchServe(bench, commands);
   AddBenchLatency(bench, commands);
   AddBenchThroughput(bench, commands);
+  AddBenchKernels(bench, commands);
   AddBenchLoad(bench, commands);
   AddBenchReport(bench, commands);
 }

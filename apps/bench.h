@@ -5,6 +5,7 @@
 
 namespace minimo {
 
+void AddBenchKernels(CLI::App& bench, Commands& commands);
 void AddBenchLatency(CLI::App& bench, Commands& commands);
 void AddBenchLoad(CLI::App& bench, Commands& commands);
 void AddBenchReport(CLI::App& bench, Commands& commands);

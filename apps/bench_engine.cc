@@ -1,8 +1,9 @@
-// minimo bench latency, throughput and load: the engine without a server.
+// minimo bench latency, throughput, load and kernels: the engine without a server.
 #include <memory>
 
 #include "apps/bench.h"
 #include "bench/engine_bench.h"
+#include "bench/kernel_bench.h"
 #include "bench/load_bench.h"
 
 namespace minimo {
@@ -69,6 +70,25 @@ void AddBenchLoad(CLI::App& bench, Commands& commands) {
   app->add_flag("--cold", o->cold, "drop the files from the page cache first");
   app->add_option("--json", o->json_file, "write everything that was measured to this file");
   commands.Body(*app, [o] { return Said(bench::RunLoadBench(*o)); });
+}
+
+void AddBenchKernels(CLI::App& bench, Commands& commands) {
+  auto o = std::make_shared<bench::KernelBenchOptions>();
+  CLI::App* app = bench.add_subcommand("kernels", "Each operator at the released models' shapes");
+  app->add_option("--model", o->model, "minimax-m2, mimo-v2-flash, or a folder with config.json")->capture_default_str();
+  app->add_option("--quantization", o->quantization, "fp8, w4, bf16 or f32")
+      ->check(CLI::IsMember({"fp8", "w4", "bf16", "f32"}))->capture_default_str();
+  app->add_option("--tokens,--batch-size", o->tokens, "one or several: 1,8,32")->delimiter(',')->capture_default_str();
+  app->add_option("--context", o->context, "tokens in the cache of each sequence")
+      ->check(CLI::Range(0, 1 << 20))->capture_default_str();
+  app->add_option("--kv-cache-dtype", o->kv_cache_dtype)->check(CLI::IsMember({"f32", "bf16", "fp8"}))
+      ->capture_default_str();
+  app->add_option("--threads", o->threads, "0: all cores")->capture_default_str();
+  app->add_option("--seconds", o->seconds, "least time spent on one line")->capture_default_str();
+  app->add_option("--only", o->only, "operators whose name contains this");
+  app->add_option("--seed", o->seed)->capture_default_str();
+  app->add_option("--json", o->json_file, "write everything that was measured to this file");
+  commands.Body(*app, [o] { return Said(bench::RunKernelBench(*o)); });
 }
 
 }  // namespace minimo

@@ -1,0 +1,151 @@
+// The commands without a server, on the nano models, seconds in all: what they write and that it adds up.
+#include "bench/engine_bench.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "bench/engine_run.h"
+#include "bench/kernel_bench.h"
+#include "bench/load_bench.h"
+#include "bench/memory_bandwidth.h"
+#include "bench/report.h"
+
+namespace minimo::bench {
+namespace {
+
+using ::testing::HasSubstr;
+
+struct TempFile {
+  std::string path = (std::filesystem::temp_directory_path() / ("minimo-bench-" + std::to_string(getpid()))).string();
+  ~TempFile() { std::filesystem::remove(path); }
+  std::string Text() const {
+    std::ifstream in(path);
+    return {std::istreambuf_iterator<char>(in), {}};
+  }
+  nlohmann::json Read() const { return nlohmann::json::parse(Text(), nullptr, false); }
+};
+
+void ExpectProvenance(const nlohmann::json& json) {
+  for (const char* key : {"commit", "command", "date", "cpu", "cores"}) EXPECT_TRUE(json["environment"].contains(key)) << key;
+  EXPECT_TRUE(json["model_shape"].contains("number_format"));
+  const auto page = MakeReport({{"f", json.dump()}}, "t");
+  EXPECT_TRUE(page.ok()) << page.error().message;
+}
+
+TEST(EngineBenchTest, LatencyOfBatches) {
+  TempFile file;
+  LatencyOptions o;
+  o.engine.model = "nano-mimo-v2-flash";
+  o.batch_sizes = {1, 3};
+  o.input_len = 40;
+  o.output_len = 6;
+  o.iterations = 2;
+  o.memory_bandwidth_gbs = 10;
+  o.json_file = file.path;
+  o.show_progress = false;
+  const auto clean = RunLatencyBench(o);
+  ASSERT_TRUE(clean.ok()) << clean.error().message;
+  EXPECT_TRUE(*clean);
+  const auto json = file.Read();
+  ASSERT_EQ(json["points"].size(), 2u);
+  ExpectProvenance(json);
+  for (const auto& p : json["points"]) {
+    EXPECT_GT(p["median_ttft_ms"], 0);
+    EXPECT_LE(p["min_tpot_ms"], p["median_tpot_ms"]);
+    EXPECT_NEAR(p["floor_ms"], p["bytes_per_step"].get<double>() / 10e6, 1e-9);
+    EXPECT_NEAR(p["output_tok_s"], p["batch_size"].get<double>() * 1e3 / p["median_tpot_ms"].get<double>(), 1e-6);
+  }
+  EXPECT_EQ(json["points"][0]["tpots_ms"].size(), 10u) << "two iterations of five steps";
+  EXPECT_NEAR(json["points"][0]["experts_touched_measured"], 4, 0.01);
+  o.output_len = 1;
+  EXPECT_FALSE(RunLatencyBench(o).ok());
+}
+
+TEST(EngineBenchTest, ThroughputHasVllmsKeys) {
+  TempFile file;
+  ThroughputOptions o;
+  o.engine.model = "nano-minimax-m2";
+  o.dataset.num_prompts = 5;
+  o.dataset.random_input_len = 30;
+  o.dataset.random_output_len = 4;
+  o.memory_bandwidth_gbs = 10;
+  o.json_file = file.path;
+  o.show_progress = false;
+  const auto clean = RunThroughputBench(o);
+  ASSERT_TRUE(clean.ok()) << clean.error().message;
+  const auto json = file.Read();
+  ExpectProvenance(json);
+  EXPECT_EQ(json["num_requests"], 5);
+  EXPECT_EQ(json["total_num_tokens"], 5 * 34);
+  EXPECT_NEAR(json["tokens_per_second"].get<double>() * json["elapsed_time"].get<double>(), 170, 1e-6);
+}
+
+TEST(EngineBenchTest, StartUpByPhase) {
+  TempFile file;
+  LoadBenchOptions o;
+  o.engine.model = "nano-minimax-m2";
+  o.iterations = 2;
+  o.json_file = file.path;
+  const auto clean = RunLoadBench(o);
+  ASSERT_TRUE(clean.ok()) << clean.error().message;
+  const auto json = file.Read();
+  ExpectProvenance(json);
+  EXPECT_EQ(json["phases"].size(), 2u);
+  EXPECT_EQ(json["parts"].size(), 3u);
+  EXPECT_GT(json["total_s"], 0);
+  o.engine.model = "no-such-model";
+  EXPECT_THAT(RunLoadBench(o).error().message, HasSubstr("no-such-model"));
+}
+
+TEST(EngineBenchTest, EveryOperatorHasALine) {
+  TempFile file;
+  KernelBenchOptions o;
+  o.model = "nano-mimo-v2-flash";
+  o.tokens = {2};
+  o.context = 50;
+  o.seconds = 0;
+  o.json_file = file.path;
+  const auto clean = RunKernelBench(o);
+  ASSERT_TRUE(clean.ok()) << clean.error().message;
+  const auto json = file.Read();
+  ExpectProvenance(json);
+  std::set<std::string> ops;
+  for (const auto& line : json["lines"]) {
+    ops.insert(line["op"]);
+    EXPECT_GT(line["median_us"], 0);
+    EXPECT_NEAR(line["gbs"], line["bytes"].get<double>() / line["median_us"].get<double>() * 1e-3, 1e-9);
+  }
+  for (const char* op : {"rms_norm", "linear q/k/v, full", "linear q/k/v, sliding", "attention, full", "attention, sliding",
+                         "rope q", "linear output", "dense gate, up", "dense down", "linear router", "router top-k",
+                         "experts gate, up", "silu_mul", "experts down", "linear head"}) {
+    EXPECT_TRUE(ops.contains(op)) << op;
+  }
+}
+
+TEST(MemoryBandwidthTest, ReadsFasterThanADiskAndSlowerThanACache) {
+  const auto measured = MeasureMemoryBandwidth({1, int64_t{256} << 20, 3});
+  ASSERT_TRUE(measured.ok());
+  EXPECT_GT(measured->best_gbs, 0.5);
+  EXPECT_LT(measured->best_gbs, 1000);
+  EXPECT_LE(measured->worst_gbs, measured->median_gbs);
+  EXPECT_LE(measured->median_gbs, measured->best_gbs);
+  EXPECT_EQ(measured->threads, 1);
+}
+
+TEST(ExpertsTouchedTest, FollowsTheCounts) {
+  Engine::ExpertLoad load;
+  load.layers = 2;
+  load.experts = 4;
+  load.counts = {0, 0, 0, 0, 10, 10, 10, 10};
+  EXPECT_NEAR(MeasuredExpertsTouched(load, 1, 1), 1, 1e-12);
+  EXPECT_NEAR(MeasuredExpertsTouched(load, 1, 2), 4 * (1 - 0.75 * 0.75), 1e-12);
+  load.counts = {0, 0, 0, 0, 40, 0, 0, 0};
+  EXPECT_NEAR(MeasuredExpertsTouched(load, 1, 100), 1, 1e-12) << "all tokens to one expert";
+}
+
+}  // namespace
+}  // namespace minimo::bench

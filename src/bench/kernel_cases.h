@@ -1,0 +1,45 @@
+// The operators of one decode step as things that can be run and timed.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/thread_team.h"
+#include "bench/floor.h"
+#include "minimo/result.h"
+#include "tensor/dtype.h"
+
+namespace minimo::bench {
+
+// Random bytes that are sane numbers in every format, handed out piece by piece and round again, so that each use reads
+// memory that the caches have lost. Inputs and outputs lie outside.
+class WeightPool {
+ public:
+  WeightPool(int64_t bytes, uint64_t seed, ThreadTeam& team);
+  // The next `bytes`, 64-byte aligned; bytes <= the pool's.
+  const std::byte* Next(int64_t bytes);
+  int64_t size() const { return static_cast<int64_t>(data_.size()); }
+
+ private:
+  std::vector<std::byte> data_;
+  int64_t at_ = 0;
+};
+
+struct KernelCase {
+  std::string op;     // "linear q/k/v"
+  std::string shape;  // "8192 x 3072 fp8"
+  int tokens = 0;
+  double bytes = 0;   // weights or cache read
+  double flop = 0;
+  std::function<void()> prepare;  // before each run, untimed: picks fresh memory; may be empty
+  std::function<void()> run;
+};
+
+// The cases keep references to the pool and the team. Distinct layer kinds each once; expert choices are drawn afresh
+// for every run, uniformly.
+std::vector<KernelCase> MakeKernelCases(const ModelFacts& model, int tokens, int context, DType kv_dtype,
+                                        WeightPool& pool, ThreadTeam& team, uint64_t seed);
+
+}  // namespace minimo::bench
