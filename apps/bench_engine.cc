@@ -85,6 +85,7 @@ void AddBenchKernels(CLI::App& bench, Commands& commands) {
       ->capture_default_str();
   app->add_option("--threads", o->threads, "0: all cores")->capture_default_str();
   app->add_option("--seconds", o->seconds, "least time spent on one line")->capture_default_str();
+  app->add_option("--memory-bandwidth", o->memory_bandwidth_gbs, "GB/s behind the floor; 0: measured");
   app->add_option("--only", o->only, "operators whose name contains this");
   app->add_option("--seed", o->seed)->capture_default_str();
   app->add_option("--json", o->json_file, "write everything that was measured to this file");

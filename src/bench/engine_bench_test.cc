@@ -108,6 +108,8 @@ TEST(EngineBenchTest, EveryOperatorHasALine) {
   o.tokens = {2};
   o.context = 50;
   o.seconds = 0;
+  o.memory_bandwidth_gbs = 10;
+  o.pool_bytes = 1 << 24;
   o.json_file = file.path;
   const auto clean = RunKernelBench(o);
   ASSERT_TRUE(clean.ok()) << clean.error().message;

@@ -21,7 +21,6 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr int kLeastRuns = 5;
-constexpr int64_t kLeastPool = int64_t{1} << 30;  // far beyond any cache
 
 Result<ModelFacts> Facts(const KernelBenchOptions& o) {
   std::error_code ignored;
@@ -39,10 +38,10 @@ Result<ModelFacts> Facts(const KernelBenchOptions& o) {
   return ReadModelFacts(o.model, o.quantization);
 }
 
-// The largest single piece that a case takes, and the least that keeps caches cold.
-int64_t PoolBytes(const ModelFacts& facts) {
+// Room for the largest single piece that a case takes.
+int64_t PoolBytes(const ModelFacts& facts, int64_t least) {
   const double head = static_cast<double>(facts.spec.vocab) * facts.spec.hidden * facts.bits.head / 8;
-  return std::max<int64_t>(kLeastPool, static_cast<int64_t>(1.5 * head) / 64 * 64);
+  return std::max<int64_t>(least, static_cast<int64_t>(1.5 * head) / 64 * 64);
 }
 
 std::vector<double> TimeUs(const KernelCase& c, double seconds) {
@@ -94,10 +93,13 @@ Result<bool> RunKernelBench(const KernelBenchOptions& o) {
   MINIMO_ASSIGN(const ModelFacts facts, Facts(o));
   if (facts.spec.layers.empty()) return Errorf("{}: no layers", o.model);
   Environment environment = CollectEnvironment();
-  MINIMO_ASSIGN(environment.memory_bandwidth, MeasureMemoryBandwidth({o.threads}));
-  const double gbs = environment.memory_bandwidth->best_gbs;
+  double gbs = o.memory_bandwidth_gbs;
+  if (gbs <= 0) {
+    MINIMO_ASSIGN(environment.memory_bandwidth, MeasureMemoryBandwidth({o.threads}));
+    gbs = environment.memory_bandwidth->best_gbs;
+  }
   ThreadTeam team(o.threads);
-  WeightPool pool(PoolBytes(facts), o.seed, team);
+  WeightPool pool(PoolBytes(facts, o.pool_bytes), o.seed, team);
 
   fmt::print("{}, {}, context {}, cache {}, {} threads\n", facts.name, facts.bits.name, o.context, o.kv_cache_dtype,
              team.size());

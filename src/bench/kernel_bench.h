@@ -1,6 +1,7 @@
 // `minimo bench kernels`: every operator of a decode step at a model's real shapes, on weights too large for caches.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,8 @@ struct KernelBenchOptions {
   double seconds = 0.3;              // least time spent on one line
   std::string only;                  // operators whose name contains this
   uint64_t seed = 0;
+  double memory_bandwidth_gbs = 0;    // behind the floor; 0: measured
+  int64_t pool_bytes = int64_t{1} << 30;  // of weights that the operators walk through; far beyond any cache
   std::string json_file;
 };
 
