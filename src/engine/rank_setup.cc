@@ -66,9 +66,11 @@ Result<ParallelPlan> PlanFor(const EngineOptions& options, const ModelSpec& spec
 
 int RanksOnHost(const EngineOptions& options, const ParallelPlan& plan) {
   if (!options.ranks || options.ranks->size() == 1) return plan.ranks;
-  const char* local = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
-  const int count = local != nullptr ? std::atoi(local) : plan.ranks;
-  return std::clamp(count, 1, plan.ranks);
+  for (const char* name : {"OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_NTASKS_PER_NODE"}) {
+    const char* local = std::getenv(name);
+    if (local != nullptr) return std::clamp(std::atoi(local), 1, plan.ranks);
+  }
+  return plan.ranks;
 }
 
 Status AgreeOn(Communicator* comm, const Status& mine) {
