@@ -185,7 +185,7 @@ bool Dfa::Accepts(std::span<const uint32_t> symbols) const {
   return states[static_cast<size_t>(state)].accepting;
 }
 
-Result<Dfa> Determinize(const Nfa& nfa) {
+Result<Dfa> Determinize(const Nfa& nfa, bool minimise) {
   Dfa dfa;
   std::map<std::vector<int32_t>, int32_t> numbers;
   std::vector<const std::vector<int32_t>*> sets;
@@ -228,7 +228,7 @@ Result<Dfa> Determinize(const Nfa& nfa) {
     }
     if (sets.size() > kMaxDfaStates || work > kWorkBudget) return TooComplex();
   }
-  return Minimise(Trim(dfa));
+  return minimise ? Minimise(Trim(dfa)) : Trim(dfa);
 }
 
 Result<Dfa> Intersect(const Dfa& a, const Dfa& b) {

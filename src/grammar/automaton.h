@@ -73,7 +73,8 @@ struct Dfa {
 
 inline constexpr size_t kMaxDfaStates = 20000;
 
-Result<Dfa> Determinize(const Nfa& nfa);
+// `minimise` off: for what is known to be small and nearly minimal.
+Result<Dfa> Determinize(const Nfa& nfa, bool minimise = true);
 Result<Dfa> Intersect(const Dfa& a, const Dfa& b);
 Result<Dfa> Complement(const Dfa& a);  // within strings of Unicode scalar values
 Nfa ToNfa(const Dfa& dfa);

@@ -52,12 +52,13 @@ ExprId GrammarBuilder::Leaf(const Dfa& bytes, bool keep) {
 }
 
 ExprId GrammarBuilder::StringBody(uint32_t min_chars, uint32_t max_chars) {
+  static const ByteDfa body = ByteDfa::From(AnyStringBody(), /*counted=*/true);
   Expr expr;
   expr.kind = Expr::Kind::kLeaf;
   expr.leaf = static_cast<uint32_t>(grammar_.leaves.size());
   expr.min = min_chars;
   expr.max = max_chars;
-  grammar_.leaves.push_back(vocabulary().Intern(ByteDfa::From(AnyStringBody(), /*counted=*/true), /*keep=*/true));
+  grammar_.leaves.push_back(vocabulary().Intern(body, /*keep=*/true));
   return Add(std::move(expr));
 }
 

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "grammar/schema_compiler.h"
 #include "grammar/utf8_bytes.h"
 
@@ -7,41 +9,43 @@ namespace {
 // Bounded, so that a model cannot write blanks for ever: at most one space, or a line end and indentation.
 constexpr int kMaxIndent = 64;
 
-int32_t AddWhitespace(Nfa* nfa, int32_t from) {
-  const int32_t to = nfa->Add();
-  nfa->LinkEmpty(from, to);
-  nfa->Link(from, ' ', to);
-  int32_t at = nfa->Add();
-  nfa->Link(from, '\n', at);
+Result<Dfa> WhitespaceDfa() {
+  Nfa nfa;
+  nfa.start = nfa.Add();
+  const int32_t space = nfa.Add();
+  nfa.Link(nfa.start, ' ', space);
+  int32_t at = nfa.Add();
+  nfa.Link(nfa.start, '\n', at);
   for (int i = 0; i < kMaxIndent; ++i) {
-    nfa->LinkEmpty(at, to);
-    const int32_t next = nfa->Add();
-    nfa->Link(at, CharSet{{'\t', '\t'}, {' ', ' '}}, next);
+    const int32_t next = nfa.Add();
+    nfa.Link(at, CharSet{{'\t', '\t'}, {' ', ' '}}, next);
     at = next;
   }
-  nfa->LinkEmpty(at, to);
-  return to;
+  for (Nfa::State& state : nfa.states) state.accepting = true;
+  return Determinize(nfa, /*minimise=*/false);
 }
 
 }  // namespace
 
+ExprId JsonExprs::Whitespace() {
+  if (!flexible_) return builder_.Empty();
+  if (whitespace_.has_value()) return *whitespace_;
+  static const Result<Dfa> dfa = WhitespaceDfa();
+  whitespace_ = dfa.ok() ? builder_.Leaf(*dfa, /*keep=*/true) : builder_.Empty();
+  return *whitespace_;
+}
+
 ExprId JsonExprs::Spaced(const std::string& text) {
   const auto known = spaced_.find(text);
   if (known != spaced_.end()) return known->second;
-  Nfa nfa;
-  nfa.start = nfa.Add();
-  int32_t at = nfa.start;
-  for (const char c : text) {
-    if (c != '\x01') {
-      at = nfa.AddBytes(at, std::string_view(&c, 1));
-    } else if (flexible_) {
-      at = AddWhitespace(&nfa, at);
-    }
+  std::vector<ExprId> parts;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find('\x01', begin), text.size());
+    parts.push_back(builder_.Literal(std::string_view(text).substr(begin, end - begin)));
+    if (end < text.size()) parts.push_back(Whitespace());
+    begin = end + 1;
   }
-  nfa.states[static_cast<size_t>(at)].accepting = true;
-  const auto dfa = Determinize(nfa);
-  const bool common = text.size() <= 4;  // marks of JSON itself: every grammar has them
-  return spaced_[text] = dfa.ok() ? builder_.Leaf(*dfa, common) : builder_.Never();
+  return spaced_[text] = builder_.Sequence(std::move(parts));
 }
 
 ExprId JsonExprs::AnyValue(int depth) {

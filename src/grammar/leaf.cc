@@ -90,7 +90,12 @@ std::unique_ptr<LeafMask> LeafDfa::ComputeMask(int32_t state, const TokenVocabul
     }
     const uint32_t chars = from.chars + (dfa_.counted && from.state == 0 && trie.byte[node] != '"');
     path[trie.depth[node]] = {to, chars};
+    const bool closes = dfa_.counted && dfa_.accepting[static_cast<size_t>(to)];
     for (uint32_t t = trie.token_begin[node]; t < trie.token_begin[node + 1]; ++t) {
+      if (closes) {
+        mask->closers.push_back({trie.tokens[t], chars});
+        continue;
+      }
       mask->tokens.push_back(trie.tokens[t]);
       if (!dfa_.counted) continue;
       if (mask->by_chars.size() <= chars) mask->by_chars.resize(chars + 1);
@@ -121,8 +126,12 @@ const std::vector<uint32_t>& LeafDfa::BitsWithin(int32_t state, uint32_t max_cha
   return levels[max_chars];
 }
 
-void LeafDfa::AddInside(int32_t state, uint32_t max_chars, const TokenVocabulary& vocabulary, uint32_t* bits) {
+void LeafDfa::AddInside(int32_t state, uint32_t min_chars, uint32_t max_chars, const TokenVocabulary& vocabulary,
+                        uint32_t* bits) {
   const LeafMask& mask = Mask(state, vocabulary);
+  for (const LeafMask::Closer& closer : mask.closers) {
+    if (closer.chars >= min_chars && closer.chars <= max_chars) SetBit(bits, closer.token);
+  }
   const std::vector<uint32_t>* dense = mask.is_dense ? &mask.bits : nullptr;
   if (dfa_.counted && size_t{max_chars} + 1 < mask.by_chars.size()) {
     const std::lock_guard lock(mutex_);

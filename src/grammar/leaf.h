@@ -48,8 +48,14 @@ struct LeafMask {
   std::vector<uint32_t> bits;
   std::vector<int32_t> tokens;
 
-  // Counted leaves: by_chars[c] = the tokens that begin c characters.
+  // Counted leaves: by_chars[c] = the tokens that begin c characters and do not close the string; those that close it
+  // with their last byte stand apart, because the least length counts for them.
+  struct Closer {
+    int32_t token;
+    uint32_t chars;
+  };
   std::vector<std::vector<int32_t>> by_chars;
+  std::vector<Closer> closers;
 };
 
 // Thread-safe.
@@ -62,8 +68,9 @@ class LeafDfa {
   // The mask of a state, found at the first call (milliseconds for a wide state of a large vocabulary).
   const LeafMask& Mask(int32_t state, const TokenVocabulary& vocabulary);
 
-  // Sets the bits of the tokens that stay inside from `state` when at most `max_chars` characters may begin.
-  void AddInside(int32_t state, uint32_t max_chars, const TokenVocabulary& vocabulary, uint32_t* bits);
+  // Sets the bits of the tokens that stay inside from `state` when so many characters may or must yet begin.
+  void AddInside(int32_t state, uint32_t min_chars, uint32_t max_chars, const TokenVocabulary& vocabulary,
+                 uint32_t* bits);
 
  private:
   std::unique_ptr<LeafMask> ComputeMask(int32_t state, const TokenVocabulary& vocabulary) const;

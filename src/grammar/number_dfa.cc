@@ -163,17 +163,15 @@ Result<Dfa> MagnitudeDfa(const MagnitudeSteps& steps) {
 
 // Both signs of a number within limits.
 Result<Dfa> SignedDfa(const NumberLimits& limits, bool fractions) {
-  Nfa nfa;
-  nfa.start = nfa.Add();
-  const auto append = [&](const Dfa& dfa, int32_t from) {
-    if (dfa.empty()) return;
-    const int32_t offset = static_cast<int32_t>(nfa.states.size());
-    for (const Dfa::State& state : dfa.states) {
-      Nfa::State copy{state.edges, {}, state.accepting};
-      for (Edge& e : copy.edges) e.to += offset;
-      nfa.states.push_back(std::move(copy));
+  Dfa out;
+  out.states.emplace_back();  // before the sign or the first digit
+  const auto append = [&](const Dfa& dfa) {
+    const int32_t offset = static_cast<int32_t>(out.states.size());
+    for (Dfa::State state : dfa.states) {
+      for (Edge& e : state.edges) e.to += offset;
+      out.states.push_back(std::move(state));
     }
-    nfa.LinkEmpty(from, offset);
+    return offset;
   };
   const auto magnitude = [](const Bound& b) { return ParseMagnitude(b.decimal, b.exclusive); };
   if (!limits.high || !IsNegative(*limits.high)) {
@@ -181,7 +179,10 @@ Result<Dfa> SignedDfa(const NumberLimits& limits, bool fractions) {
     if (limits.low && !IsNegative(*limits.low)) low = magnitude(*limits.low);
     if (limits.high) high = magnitude(*limits.high);
     MINIMO_ASSIGN(const Dfa dfa, MagnitudeDfa(MagnitudeSteps(low, high, limits.multiple_of, fractions, false)));
-    append(dfa, nfa.start);
+    if (!dfa.empty()) {
+      const auto offset = static_cast<size_t>(append(dfa));
+      out.states[0].edges = out.states[offset].edges;
+    }
   }
   if (!limits.low || IsNegative(*limits.low)) {
     std::optional<Magnitude> low, high;
@@ -189,11 +190,13 @@ Result<Dfa> SignedDfa(const NumberLimits& limits, bool fractions) {
     if (limits.low) high = magnitude(*limits.low);
     // "-0" is left out: languages disagree on what it is.
     MINIMO_ASSIGN(const Dfa dfa, MagnitudeDfa(MagnitudeSteps(low, high, limits.multiple_of, fractions, true)));
-    const int32_t minus = nfa.Add();
-    nfa.Link(nfa.start, '-', minus);
-    append(dfa, minus);
+    if (!dfa.empty()) {
+      const int32_t offset = append(dfa);
+      out.states[0].edges.insert(out.states[0].edges.begin(), {'-', '-', offset});
+    }
   }
-  return Determinize(nfa);
+  if (out.states[0].edges.empty()) out.states.clear();
+  return out;
 }
 
 Result<Dfa> AnyNumberDfa() {

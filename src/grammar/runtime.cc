@@ -233,7 +233,7 @@ void Runtime::ComputeMask(State* state) {
     LeafDfa& leaf = *grammar_->leaves[grammar_->exprs[frame.expr].leaf];
     const bool counted = leaf.dfa().counted;
     const int32_t leaf_state = static_cast<int32_t>(frame.a);
-    leaf.AddInside(leaf_state, counted ? frame.c : kUnbounded, vocabulary, mask.data());
+    leaf.AddInside(leaf_state, frame.b, counted ? frame.c : kUnbounded, vocabulary, mask.data());
     const LeafMask& inside = leaf.Mask(leaf_state, vocabulary);
     if (inside.entries.empty()) continue;
     const int32_t after = StateAfterPop(frame.parent);

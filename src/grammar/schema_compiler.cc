@@ -134,6 +134,10 @@ Result<ExprId> SchemaCompiler::Value(Conjunction elements, Form form, int depth)
   }
   std::sort(conjunction.begin(), conjunction.end());
   conjunction.erase(std::unique(conjunction.begin(), conjunction.end()), conjunction.end());
+  if (conjunction.empty()) {
+    if (form == Form::kParameter) return String(conjunction, form);
+    return json_.AnyValue();
+  }
   const int level = looking_for_overlap_ ? depth : 0;
   const auto [it, is_new] = rules_.try_emplace({conjunction, form, level}, 0);
   if (!is_new) return it->second;
@@ -146,6 +150,10 @@ Result<ExprId> SchemaCompiler::Value(Conjunction elements, Form form, int depth)
 // Follows $ref and allOf. False if nothing satisfies the element.
 Result<bool> SchemaCompiler::Flatten(const Element& element, Conjunction* out, std::vector<const Json*>* active) {
   const Json& schema = *element.first;
+  if (element.second & kFlat) {
+    out->push_back(element);
+    return true;
+  }
   if (schema.is_boolean()) return schema.get<bool>();
   if (!schema.is_object()) return Fault(schema, "", "expected a schema (an object or a boolean)");
   if (std::find(active->begin(), active->end(), &schema) != active->end()) {
@@ -154,7 +162,7 @@ Result<bool> SchemaCompiler::Flatten(const Element& element, Conjunction* out, s
   if (active->size() > kMaxActive) return Fault(schema, "$ref", "too many references in a row");
   MINIMO_TRY(CheckKeywords(schema));
   active->push_back(&schema);
-  out->push_back(element);
+  out->emplace_back(&schema, element.second | kFlat);
   if (out->size() > 1000) return Fault(schema, "allOf", "too many schemas at once");
   const uint32_t inherited = element.second & kClosed;
   if (const auto ref = schema.find("$ref"); ref != schema.end()) {

@@ -39,8 +39,11 @@ class JsonExprs {
   static constexpr int kAnyDepth = 24;  // of values that no schema describes
 
  private:
+  ExprId Whitespace();
+
   GrammarBuilder& builder_;
   const bool flexible_;
+  std::optional<ExprId> whitespace_;
   std::map<std::string, ExprId> spaced_;
   std::map<int, ExprId> values_, objects_, arrays_;
 };
@@ -57,8 +60,9 @@ class SchemaCompiler {
   Result<ExprId> Compile(const Json& schema, Form form);
 
  private:
-  // A schema object in a conjunction; flags: which of its keywords are dealt with already.
-  enum Flag : uint32_t { kAnyOfDone = 1, kOneOfDone = 2, kEnumDone = 4, kClosed = 8 };
+  // A schema object in a conjunction; flags: which of its keywords are dealt with already (kFlat: $ref and allOf), and
+  // whether it is on the writing side of a question about overlap (kClosed).
+  enum Flag : uint32_t { kAnyOfDone = 1, kOneOfDone = 2, kEnumDone = 4, kClosed = 8, kFlat = 16 };
   using Element = std::pair<const Json*, uint32_t>;
   using Conjunction = std::vector<Element>;  // sorted, distinct; only objects
 
@@ -125,7 +129,9 @@ class SchemaCompiler {
   };
   Result<ExprId> Object(const Conjunction& conjunction, int depth);
   Status CollectProperties(const Conjunction& conjunction, ObjectPlan* plan);
-  Status AddPropertySchemas(const Conjunction& conjunction, Property* property);
+  // By name, because the library looks members up one by one.
+  using Declared = std::vector<std::unordered_map<std::string_view, const Json*>>;
+  Status AddPropertySchemas(const Conjunction& conjunction, const Declared& declared, Property* property);
   Status CollectNameClasses(const Conjunction& conjunction, ObjectPlan* plan);
   Result<ExprId> Members(const ObjectPlan& plan, int depth);
   Result<ExprId> ClassMember(const NameClass& name_class, int depth);

@@ -42,11 +42,14 @@ Status SchemaCompiler::CollectProperties(const Conjunction& conjunction, ObjectP
     if (is_new) plan->properties.push_back({name});
     return it->second;
   };
-  for (const auto& [schema, flags] : conjunction) {
+  Declared declared(conjunction.size());
+  for (size_t i = 0; i < conjunction.size(); ++i) {
+    const auto [schema, flags] = conjunction[i];
     MINIMO_ASSIGN(const Json* properties, ObjectAt(*schema, "properties"));
     if (properties == nullptr) continue;
     for (const auto& [name, sub] : properties->items()) {
       add(name);
+      declared[i].emplace(name, &sub);
       if (flags & kClosed) closed_names.insert(name);
       Child(*schema, sub, "properties/" + name);
     }
@@ -63,21 +66,22 @@ Status SchemaCompiler::CollectProperties(const Conjunction& conjunction, ObjectP
   }
   const bool only_closed = looking_for_overlap_ && !EmitsExtras(conjunction);
   for (Property& property : plan->properties) {
-    MINIMO_TRY(AddPropertySchemas(conjunction, &property));
+    MINIMO_TRY(AddPropertySchemas(conjunction, declared, &property));
     property.forbidden |= only_closed && closed_names.count(property.name) == 0;
   }
   return {};
 }
 
 // What each schema object says of a member of this name.
-Status SchemaCompiler::AddPropertySchemas(const Conjunction& conjunction, Property* property) {
+Status SchemaCompiler::AddPropertySchemas(const Conjunction& conjunction, const Declared& declared,
+                                          Property* property) {
   const std::vector<uint32_t> name = CodePoints(property->name);
-  for (const auto& [pointer, flags] : conjunction) {
-    const Json& schema = *pointer;
-    const uint32_t inherited = flags & kClosed;
+  for (size_t i = 0; i < conjunction.size(); ++i) {
+    const Json& schema = *conjunction[i].first;
+    const uint32_t inherited = conjunction[i].second & kClosed;
     bool described = false;
-    if (const auto it = schema.find("properties"); it != schema.end() && it->contains(property->name)) {
-      property->schemas.emplace_back(&it->at(property->name), inherited);
+    if (const auto it = declared[i].find(property->name); it != declared[i].end()) {
+      property->schemas.emplace_back(it->second, inherited);
       described = true;
     }
     MINIMO_ASSIGN(const Json* patterns, ObjectAt(schema, "patternProperties"));

@@ -29,7 +29,7 @@ std::shared_ptr<const TokenVocabulary> TokenVocabulary::Create(std::vector<Token
     if (token.added) {
       vocabulary->tags_.emplace(std::move(token.bytes), id);
       vocabulary->symbols_[i] = IdSymbols(id);
-    } else {
+    } else if (token.bytes.find('\xFF') == std::string::npos) {  // no text has it; here it means a tag
       vocabulary->symbols_[i] = std::move(token.bytes);
     }
   }
@@ -89,7 +89,10 @@ void TokenVocabulary::BuildTrie() {
 std::shared_ptr<LeafDfa> TokenVocabulary::Intern(ByteDfa dfa, bool keep) const {
   std::string key = dfa.Key();
   const std::lock_guard lock(mutex_);
-  if (leaves_.size() > 10000) std::erase_if(leaves_, [](const auto& entry) { return entry.second.expired(); });
+  if (leaves_.size() > sweep_at_) {
+    std::erase_if(leaves_, [](const auto& entry) { return entry.second.expired(); });
+    sweep_at_ = std::max<size_t>(10000, 2 * leaves_.size());
+  }
   std::weak_ptr<LeafDfa>& slot = leaves_[std::move(key)];
   std::shared_ptr<LeafDfa> leaf = slot.lock();
   if (leaf == nullptr) {

@@ -19,7 +19,8 @@ struct ByteDfa;
 //
 // Ordinary tokens stand for their bytes. Special tokens (end of text, turn marks) match nothing. Added tokens that are
 // not special ("<think>", "<tool_call>") are text to the reader but marks to the parsers behind it, so that a grammar
-// must ask for them by name: their symbols are 0xFF, which no UTF-8 text has, and three bytes of their id.
+// must ask for them by name: their symbols are 0xFF, which no UTF-8 text has, and three bytes of their id. (The token
+// of the byte 0xFF itself therefore matches nothing.)
 class TokenVocabulary {
  public:
   struct Token {
@@ -69,6 +70,7 @@ class TokenVocabulary {
   Trie trie_;
   mutable std::mutex mutex_;
   mutable std::unordered_map<std::string, std::weak_ptr<LeafDfa>> leaves_;
+  mutable size_t sweep_at_ = 10000;  // leaves beyond which those that no grammar holds are dropped
   mutable std::vector<std::shared_ptr<LeafDfa>> kept_;
 };
 

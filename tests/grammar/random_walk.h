@@ -41,7 +41,7 @@ inline Result<std::string> RandomWalk(const TokenMatcher& prototype, const Token
       uint32_t best = UINT32_MAX;
       const bool all = allowed.size() <= 64;
       for (const int32_t t : allowed) {
-        if (!all && tokenizer.TokenBytes(t).size() != 1) continue;
+        if (!all && tokenizer.TokenBytes(t).size() != 1 && !tokenizer.IsAdded(t)) continue;
         const auto next = matcher->Clone();
         if (!next->Accept(t)) return Error{"the mask allows what the matcher refuses after: " + text};
         const uint32_t left = static_cast<grammar::GrammarMatcher*>(next.get())->MinBytesToEnd();
