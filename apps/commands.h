@@ -44,10 +44,14 @@ struct CommonFlags {
 };
 
 void AddBench(Commands& commands);
+void AddChat(Commands& commands);
 void AddConvert(Commands& commands);
 void AddLaunch(Commands& commands);
+void AddEval(Commands& commands);
 void AddLogits(Commands& commands);
 void AddInspect(Commands& commands);
+void AddRender(Commands& commands);
+void AddRun(Commands& commands);
 void AddSynth(Commands& commands);
 void AddTokenize(Commands& commands);  // and detokenize
 

@@ -4,10 +4,13 @@
 #include <iostream>
 
 #include "apps/commands.h"
+#include "models/fit.h"
 #include "models/summary.h"
 
 namespace minimo {
 namespace {
+
+constexpr int kSequences = 16;  // in flight, for the sliding layers' share of the cache
 
 struct Flags {
   CommonFlags common;
@@ -57,6 +60,10 @@ nlohmann::ordered_json ToJson(const LoadedModel& model, const ModelSummary& s) {
   for (const auto& [name, part] : s.parts) {
     json["parts"][name] = {{"parameters", part.parameters}, {"active", part.active}, {"bytes", part.bytes}};
   }
+  for (const Fit& fit : WhatFits(model.spec, s, kSequences)) {
+    json["fits"].push_back({{"hardware", fit.hardware.name}, {"weights_fit", fit.weights_fit},
+                            {"free_bytes", fit.free_bytes}, {"context_tokens", fit.context_tokens}});
+  }
   return json;
 }
 
@@ -82,6 +89,14 @@ void Print(const LoadedModel& model, const ModelSummary& s) {
   fmt::print("\n");
   for (const auto& [dtype, bytes] : s.bytes_by_dtype) line(dtype, Human(static_cast<double>(bytes), "B"));
   for (const std::string& note : model.notes) line("note", note);
+  fmt::print("\n{:<22} {:>10} {:>14}   (KV bf16, {} sequences, {:.0f} % of each device in reserve)\n", "fits on", "free",
+             "context", kSequences, kReserve * 100);
+  for (const Fit& fit : WhatFits(spec, s, kSequences)) {
+    fmt::print("{:<22} {:>10} {:>14}\n", fit.hardware.name,
+               fit.weights_fit ? Human(static_cast<double>(fit.free_bytes), "B") : "no",
+               fit.weights_fit ? fmt::format("{} tokens", fit.context_tokens)
+                               : Human(-static_cast<double>(fit.free_bytes), "B short"));
+  }
 }
 
 Status Body(const Flags& flags) {

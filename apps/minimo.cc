@@ -52,6 +52,8 @@ int Main(int argc, char** argv) {
       ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))->capture_default_str();
 
   Commands commands(app);
+  AddRun(commands);
+  AddChat(commands);
   AddBench(commands);
   AddConvert(commands);
   AddLaunch(commands);
@@ -59,6 +61,8 @@ int Main(int argc, char** argv) {
   AddInspect(commands);
   AddSynth(commands);
   AddTokenize(commands);
+  AddRender(commands);
+  AddEval(commands);
 
   try {
     app.parse(argc, argv);

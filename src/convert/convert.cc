@@ -109,7 +109,7 @@ Result<ConvertReport> Convert(const ConvertOptions& options, const std::function
   const SteadyClock clock;
   const int64_t began = clock.NowUs();
   MINIMO_ASSIGN(const LoadedModel model, LoadModel(options.in));
-  MINIMO_ASSIGN(const ConvertPlan plan, PlanConversion(model, options.target));
+  MINIMO_ASSIGN(const ConvertPlan plan, PlanConversion(model, options.target, options.shard_bytes));
   MINIMO_ASSIGN(Ledger ledger, OpenLedger(options, plan.shards.size()));
   const fs::path out(options.out);
   std::error_code fault;

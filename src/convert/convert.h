@@ -22,6 +22,7 @@ struct ConvertOptions {
   std::string out;
   TargetFormat target = TargetFormat::kBf16;
   int threads = 0;
+  int64_t shard_bytes = int64_t{4} << 30;  // of weights a file: what a stop loses at most
 };
 
 struct ConvertReport {

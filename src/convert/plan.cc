@@ -13,8 +13,6 @@ namespace {
 
 using nlohmann::ordered_json;
 
-constexpr int64_t kShardBytes = int64_t{4} << 30;
-
 int64_t Blocks(int64_t size) { return (size + kScaleBlock - 1) / kScaleBlock; }
 
 // Which matrices a target changes; all others are copied as they are.
@@ -91,7 +89,7 @@ Result<std::string> NewConfig(const std::string& folder, TargetFormat target, co
 
 }  // namespace
 
-Result<ConvertPlan> PlanConversion(const LoadedModel& model, TargetFormat target) {
+Result<ConvertPlan> PlanConversion(const LoadedModel& model, TargetFormat target, int64_t shard_bytes) {
   const Checkpoint& checkpoint = *model.checkpoint;
   const Manifest manifest = model.family->manifest(model.spec);
   BindingFaults faults;
@@ -144,7 +142,7 @@ Result<ConvertPlan> PlanConversion(const LoadedModel& model, TargetFormat target
   for (size_t i = 0; i < plan.tensors.size(); ++i) {
     int64_t bytes = 0;
     for (const TensorDeclaration& d : plan.tensors[i].outputs) bytes += d.bytes();
-    if (in_shard > 0 && in_shard + bytes > kShardBytes) {
+    if (in_shard > 0 && in_shard + bytes > shard_bytes) {
       plan.shards.emplace_back(first, i);
       first = i;
       in_shard = 0;

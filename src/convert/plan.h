@@ -38,6 +38,6 @@ struct ConvertPlan {
 };
 
 // Refuses in words what cannot be: a target the source has already, an unknown tensor whose meaning would be lost.
-Result<ConvertPlan> PlanConversion(const LoadedModel& model, TargetFormat target);
+Result<ConvertPlan> PlanConversion(const LoadedModel& model, TargetFormat target, int64_t shard_bytes);
 
 }  // namespace minimo

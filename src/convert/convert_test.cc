@@ -1,0 +1,232 @@
+// Conversions: the numbers, and what happens when one is stopped, damaged or misdirected.
+#include <gmock/gmock.h>
+#include <sys/mount.h>
+
+#include <cmath>
+#include <random>
+
+#include "base/thread_team.h"
+#include "convert/convert.h"
+#include "convert/encode.h"
+#include "models/offline_runner.h"
+#include "ops/linear/linear.h"
+#include "tests/support/scratch_dir.h"
+#include "tests/support/shared.h"
+
+namespace minimo {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::ReadBytes;
+using testing::RepoDir;
+using testing::ScratchDir;
+
+std::string Nano(const char* name) { return (RepoDir() / "models" / name).string(); }
+
+Result<ConvertReport> ConvertTo(const std::string& in, const std::string& out, TargetFormat target,
+                          std::function<bool(int64_t, int64_t)> progress = {}) {
+  return Convert({in, out, target, 2, int64_t{1} << 20}, progress);
+}
+
+std::vector<float> Random(std::mt19937& rng, int64_t count) {
+  std::normal_distribution<float> normal;
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& v : values) v = normal(rng);
+  return values;
+}
+
+TEST(Encode, Fp8BandHoldsTheLargestValueAndRoundsToNearest) {
+  std::mt19937 rng(1);
+  constexpr int64_t kRows = 100, kCols = 300;
+  auto values = Random(rng, kRows * kCols);
+  for (int64_t c = 128; c < 256; ++c)
+    for (int64_t r = 0; r < kRows; ++r) values[r * kCols + c] = 0;  // an all-zero block
+  std::vector<Fp8E4M3> codes(values.size());
+  float scales[3];
+  EncodeFp8Band(values.data(), kRows, kCols, codes.data(), scales);
+  EXPECT_EQ(scales[1], 1.0f);
+  int full = 0;
+  for (int64_t i = 0; i < kRows * kCols; ++i) {
+    const float scale = scales[i % kCols / 128];
+    const float back = ToFloat(codes[i]) * scale;
+    EXPECT_LE(std::fabs(back - values[i]), std::max(std::fabs(values[i]) * 0x1p-4f, scale * 0x1p-10f) * 1.0001f);
+    full += i % kCols < 128 && (codes[i].bits & 0x7f) == 0x7e;
+  }
+  EXPECT_GE(full, 1);
+}
+
+TEST(Encode, Int4SearchIsNeverWorseThanTheLargestValue) {
+  std::mt19937 rng(2);
+  const auto values = Random(rng, 64 * 200);
+  std::vector<uint8_t> packed(values.size() / 2);
+  std::vector<Bf16> scales(200);
+  EncodeInt4Row(values.data(), 64 * 200, 64, packed.data(), scales.data());
+  WeightView w;
+  w.format = WeightFormat::kInt4Group;
+  w.rows = 1;
+  w.cols = 64 * 200;
+  w.data = reinterpret_cast<const std::byte*>(packed.data());
+  w.row_bytes = w.cols / 2;
+  w.group_scales = scales.data();
+  w.scale_stride = 200;
+  w.group_size = 64;
+  double searched = 0, plain = 0;
+  for (int64_t g = 0; g < 200; ++g) {
+    float largest = 0;
+    for (int64_t i = 0; i < 64; ++i) largest = std::max(largest, std::fabs(values[g * 64 + i]));
+    const float scale = ToFloat(ToBf16(largest / 7));
+    double group_searched = 0, group_plain = 0;
+    for (int64_t i = g * 64; i < (g + 1) * 64; ++i) {
+      group_searched += std::pow(Dequantize(w, 0, i) - values[i], 2);
+      group_plain += std::pow(std::clamp(std::nearbyint(values[i] / scale), -7.0f, 7.0f) * scale - values[i], 2);
+    }
+    EXPECT_LE(group_searched, group_plain * 1.001);
+    searched += group_searched;
+    plain += group_plain;
+  }
+  EXPECT_LT(searched, 0.95 * plain);  // and on the whole better
+}
+
+// Every weight of the converted checkpoint against the source's, element by element.
+void ForWeights(const LoadedModel& a, const LoadedModel& b, const std::function<void(const WeightView&, const WeightView&)>& fn) {
+  for (int i = 0; i < a.spec.num_layers(); ++i) {
+    const LayerWeights &x = a.weights.layers[i], &y = b.weights.layers[i];
+    fn(x.q.view, y.q.view);
+    fn(x.k.view, y.k.view);
+    fn(x.v.view, y.v.view);
+    fn(x.o.view, y.o.view);
+    for (size_t e = 0; e < x.experts.size(); ++e) fn(x.experts[e].down.view, y.experts[e].down.view);
+  }
+}
+
+TEST(Convert, Bf16IsTheDequantisedValueRoundedFusedScalesIncluded) {
+  MINIMO_REQUIRE_SHARED();
+  for (const std::string& in : {Nano("nano-minimax-m2"), Nano("nano-mimo-v2-flash"),
+                                (testing::SharedDir() / "golden/random/mimo-hub").string(),
+                                (testing::SharedDir() / "golden/random/minimax-c").string()}) {
+    SCOPED_TRACE(in);
+    ScratchDir dir;
+    const auto report = ConvertTo(in, dir.File("out"), TargetFormat::kBf16);
+    ASSERT_TRUE(report.ok()) << report.error().message;
+    const auto from = LoadModel(in), to = LoadModel(dir.File("out"));
+    ASSERT_TRUE(to.ok()) << to.error().message;
+    EXPECT_EQ(to->spec.mtp_layers, from->spec.mtp_layers);
+    ForWeights(*from, *to, [](const WeightView& x, const WeightView& y) {
+      ASSERT_EQ(y.format, WeightFormat::kBf16);
+      for (int64_t r = 0; r < x.rows; ++r)
+        for (int64_t c = 0; c < x.cols; ++c) ASSERT_EQ(Dequantize(y, r, c), ToFloat(ToBf16(Dequantize(x, r, c))));
+    });
+    EXPECT_TRUE(VerifyConversion(dir.File("out"), {}).ok());
+  }
+}
+
+TEST(Convert, ThereAndBackKeepsTheFp8Values) {
+  ScratchDir dir;
+  ASSERT_TRUE(ConvertTo(Nano("nano-minimax-m2"), dir.File("bf16"), TargetFormat::kBf16).ok());
+  ASSERT_TRUE(ConvertTo(dir.File("bf16"), dir.File("fp8"), TargetFormat::kFp8).ok());
+  const auto from = LoadModel(Nano("nano-minimax-m2")), to = LoadModel(dir.File("fp8"));
+  ASSERT_TRUE(to.ok()) << to.error().message;
+  ForWeights(*from, *to, [](const WeightView& x, const WeightView& y) {
+    ASSERT_EQ(y.format, WeightFormat::kFp8Block);
+    for (int64_t r = 0; r < x.rows; ++r)
+      for (int64_t c = 0; c < x.cols; ++c) {
+        ASSERT_NEAR(Dequantize(y, r, c), Dequantize(x, r, c), std::fabs(Dequantize(x, r, c)) * 0.07 + 1e-6);
+      }
+  });
+}
+
+TEST(Convert, FourBitExpertsRunNearTheSource) {
+  for (const char* nano : {"nano-minimax-m2", "nano-mimo-v2-flash"}) {
+    ScratchDir dir;
+    const auto report = ConvertTo(Nano(nano), dir.File("w4"), TargetFormat::kW4);
+    ASSERT_TRUE(report.ok()) << report.error().message;
+    for (const double error : report->layer_error) EXPECT_LT(error, 0.12);
+    const auto from = LoadModel(Nano(nano)), to = LoadModel(dir.File("w4"));
+    ASSERT_TRUE(to.ok()) << to.error().message;
+    EXPECT_EQ(to->weights.layers.back().experts[3].up.view.format, WeightFormat::kInt4Group);
+    EXPECT_EQ(to->weights.layers.back().q.view.format, WeightFormat::kFp8Block);
+    ThreadTeam team(2);
+    OfflineRunner a(*from, team, DType::kF32, 64), b(*to, team, DType::kF32, 64);
+    std::vector<int32_t> ids;
+    for (int i = 0; i < 32; ++i) ids.push_back(300 + 11 * i);
+    const auto x = a.Append(ids, 32), y = b.Append(ids, 32);
+    double error = 0, norm = 0;
+    for (size_t i = 0; i < x.size(); ++i) {
+      error += std::pow(x[i] - y[i], 2);
+      norm += std::pow(x[i], 2);
+    }
+    EXPECT_LT(std::sqrt(error / norm), 0.35) << nano;
+    EXPECT_GT(error, 0);
+  }
+}
+
+TEST(Convert, AStoppedRunGoesOnAndEndsBitEqual) {
+  ScratchDir dir;
+  ASSERT_TRUE(ConvertTo(Nano("nano-mimo-v2-flash"), dir.File("whole"), TargetFormat::kBf16).ok());
+  for (const int64_t stop : {int64_t{1}, int64_t{5} << 20, int64_t{9} << 20}) {
+    const std::string out = dir.File("part" + std::to_string(stop));
+    const auto stopped = ConvertTo(Nano("nano-mimo-v2-flash"), out, TargetFormat::kBf16, [&](int64_t done, int64_t) { return done < stop; });
+    ASSERT_FALSE(stopped.ok());
+    EXPECT_THAT(stopped.error().message, HasSubstr("the same command goes on"));
+    EXPECT_FALSE(std::filesystem::exists(out + "/config.json"));
+    EXPECT_THAT(VerifyConversion(out, {}).error().message, HasSubstr("shards are finished"));
+    std::ofstream(out + "/model-00002-of-00099.safetensors.tmp") << "left by a kill";
+    const auto resumed = ConvertTo(Nano("nano-mimo-v2-flash"), out, TargetFormat::kBf16);
+    ASSERT_TRUE(resumed.ok()) << resumed.error().message;
+    EXPECT_EQ(resumed->resumed_bytes > 0, stop > (int64_t{2} << 20));
+    int compared = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(dir.File("whole"))) {
+      if (entry.path().filename() == "minimo-convert.json") continue;
+      EXPECT_EQ(ReadBytes(entry.path().string()), ReadBytes(out + "/" + entry.path().filename().string())) << entry.path();
+      ++compared;
+    }
+    EXPECT_GT(compared, 5);
+  }
+}
+
+TEST(Convert, WhatCannotBeIsSaidAndNothingIsLost) {
+  ScratchDir dir;
+  const std::string in = dir.File("in"), out = dir.File("out");
+  std::filesystem::copy(Nano("nano-minimax-m2"), in);
+  const auto error = [](const Result<ConvertReport>& r) { return r.ok() ? std::string() : r.error().message; };
+  EXPECT_THAT(error(ConvertTo(in, in, TargetFormat::kBf16)), HasSubstr("is the source"));
+  EXPECT_THAT(error(ConvertTo(in, out, TargetFormat::kFp8)), HasSubstr("holds nothing to convert"));
+  EXPECT_THAT(error(ConvertTo(in, "/proc/nowhere/out", TargetFormat::kBf16)), HasSubstr("cannot create"));
+  std::filesystem::create_directories(out);
+  std::ofstream(out + "/notes.txt") << "mine";
+  EXPECT_THAT(error(ConvertTo(in, out, TargetFormat::kBf16)), HasSubstr("name an empty folder"));
+  EXPECT_EQ(ReadBytes(out + "/notes.txt"), "mine");
+  std::filesystem::remove_all(out);
+
+  ASSERT_FALSE(ConvertTo(in, out, TargetFormat::kBf16, [](int64_t done, int64_t) { return done < 3 << 20; }).ok());
+  EXPECT_THAT(error(ConvertTo(in, out, TargetFormat::kW4)), HasSubstr("holds a conversion to bf16, asked for w4"));
+  std::filesystem::last_write_time(in + "/config.json", std::filesystem::file_time_type::clock::now());
+  EXPECT_THAT(error(ConvertTo(in, out, TargetFormat::kBf16)), HasSubstr("has changed since"));
+}
+
+TEST(Convert, DamageIsFound) {
+  ScratchDir dir;
+  ASSERT_TRUE(ConvertTo(Nano("nano-minimax-m2"), dir.File("out"), TargetFormat::kBf16).ok());
+  const std::string shard = dir.File("out") + "/model-00003-of-";
+  for (const auto& entry : std::filesystem::directory_iterator(dir.File("out"))) {
+    if (!entry.path().string().starts_with(shard)) continue;
+    std::string bytes = ReadBytes(entry.path().string());
+    bytes[bytes.size() - 100] ^= 1;
+    std::ofstream(entry.path(), std::ios::binary) << bytes;
+  }
+  EXPECT_THAT(VerifyConversion(dir.File("out"), {}).error().message, HasSubstr("damaged"));
+}
+
+TEST(Convert, AFullDiskEndsInOneLine) {
+  ScratchDir dir;
+  if (mount("tmpfs", dir.path().c_str(), "tmpfs", 0, "size=3m") != 0) GTEST_SKIP() << "cannot mount a small disk here";
+  const auto full = ConvertTo(Nano("nano-minimax-m2"), dir.File("out"), TargetFormat::kBf16);
+  const std::string message = full.ok() ? "" : full.error().message;
+  const bool config = std::filesystem::exists(dir.File("out") + "/config.json");
+  umount(dir.path().c_str());
+  EXPECT_THAT(message, HasSubstr("free"));
+  EXPECT_FALSE(config);
+}
+
+}  // namespace
+}  // namespace minimo
