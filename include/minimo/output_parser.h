@@ -1,5 +1,6 @@
 // From the text that a model writes to its parts: reasoning, content and tool calls, while it is written. Feeding a
-// text in any pieces gives, joined, what feeding it whole gives, and a tag is never shown, nor a part of one.
+// text in any pieces gives, joined, what feeding it whole gives, and a tag is never shown, nor a part of one. The rules
+// are told in docs/chat.md.
 #pragma once
 
 #include <memory>
