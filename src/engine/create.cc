@@ -18,8 +18,10 @@ namespace {
 
 // Steps of this many tokens keep a decoding sequence waiting for a fraction of a second at most while prompts run.
 constexpr int kCpuBatchedTokens = 512;
-// Without a budget the cache takes no more of a shared machine than this.
+// Without a budget the cache takes no more of a shared machine than this, and no more than so many sequences at their
+// longest would fill (the prefix cache fills whatever there is in time).
 constexpr int64_t kCpuKvBytes = int64_t{4} << 30;
+constexpr int64_t kCpuFullSequences = 16;
 
 Result<DType> KvDType(const EngineOptions& options) {
   const std::string& name = options.kv_cache_dtype;
@@ -59,10 +61,13 @@ Result<int> ModelLen(const EngineOptions& options, const ModelSpec& spec) {
   return options.max_model_len;
 }
 
-int64_t KvBudget(const EngineOptions& options, int ranks_on_host) {
+int64_t KvBudget(const EngineOptions& options, const KvLayout& geometry, int max_model_len, int ranks_on_host) {
   if (options.kv_cache_bytes > 0) return options.kv_cache_bytes;
   const int64_t available = AvailableMemoryBytes();
-  return (available > 0 ? std::min(kCpuKvBytes, available / 2) : kCpuKvBytes) / ranks_on_host;
+  const int64_t most = (available > 0 ? std::min(kCpuKvBytes, available / 2) : kCpuKvBytes) / ranks_on_host;
+  const int64_t useful = kCpuFullSequences * max_model_len * geometry.BytesPerToken() +
+                         int64_t{2} * options.max_num_seqs * geometry.BytesPerRing();
+  return std::min(most, useful);
 }
 
 // Everything but the executor: what can go wrong before the ranks meet.
@@ -92,14 +97,14 @@ Result<Prepared> Prepare(const EngineOptions& options) {
   MINIMO_ASSIGN(parts.tokenizer, Tokenizer::FromFolder(loaded.text_folder));
   MINIMO_ASSIGN(const int max_model_len, ModelLen(options, spec));
 
+  const KvLayout geometry = MakeKvLayout(RankSpec(spec, prepared.plan, 0), prepared.kv_dtype, options.block_size);
   KvPlanOptions plan_options;
-  plan_options.budget_bytes = KvBudget(options, RanksOnHost(options, prepared.plan));
+  plan_options.budget_bytes = KvBudget(options, geometry, max_model_len, RanksOnHost(options, prepared.plan));
   plan_options.num_blocks = options.kv_blocks;
   plan_options.max_num_seqs = options.max_num_seqs;
   plan_options.max_model_len = max_model_len;
   plan_options.prefix_caching = options.enable_prefix_caching;
-  const ModelSpec fullest = RankSpec(spec, prepared.plan, 0);
-  MINIMO_ASSIGN(const KvPlan plan, PlanKv(MakeKvLayout(fullest, prepared.kv_dtype, options.block_size), plan_options));
+  MINIMO_ASSIGN(const KvPlan plan, PlanKv(geometry, plan_options));
   if (plan.max_num_seqs < options.max_num_seqs) {
     LogWarn("the KV cache holds the windows of {} sequences, not of {}: at most that many run at once",
             plan.max_num_seqs, options.max_num_seqs);
