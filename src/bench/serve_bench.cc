@@ -26,6 +26,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr double kCallTimeoutS = 30;
+constexpr auto kAskAgain = std::chrono::milliseconds(200);
 constexpr size_t kShownErrors = 10;
 constexpr double kKvBits = 16;  // of a cached number, for the floor
 
@@ -69,8 +70,16 @@ struct Prepared {
   std::optional<ModelFacts> facts;
 };
 
-Result<std::string> FirstModel(const HttpTarget& target) {
-  MINIMO_ASSIGN(const HttpReply reply, Call(target, "GET", "/v1/models", "", kCallTimeoutS));
+// Asks again for wait_s seconds while the server is not there yet.
+Result<std::string> FirstModel(const HttpTarget& target, double wait_s) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::duration<double>(wait_s);
+  auto answer = Call(target, "GET", "/v1/models", "", kCallTimeoutS);
+  while ((!answer.ok() || answer->status >= 500) && std::chrono::steady_clock::now() < deadline &&
+         !InterruptScope::Requested()) {
+    std::this_thread::sleep_for(kAskAgain);
+    answer = Call(target, "GET", "/v1/models", "", kCallTimeoutS);
+  }
+  MINIMO_ASSIGN(const HttpReply reply, std::move(answer));
   if (reply.status != 200) return Errorf("/v1/models: {}", DescribeHttpError(reply.status, reply.reason, reply.body));
   const Json json = Json::parse(reply.body, nullptr, false);
   const auto data = json.is_object() ? json.find("data") : json.end();
@@ -103,7 +112,7 @@ Status PrepareServer(const ServeBenchOptions& o, Prepared* p) {
   if (p->load.max_concurrency < 0) return Errorf("--max-concurrency {}: expected 1 or more", p->load.max_concurrency);
   p->model = o.model;
   if (p->model.empty()) {
-    MINIMO_ASSIGN(p->model, FirstModel(p->target));
+    MINIMO_ASSIGN(p->model, FirstModel(p->target, o.ready_check_timeout_s));
   }
   p->load.generation.model = o.served_model_name.empty() ? p->model : o.served_model_name;
   return {};
@@ -191,7 +200,7 @@ Status WaitUntilReady(const Prepared& p, double timeout_s) {
     if (std::chrono::steady_clock::now() >= deadline) {
       return Errorf("the server was not ready within {} s: {}", timeout_s, run.outcomes[0].error);
     }
-    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    std::this_thread::sleep_for(kAskAgain);
   }
 }
 
@@ -302,6 +311,7 @@ Json FullResult(const ServeBenchOptions& o, const Prepared& p, const Environment
 }  // namespace
 
 Result<bool> RunServeBench(const ServeBenchOptions& options) {
+  const InterruptScope interrupt;
   Prepared p;
   MINIMO_TRY(PrepareResult(options, &p));
   MINIMO_TRY(PrepareServer(options, &p));
@@ -309,7 +319,6 @@ Result<bool> RunServeBench(const ServeBenchOptions& options) {
   MINIMO_TRY(PrepareModelFolder(options, &p));
   MINIMO_TRY(PrepareWorkload(options, &p));
 
-  const InterruptScope interrupt;
   if (options.ready_check_timeout_s > 0) MINIMO_TRY(WaitUntilReady(p, options.ready_check_timeout_s));
   Environment environment = CollectEnvironment();
   MINIMO_ASSIGN(const double gbs, FloorBandwidth(options, p, &environment));
