@@ -83,7 +83,7 @@ bool Matches(const Case& c, const ParsedOutput& got) {
 // Cases run `concurrency` at a time; greedy unless flags say otherwise.
 Status Accuracy(const Flags& flags, const std::string& text) {
   MINIMO_ASSIGN(const auto cases, ReadCases(flags.task, text));
-  MINIMO_ASSIGN(const LocalModel local, OpenLocalModel(flags.common, flags.concurrency));
+  MINIMO_ASSIGN(const LocalModel local, OpenLocalModel(LocalOptions(flags.common, flags.concurrency)));
   MINIMO_ASSIGN(const ChatTemplate chat_template, ChatTemplate::FromFolder(local.folder));
   SamplingParams params = flags.sampling.Apply(local.engine->default_params());
   if (!flags.sampling.temperature) params.temperature = 0;

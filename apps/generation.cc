@@ -78,17 +78,21 @@ ChatOptions ChatFlags::Options() const {
   return options;
 }
 
-Result<LocalModel> OpenLocalModel(const CommonFlags& flags, int max_num_seqs) {
-  const SteadyClock clock;
-  const int64_t began = clock.NowUs();
-  LocalModel local;
-  MINIMO_ASSIGN(local.folder, ResolveModelFolder(flags.model));
+EngineOptions LocalOptions(const CommonFlags& flags, int max_num_seqs) {
   EngineOptions options;
-  options.model = local.folder;
+  options.model = flags.model;
   options.backend = flags.backend;
   options.dtype = flags.dtype;
   options.threads = flags.threads;
   options.max_num_seqs = max_num_seqs;
+  return options;
+}
+
+Result<LocalModel> OpenLocalModel(const EngineOptions& options) {
+  const SteadyClock clock;
+  const int64_t began = clock.NowUs();
+  LocalModel local;
+  MINIMO_ASSIGN(local.folder, ResolveModelFolder(options.model));
   MINIMO_ASSIGN(local.engine, Engine::Create(options));
   local.load_seconds = static_cast<double>(clock.NowUs() - began) * 1e-6;
   return local;

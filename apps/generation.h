@@ -50,7 +50,8 @@ struct LocalModel {
   std::unique_ptr<Engine> engine;
   double load_seconds = 0;
 };
-Result<LocalModel> OpenLocalModel(const CommonFlags& flags, int max_num_seqs);
+EngineOptions LocalOptions(const CommonFlags& flags, int max_num_seqs);
+Result<LocalModel> OpenLocalModel(const EngineOptions& options);
 
 // Waits for a stream to end. `on_event` may be empty; returning false cancels.
 Result<Completion> Drain(Stream& stream, const std::function<bool(const Event&)>& on_event);

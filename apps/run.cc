@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/generation.h"
+#include "apps/rank_flags.h"
 #include "base/error.h"
 
 namespace minimo {
@@ -15,6 +16,7 @@ volatile std::sig_atomic_t interrupted = 0;
 
 struct Flags {
   CommonFlags common;
+  RankFlags ranks;
   SamplingFlags sampling;
   ChatFlags chat;
   std::string prompt;
@@ -73,7 +75,10 @@ ordered_json ToJson(const LocalModel& local, const Completion& c, const ParsedOu
 }
 
 Status Body(const Flags& flags, bool is_chat) {
-  MINIMO_ASSIGN(const LocalModel local, OpenLocalModel(flags.common, 1));
+  EngineOptions options = LocalOptions(flags.common, 1);
+  MINIMO_TRY(flags.ranks.Fill(&options));
+  if (Follows(options)) return Follow(options);
+  MINIMO_ASSIGN(const LocalModel local, OpenLocalModel(options));
   MINIMO_ASSIGN(const Prompt prompt, MakePrompt(flags, local.folder, is_chat));
   Request request;
   MINIMO_ASSIGN(request.prompt_ids, local.engine->tokenizer().Encode(prompt.text));
@@ -124,6 +129,7 @@ void AddRun(Commands& commands) {
   flags->sampling.Add(command);
   command.add_flag("--json", flags->json, "One JSON object: text, token ids, reasoning, tool calls, timings");
   flags->common.AddRuntimeFlags(command);
+  flags->ranks.AddTo(command);
   command.callback([prompt, chat] {
     if (!*prompt && !*chat) throw CLI::RequiredError("--prompt or --chat");
   });
