@@ -36,19 +36,19 @@ function spark(id, values) {
   draw.lineWidth = 1.5 * ratio;
   draw.lineJoin = "round";
   const x = (i) => width - ((values.length - 1 - i) * width) / (kPoints - 1), y = (v) => height - ratio - (v / top) * (height - 3 * ratio);
-  draw.beginPath();
-  let open = false;
-  values.forEach((v, i) => {
-    if (v === null) { open = false; return; }
-    open ? draw.lineTo(x(i), y(v)) : draw.moveTo(x(i), y(v));
-    open = true;
-  });
-  draw.stroke();
-  draw.globalAlpha = 0.12;
-  draw.lineTo(width, height);
-  draw.lineTo(x(0), height);
-  draw.fill();
-  draw.globalAlpha = 1;
+  for (let begin = 0; begin < values.length;) {  // one line for each run without gaps
+    if (values[begin] === null) { begin++; continue; }
+    let end = begin;
+    draw.beginPath();
+    for (; end < values.length && values[end] !== null; end++) draw.lineTo(x(end), y(values[end]));
+    draw.stroke();
+    draw.lineTo(x(end - 1), height);
+    draw.lineTo(x(begin), height);
+    draw.globalAlpha = 0.12;
+    draw.fill();
+    draw.globalAlpha = 1;
+    begin = end;
+  }
 }
 
 function push(name, value) {
