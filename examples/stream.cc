@@ -35,7 +35,8 @@ int main(int argc, char** argv) {
     std::cout << event->text << std::flush;
     if (event->usage.completion_tokens >= limit) (*stream)->Cancel();
     if (event->finish == minimo::FinishReason::kNone) continue;
-    std::cout << "\n[" << minimo::ToString(event->finish) << " after " << event->usage.completion_tokens << " tokens]\n";
+    const int tokens = event->usage.completion_tokens;
+    std::cout << "\n[" << minimo::ToString(event->finish) << " after " << tokens << " tokens]\n";
   }
   return 0;
 }

@@ -151,7 +151,7 @@ TEST(EngineText, RefusesOptionsInWords) {
     const auto engine = Engine::Create(options);
     return engine.ok() ? std::string("created") : engine.error().message;
   };
-  const auto has = [](const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; };
+  const auto has = [](const std::string& text, const char* part) { return text.find(part) != std::string::npos; };
   EXPECT_TRUE(has(message([](auto& o) { o.model = "no-such-model"; }), "no-such-model"));
   EXPECT_TRUE(has(message([](auto& o) { o.model = "/nowhere"; }), "/nowhere"));
   EXPECT_TRUE(has(message([](auto& o) { o.backend = "tpu"; }), "tpu"));

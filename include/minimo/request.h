@@ -43,7 +43,7 @@ struct SamplingParams {
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
   int32_t logprobs = -1;         // -1: off; N: the chosen token's and the N best
-  int32_t prompt_logprobs = -1;  // likewise for each prompt position
+  int32_t prompt_logprobs = -1;  // likewise for each prompt position; the first, with nothing before it, has 0 and none
   std::vector<std::pair<int32_t, float>> logit_bias;
   std::vector<int32_t> allowed_token_ids;  // empty: all
   bool skip_special_tokens = true;         // in the text; ids are always complete

@@ -8,8 +8,8 @@
 namespace minimo {
 namespace {
 
-constexpr int32_t kMaxChoices = 1024;       // a request stays a small thing
-constexpr int32_t kPromptLogitRows = 64;    // rows of logits a step for prompt_logprobs: 51 MB at a vocabulary of 200,000
+constexpr int32_t kMaxChoices = 1024;     // a request stays a small thing
+constexpr int32_t kPromptLogitRows = 64;  // rows of logits a step for prompt_logprobs: 51 MB at 200,000 tokens
 
 Status CheckPrompt(const Request& request, const AdmissionLimits& limits) {
   if (request.prompt_ids.empty()) return Error{"the prompt is empty; at least one token is needed"};

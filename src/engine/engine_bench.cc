@@ -76,9 +76,9 @@ void Throughput(const char* model, int threads) {
     const double seconds = SecondsSince(start);
     engine->SetObserver(nullptr);
     const double n = static_cast<double>(std::max<int64_t>(times->steps, 1));
-    fmt::print("{:20} batch {:3}: {:8.0f} output tok/s; a step: schedule {:6.1f} us, model {:8.1f} us, output {:6.1f} us\n",
-               model, batch, batch * kOutputTokens / seconds, times->schedule_us / n, times->model_us / n,
-               times->output_us / n);
+    fmt::print("{:20} batch {:3}: {:8.0f} output tok/s; a step: schedule {:6.1f} us, model {:8.1f} us, "
+               "output {:6.1f} us\n", model, batch, batch * kOutputTokens / seconds, times->schedule_us / n,
+               times->model_us / n, times->output_us / n);
   }
 }
 
@@ -100,8 +100,8 @@ void SharedPrompt(const char* model, int threads) {
       if (round >= 2) seconds[cached] += SecondsSince(start) / 3;
     }
   }
-  fmt::print("{:20} 2,000 shared prompt tokens + 20 own, 8 output: {:.1f} ms without, {:.1f} ms with prefix cache: {:.1f}x\n",
-             model, seconds[0] * 1e3, seconds[1] * 1e3, seconds[0] / seconds[1]);
+  fmt::print("{:20} 2,000 shared prompt tokens + 20 own, 8 output: {:.1f} ms without, {:.1f} ms with prefix cache: "
+             "{:.1f}x\n", model, seconds[0] * 1e3, seconds[1] * 1e3, seconds[0] / seconds[1]);
 }
 
 }  // namespace

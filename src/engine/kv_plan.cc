@@ -55,7 +55,8 @@ Result<KvPlan> PlanKv(const KvLayout& geometry, const KvPlanOptions& options) {
   }
   const int64_t left = options.budget_bytes - ring_bytes * layout.num_rings;
   // Beyond every sequence at its longest, blocks would only be cache; ids are 32 bits wide.
-  const int64_t useful = int64_t{plan.max_num_seqs} * ((options.max_model_len + layout.block_size - 1) / layout.block_size);
+  const int64_t longest = (options.max_model_len + layout.block_size - 1) / layout.block_size;
+  const int64_t useful = plan.max_num_seqs * longest;
   const int64_t block_bytes = layout.BytesPerBlock();
   const int64_t blocks = block_bytes > 0 ? std::min(left / block_bytes, useful) : useful;
   layout.num_blocks = static_cast<int>(std::min<int64_t>(blocks, INT32_MAX / layout.block_size));

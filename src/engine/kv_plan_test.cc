@@ -38,7 +38,8 @@ TEST(KvPlan, FillsTheBudget) {
   ASSERT_TRUE(mimo.ok());
   EXPECT_EQ(mimo->max_num_seqs, 256);
   EXPECT_EQ(mimo->layout.num_rings, 256 + 128);
-  const int64_t used = mimo->layout.num_blocks * MiMo().BytesPerBlock() + mimo->layout.num_rings * MiMo().BytesPerRing();
+  const int64_t used =
+      mimo->layout.num_blocks * MiMo().BytesPerBlock() + mimo->layout.num_rings * MiMo().BytesPerRing();
   EXPECT_LE(used, 40'000'000'000);
   EXPECT_GT(used, 40'000'000'000 - MiMo().BytesPerBlock());
 }

@@ -17,7 +17,7 @@ class BlockPool {
   int num_free() const { return num_free_; }
   int holds(int32_t block) const { return holds_[block]; }
 
-  // Takes the free block that was released longest ago, empty ones first; its holders become 1. Requires num_free() > 0.
+  // Takes the free block that was released longest ago, empty ones first; its holders become 1. Needs num_free() > 0.
   int32_t Allocate();
 
   // One more holder. A free block leaves the free list with its content.

@@ -182,8 +182,9 @@ void KvCache::Stop(SequenceKv* kv) {
     ring_valid = false;
   }
   if (kv->ring >= 0) {
-    if (ring_valid && options_.prefix_caching && ServesBoundary(kv->computed, kv->written) && prefix_.Alive(kv->prefix) &&
-        kv->computed - kv->last_snapshot >= options_.snapshot_min_tokens) {
+    const bool worth = kv->computed - kv->last_snapshot >= options_.snapshot_min_tokens;
+    if (ring_valid && worth && options_.prefix_caching && ServesBoundary(kv->computed, kv->written) &&
+        prefix_.Alive(kv->prefix)) {
       rings_.AddSnapshot(kv->prefix.block, kv->ring);
     } else {
       rings_.Release(kv->ring);

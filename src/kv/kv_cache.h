@@ -80,13 +80,13 @@ class KvCache {
   // changed, if blocks run out.
   bool Extend(SequenceKv* kv, int end);
 
-  // The child continues from the parent's computed tokens: shared blocks, its own ring. `child` is empty before. False,
-  // and nothing taken, if no ring is left.
+  // The child continues from the parent's computed tokens: shared blocks, its own ring. `child` is empty before.
+  // False, and nothing taken, if no ring is left.
   bool Fork(const SequenceKv& parent, SequenceKv* child);
 
-  // Where a chunk that starts at kv.computed and may reach `end` should end so that a snapshot of the rings can be taken
-  // there: where another prompt branched off, at the prompt's last block boundary, and inside the `tokens` known ones
-  // at any block boundary.
+  // Where a chunk that starts at kv.computed and may reach `end` should end so that a snapshot of the rings can be
+  // taken there: where another prompt branched off, at the prompt's last block boundary, and inside the `tokens` known
+  // ones at any block boundary.
   int ChunkEnd(const SequenceKv& kv, int end, int prompt_tokens, int tokens) const;
 
   // The step being made computes up to `end`: takes a snapshot of the rings after it if one is due there. The last

@@ -38,7 +38,6 @@ class PrefixCache {
 
   bool Cached(int32_t block) const { return nodes_[block].uid != 0; }
   bool Alive(const PrefixKey& key) const { return key.uid != 0 && nodes_[key.block].uid == key.uid; }
-  int size() const { return static_cast<int>(by_hash_.size()); }
 
  private:
   struct Node {
