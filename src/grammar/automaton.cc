@@ -240,7 +240,8 @@ Result<Dfa> Intersect(const Dfa& a, const Dfa& b) {
     const auto [it, is_new] = numbers.try_emplace({s, t}, static_cast<int32_t>(pairs.size()));
     if (is_new) {
       pairs.emplace_back(s, t);
-      out.states.push_back({{}, a.states[static_cast<size_t>(s)].accepting && b.states[static_cast<size_t>(t)].accepting});
+      out.states.push_back(
+          {{}, a.states[static_cast<size_t>(s)].accepting && b.states[static_cast<size_t>(t)].accepting});
     }
     return it->second;
   };

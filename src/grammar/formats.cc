@@ -21,7 +21,8 @@ const std::string kDuration =
     "T(?:[0-9]{1,5}H(?:[0-9]{1,5}M(?:[0-9]{1,5}S)?)?|[0-9]{1,5}M(?:[0-9]{1,5}S)?|[0-9]{1,5}S))";
 const std::string kLabel = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,30}[A-Za-z0-9])?";
 const std::string kHostname = kLabel + "(?:\\." + kLabel + "){0,6}";
-const std::string kEmail = "[A-Za-z0-9_+-]{1,32}(?:\\.[A-Za-z0-9_+-]{1,32}){0,2}@" + kLabel + "(?:\\." + kLabel + "){1,3}";
+const std::string kEmail =
+    "[A-Za-z0-9_+-]{1,32}(?:\\.[A-Za-z0-9_+-]{1,32}){0,2}@" + kLabel + "(?:\\." + kLabel + "){1,3}";
 const std::string kOctet = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])";
 const std::string kIpv4 = kOctet + "(?:\\." + kOctet + "){3}";
 

@@ -135,7 +135,8 @@ void GrammarBuilder::ComputeLengths() {
       open.emplace(0, id);
     } else if (expr.kind == Expr::Kind::kLeaf) {
       const ByteDfa& dfa = grammar_.leaves[expr.leaf]->dfa();
-      if (!dfa.counted || expr.min <= expr.max) open.emplace(SaturatingAdd(dfa.distance[0], dfa.counted ? expr.min : 0), id);
+      if (!dfa.counted || expr.min <= expr.max)
+        open.emplace(SaturatingAdd(dfa.distance[0], dfa.counted ? expr.min : 0), id);
     } else if (expr.kind == Expr::Kind::kRepeat && expr.min == 0) {
       open.emplace(0, id);
     }

@@ -51,7 +51,8 @@ ExprId JsonExprs::Spaced(const std::string& text) {
 ExprId JsonExprs::AnyValue(int depth) {
   const auto known = values_.find(depth);
   if (known != values_.end()) return known->second;
-  std::vector<ExprId> kinds = {AnyString(), builder_.Literal("true"), builder_.Literal("false"), builder_.Literal("null")};
+  std::vector<ExprId> kinds = {AnyString(), builder_.Literal("true"), builder_.Literal("false"),
+                               builder_.Literal("null")};
   const auto number = NumberDfa({});
   if (number.ok()) kinds.push_back(builder_.Leaf(*number, /*keep=*/true));
   if (depth > 0) {

@@ -49,10 +49,11 @@ TEST(NumberDfa, IntegersAreExactlyThoseInside) {
       ASSERT_TRUE(dfa.ok());
       for (int x = -2000; x <= 2000; ++x) {
         const bool expected = Inside(x, limits) && (multiple == 0 || x % multiple == 0);
-        ASSERT_EQ(Accepts(*dfa, std::to_string(x)), expected)
-            << x << " in " << (limits.low ? limits.low->decimal : "") << ".." << (limits.high ? limits.high->decimal : "");
+        ASSERT_EQ(Accepts(*dfa, std::to_string(x)), expected) << x << " in " << (limits.low ? limits.low->decimal : "")
+                                                              << ".." << (limits.high ? limits.high->decimal : "");
       }
-      for (const char* odd : {"", "-", "-0", "00", "01", "-01", "1.0", "+1", "1e2"}) EXPECT_FALSE(Accepts(*dfa, odd)) << odd;
+      for (const char* odd : {"", "-", "-0", "00", "01", "-01", "1.0", "+1", "1e2"})
+        EXPECT_FALSE(Accepts(*dfa, odd)) << odd;
     }
   }
 }
@@ -64,22 +65,26 @@ TEST(NumberDfa, NumbersAreExactlyThoseInside) {
     ASSERT_TRUE(dfa.ok());
     for (int round = 0; round < 20000; ++round) {
       // Near the bounds as often as not.
-      std::string text = fmt::format("{:.{}f}", (static_cast<double>(rng()) / 4294967296.0 - 0.5) * (rng() % 2 ? 4000 : 50), rng() % 6);
+      std::string text = fmt::format(
+          "{:.{}f}", (static_cast<double>(rng()) / 4294967296.0 - 0.5) * (rng() % 2 ? 4000 : 50), rng() % 6);
       if (rng() % 4 == 0 && limits.low) text = limits.low->decimal;
       if (rng() % 4 == 0 && limits.high) text = limits.high->decimal;
       if (rng() % 4 == 0) text += text.find('.') == std::string::npos ? ".0" : rng() % 2 ? "0" : "1";
       if (std::strtod(text.c_str(), nullptr) == 0 && text[0] == '-') continue;  // -0 is never written
       ASSERT_EQ(Accepts(*dfa, text), Inside(std::strtod(text.c_str(), nullptr), limits)) << text;
     }
-    for (const char* odd : {"", "-", "-0", "-0.0", ".", "1.", ".5", "00.5", "1.2.3"}) EXPECT_FALSE(Accepts(*dfa, odd)) << odd;
+    for (const char* odd : {"", "-", "-0", "-0.0", ".", "1.", ".5", "00.5", "1.2.3"})
+      EXPECT_FALSE(Accepts(*dfa, odd)) << odd;
   }
 }
 
 TEST(NumberDfa, UnboundedNumbersStayFinite) {
   const auto dfa = NumberDfa({});
   ASSERT_TRUE(dfa.ok());
-  for (const char* text : {"0", "-0", "12.5", "1e10", "-1.5E-20", "0.000001", "123456789012345"}) EXPECT_TRUE(Accepts(*dfa, text)) << text;
-  for (const char* text : {"01", "1.", "1e", "1e999", "--1", "1234567890123456", "Infinity", "NaN"}) EXPECT_FALSE(Accepts(*dfa, text)) << text;
+  for (const char* text : {"0", "-0", "12.5", "1e10", "-1.5E-20", "0.000001", "123456789012345"})
+    EXPECT_TRUE(Accepts(*dfa, text)) << text;
+  for (const char* text : {"01", "1.", "1e", "1e999", "--1", "1234567890123456", "Infinity", "NaN"})
+    EXPECT_FALSE(Accepts(*dfa, text)) << text;
 }
 
 TEST(NumberDfa, LargeMultiplesAndImpossibleOnes) {

@@ -36,7 +36,8 @@ const CharSet kLineEnds = {{'\n', '\n'}, {'\r', '\r'}, {0x2028, 0x2029}};
 // anew for each copy, which keeps the builder free of a tree.
 class Parser {
  public:
-  Parser(std::vector<uint32_t> pattern, RegexBound bound) : pattern_(std::move(pattern)), outer_(bound == RegexBound::kOuter) {}
+  Parser(std::vector<uint32_t> pattern, RegexBound bound)
+      : pattern_(std::move(pattern)), outer_(bound == RegexBound::kOuter) {}
 
   Result<Nfa> Parse(bool search) {
     const CharSet everything = [] {
@@ -85,7 +86,8 @@ class Parser {
   Error Unsupported(const char* what) const { return Errorf("{} (at character {}) is not supported", what, at_); }
 
   Status CheckSize() {
-    if (nfa_.states.size() > kMaxNfaStates || ++pieces_ > kMaxPieces) return Error{"it is too complex (its repeats unfold to too many states)"};
+    if (nfa_.states.size() > kMaxNfaStates || ++pieces_ > kMaxPieces)
+      return Error{"it is too complex (its repeats unfold to too many states)"};
     return {};
   }
 
@@ -173,7 +175,8 @@ class Parser {
       if (Take(',')) *max = Peek('}') ? kUnbounded : Number().value_or(0);
       if (!Take('}')) return Errorf("a bad quantifier at character {}", begin);
       if (*max < *min) return Errorf("a quantifier with its bounds out of order at character {}", begin);
-      if (*min > 10000 || (*max != kUnbounded && *max > 10000)) return Error{"it repeats something more than 10000 times"};
+      if (*min > 10000 || (*max != kUnbounded && *max > 10000))
+        return Error{"it repeats something more than 10000 times"};
     } else {
       return false;
     }
@@ -361,7 +364,8 @@ Nfa DropAnchors(const Dfa& dfa) {
 }
 
 Result<Dfa> Compile(std::string_view pattern, RegexBound bound, bool search) {
-  if (pattern.size() > kMaxPatternBytes) return Errorf("it has {} bytes; at most {} are taken", pattern.size(), kMaxPatternBytes);
+  if (pattern.size() > kMaxPatternBytes)
+    return Errorf("it has {} bytes; at most {} are taken", pattern.size(), kMaxPatternBytes);
   auto code_points = DecodeUtf8(pattern);
   if (!code_points.has_value()) return Error{"it is not valid UTF-8"};
   MINIMO_ASSIGN(const Nfa nfa, Parser(std::move(*code_points), bound).Parse(search));

@@ -56,7 +56,8 @@ void Runtime::Push(ExprId id, uint32_t parent) {
     case Expr::Kind::kLeaf:
     case Expr::Kind::kRepeat: {
       const bool is_leaf = expr.kind == Expr::Kind::kLeaf;
-      work_.push_back(Intern({id, is_leaf ? 0 : expr.min, is_leaf ? expr.min : expr.max, is_leaf ? expr.max : 0, parent}));
+      work_.push_back(
+          Intern({id, is_leaf ? 0 : expr.min, is_leaf ? expr.min : expr.max, is_leaf ? expr.max : 0, parent}));
       break;
     }
     default: work_.push_back(Intern({id, 0, 0, 0, parent})); break;

@@ -47,7 +47,9 @@ class Runtime {
   int32_t Import(const Runtime& other, int32_t state);
 
   // Memory worth giving up: start a new Runtime and Import.
-  bool IsFull() const { return nodes_.size() > kMaxNodes || states_.size() > kMaxStates || mask_bytes_ > kMaxMaskBytes; }
+  bool IsFull() const {
+    return nodes_.size() > kMaxNodes || states_.size() > kMaxStates || mask_bytes_ > kMaxMaskBytes;
+  }
 
  private:
   static constexpr size_t kMaxNodes = 1'000'000;

@@ -53,7 +53,8 @@ Result<ExprId> SchemaCompiler::Array(const Conjunction& conjunction, int depth) 
     groups.push_back(group);
   }
   // Items beyond a prefix are written only where the schema describes them.
-  if (prefix > 0 && !says_items && options_.strict && !looking_for_overlap_) max = std::min(max, std::max(static_cast<uint32_t>(prefix), min));
+  if (prefix > 0 && !says_items && options_.strict && !looking_for_overlap_)
+    max = std::min(max, std::max(static_cast<uint32_t>(prefix), min));
   const auto item_schemas = [&](size_t index) {
     Conjunction schemas;
     for (const Items& group : groups) {

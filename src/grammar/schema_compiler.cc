@@ -141,7 +141,8 @@ Result<ExprId> SchemaCompiler::Value(Conjunction elements, Form form, int depth)
   const int level = looking_for_overlap_ ? depth : 0;
   const auto [it, is_new] = rules_.try_emplace({conjunction, form, level}, 0);
   if (!is_new) return it->second;
-  if (++budget_->rules > kMaxRules) return Error{"the schema is too large to be compiled: its parts combine to too many"};
+  if (++budget_->rules > kMaxRules)
+    return Error{"the schema is too large to be compiled: its parts combine to too many"};
   it->second = builder_.NewRule();
   jobs_.push_back({std::move(conjunction), form, depth, it->second});
   return it->second;
@@ -298,9 +299,11 @@ Status SchemaCompiler::CheckExclusive(const Conjunction& rest, const Element& el
       MINIMO_TRY(overlap.RunJobs());
       builder.ComputeLengths();
       if (builder.grammar().exprs[value].min_bytes == kInfiniteLength) continue;
-      return Fault(*element.first, "oneOf",
-                   fmt::format("a value may satisfy both branch {} and branch {}; use anyOf, or tell the branches apart "
-                               "by their types, a const property or required properties", i, j));
+      return Fault(
+          *element.first, "oneOf",
+          fmt::format("a value may satisfy both branch {} and branch {}; use anyOf, or tell the branches apart "
+                      "by their types, a const property or required properties",
+                      i, j));
     }
   }
   return {};
@@ -332,7 +335,8 @@ Result<uint32_t> SchemaCompiler::TypesOf(const Conjunction& conjunction) {
     };
     const bool valid = type->is_array() ? !type->empty() && std::all_of(type->begin(), type->end(), add) : add(*type);
     if (!valid) {
-      return Fault(schema, "type", "expected null, boolean, integer, number, string, object or array, or a list of them");
+      return Fault(schema, "type",
+                   "expected null, boolean, integer, number, string, object or array, or a list of them");
     }
     types &= named;
   }
@@ -389,8 +393,9 @@ Result<std::vector<const Json*>> SchemaCompiler::FilterByRest(const Conjunction&
     element.second |= kEnumDone;
     rest.push_back(element);
     const Json& schema = *element.first;
-    constrains |= HasAny(schema, kObjectKeywords) || HasAny(schema, kArrayKeywords) || HasAny(schema, kStringKeywords) ||
-                  HasAny(schema, kNumberKeywords) || schema.contains("propertyNames");
+    constrains |= HasAny(schema, kObjectKeywords) || HasAny(schema, kArrayKeywords) ||
+                  HasAny(schema, kStringKeywords) || HasAny(schema, kNumberKeywords) ||
+                  schema.contains("propertyNames");
   }
   if (!constrains || looking_for_overlap_) return values;
   if (budget_->nesting >= kMaxNesting) {

@@ -19,6 +19,7 @@
 #include "grammar/grammar.h"
 #include "grammar/json_text.h"
 #include "grammar/number_dfa.h"
+#include "grammar/regex.h"
 #include "grammar/structured_output.h"
 #include "minimo/result.h"
 
@@ -98,6 +99,7 @@ class SchemaCompiler {
   Result<std::vector<const Json*>> FilterByRest(const Conjunction& conjunction, std::vector<const Json*> values);
 
   // schema_scalar.cc
+  const Result<Dfa>& Search(const std::string& pattern, RegexBound bound);  // each compiled once
   Result<ExprId> String(const Conjunction& conjunction, Form form);
   // All strings that fit, or nothing if any does but for the length.
   Result<std::optional<Dfa>> StringDfa(const Conjunction& conjunction, uint32_t min, uint32_t max);
@@ -132,6 +134,7 @@ class SchemaCompiler {
   // By name, because the library looks members up one by one.
   using Declared = std::vector<std::unordered_map<std::string_view, const Json*>>;
   Status AddPropertySchemas(const Conjunction& conjunction, const Declared& declared, Property* property);
+  Result<bool> NameRules(const Json& schema, Conjunction* names);
   Status CollectNameClasses(const Conjunction& conjunction, ObjectPlan* plan);
   Result<ExprId> Members(const ObjectPlan& plan, int depth);
   Result<ExprId> ClassMember(const NameClass& name_class, int depth);
@@ -149,6 +152,7 @@ class SchemaCompiler {
   const SchemaOptions options_;
   JsonExprs json_;
   std::map<std::tuple<Conjunction, Form, int>, ExprId> rules_;
+  std::map<std::pair<std::string, RegexBound>, Result<Dfa>> searches_;
   std::vector<Job> jobs_;
   std::unordered_map<const Json*, std::pair<const Json*, std::string>> parents_;
   Budget own_budget_;

@@ -72,6 +72,23 @@ Status SchemaCompiler::CollectProperties(const Conjunction& conjunction, ObjectP
   return {};
 }
 
+// The rules of "propertyNames". False if no name satisfies them.
+Result<bool> SchemaCompiler::NameRules(const Json& schema, Conjunction* names) {
+  std::vector<const Json*> active;
+  const Json* rules = Child(schema, schema.at("propertyNames"), "propertyNames");
+  MINIMO_ASSIGN(const bool possible, Flatten({rules, 0}, names, &active));
+  if (!possible) return false;
+  for (const auto& [rule, flags] : *names) {
+    for (const char* key : {"enum", "const", "anyOf", "oneOf"}) {
+      if (rule->contains(key)) {
+        return Fault(schema, "propertyNames", fmt::format("\"{}\" inside it is not supported", key));
+      }
+    }
+  }
+  MINIMO_ASSIGN(const uint32_t types, TypesOf(*names));
+  return (types & kString) != 0;
+}
+
 // What each schema object says of a member of this name.
 Status SchemaCompiler::AddPropertySchemas(const Conjunction& conjunction, const Declared& declared,
                                           Property* property) {
@@ -87,25 +104,29 @@ Status SchemaCompiler::AddPropertySchemas(const Conjunction& conjunction, const 
     MINIMO_ASSIGN(const Json* patterns, ObjectAt(schema, "patternProperties"));
     if (patterns != nullptr) {
       for (const auto& [pattern, sub] : patterns->items()) {
-        const auto inner = CompileSearch(pattern);
-        const auto outer = CompileSearch(pattern, RegexBound::kOuter);
+        const auto& inner = Search(pattern, RegexBound::kInner);
+        const auto& outer = Search(pattern, RegexBound::kOuter);
         if (!inner.ok()) return Fault(schema, "patternProperties", inner.error().message);
         if (!outer.ok()) return Fault(schema, "patternProperties", outer.error().message);
-        if (outer->Accepts(name)) property->schemas.emplace_back(Child(schema, sub, "patternProperties/" + pattern), inherited);
-        described |= inner->Accepts(name);
+        // Where dialects disagree whether the name matches, both the pattern's schema and additionalProperties apply.
+        const bool surely = inner->Accepts(name), perhaps = outer->Accepts(name);
+        if (looking_for_overlap_ ? surely : perhaps) {
+          property->schemas.emplace_back(Child(schema, sub, "patternProperties/" + pattern), inherited);
+        }
+        described |= looking_for_overlap_ ? perhaps : surely;
       }
     }
     if (const auto it = schema.find("additionalProperties"); it != schema.end() && !described) {
       property->schemas.emplace_back(Child(schema, *it, "additionalProperties"), inherited);
     }
-    if (const auto it = schema.find("propertyNames"); it != schema.end()) {
+    if (schema.contains("propertyNames")) {
       Conjunction names;
-      std::vector<const Json*> active;
-      MINIMO_ASSIGN(const bool possible, Flatten({Child(schema, *it, "propertyNames"), 0}, &names, &active));
+      MINIMO_ASSIGN(const bool possible, NameRules(schema, &names));
       uint32_t min = 0, max = kUnbounded;
       MINIMO_TRY(LengthLimits(names, &min, &max));
       MINIMO_ASSIGN(const auto dfa, StringDfa(names, 0, kUnbounded));
-      property->forbidden |= !possible || name.size() < min || name.size() > max || (dfa.has_value() && !dfa->Accepts(name));
+      property->forbidden |=
+          !possible || name.size() < min || name.size() > max || (dfa.has_value() && !dfa->Accepts(name));
     }
   }
   return {};
@@ -137,8 +158,8 @@ Status SchemaCompiler::CollectNameClasses(const Conjunction& conjunction, Object
     const Json& schema = *pointer;
     if (const Json* sub = schema.contains("patternProperties") ? &schema.at("patternProperties") : nullptr) {
       for (const auto& [pattern, value] : sub->items()) {
-        const auto inner = CompileSearch(pattern);
-        const auto outer = CompileSearch(pattern, RegexBound::kOuter);
+        const auto& inner = Search(pattern, RegexBound::kInner);
+        const auto& outer = Search(pattern, RegexBound::kOuter);
         if (!inner.ok()) return Fault(schema, "patternProperties", inner.error().message);
         if (!outer.ok()) return Fault(schema, "patternProperties", outer.error().message);
         const auto not_outer = Complement(*outer);
@@ -147,24 +168,21 @@ Status SchemaCompiler::CollectNameClasses(const Conjunction& conjunction, Object
         patterns.push_back({&schema, {child, flags & kClosed}, *inner, *not_outer});
       }
     }
-    if (patterns.size() > kMaxPatterns) return Fault(schema, "patternProperties", fmt::format("more than {} at once", kMaxPatterns));
-    if (const auto it = schema.find("propertyNames"); it != schema.end()) {
+    if (patterns.size() > kMaxPatterns)
+      return Fault(schema, "patternProperties", fmt::format("more than {} at once", kMaxPatterns));
+    if (schema.contains("propertyNames")) {
       Conjunction names;
-      std::vector<const Json*> active;
-      MINIMO_ASSIGN(const bool possible, Flatten({Child(schema, *it, "propertyNames"), 0}, &names, &active));
+      MINIMO_ASSIGN(const bool possible, NameRules(schema, &names));
       if (!possible) return {};  // no names at all
-      for (const auto& [name_schema, unused] : names) {
-        for (const char* key : {"enum", "const", "anyOf", "oneOf"}) {
-          if (name_schema->contains(key)) return Fault(schema, "propertyNames", fmt::format("\"{}\" inside it is not supported", key));
-        }
-      }
       uint32_t min = 0, max = kUnbounded;
       MINIMO_TRY(LengthLimits(names, &min, &max));
       MINIMO_ASSIGN(const auto dfa, StringDfa(names, 0, kUnbounded));
       if (dfa.has_value()) MINIMO_TRY(restrict_to(schema, "propertyNames", *dfa));
       if (min > 0 || max != kUnbounded) {
-        if (min > 200 || (max != kUnbounded && max > 200)) return Fault(schema, "propertyNames", "lengths beyond 200 are not supported");
-        const std::string pattern = max == kUnbounded ? fmt::format("^[^]{{{},}}$", min) : fmt::format("^[^]{{{},{}}}$", min, max);
+        if (min > 200 || (max != kUnbounded && max > 200))
+          return Fault(schema, "propertyNames", "lengths beyond 200 are not supported");
+        const std::string pattern =
+            max == kUnbounded ? fmt::format("^[^]{{{},}}$", min) : fmt::format("^[^]{{{},{}}}$", min, max);
         MINIMO_TRY(restrict_to(schema, "propertyNames", CompileSearch(pattern)));
       }
     }
@@ -212,7 +230,8 @@ Result<ExprId> SchemaCompiler::Object(const Conjunction& conjunction, int depth)
   if (EmitsExtras(conjunction) && !looking_for_overlap_) MINIMO_TRY(CollectNameClasses(conjunction, &plan));
   const size_t certain = plan.properties.size() + !plan.classes.empty();  // distinct names that can be vouched for
   if (plan.min > certain) {
-    const auto owner = std::find_if(conjunction.begin(), conjunction.end(), [](const Element& e) { return e.first->contains("minProperties"); });
+    const auto owner = std::find_if(conjunction.begin(), conjunction.end(),
+                                    [](const Element& e) { return e.first->contains("minProperties"); });
     return Fault(*owner->first, "minProperties", "more than the declared properties and one other are not supported");
   }
   if (plan.min == 0 && plan.max == kUnbounded && plan.properties.empty() && plan.classes.size() == 1 &&
@@ -279,7 +298,8 @@ Result<ExprId> SchemaCompiler::Members(const ObjectPlan& plan, int depth) {
     for (uint32_t count = 0; count <= cap; ++count) {
       std::vector<ExprId> choices;
       if (!bounded || count < plan.max) {
-        choices.push_back(builder_.Sequence({count > 0 ? later_key : first_key, value, after[std::min(count + 1, cap)]}));
+        choices.push_back(
+            builder_.Sequence({count > 0 ? later_key : first_key, value, after[std::min(count + 1, cap)]}));
       }
       if (!property.required) choices.push_back(after[count]);
       next[count] = builder_.Alternatives(std::move(choices));

@@ -23,7 +23,8 @@ Dfa LengthDfa(uint32_t min, uint32_t max) {
     state.accepting = i >= min;
     const bool last = i == counted;
     if (!last || max == kUnbounded) {
-      for (const Range& r : AllScalars()) state.edges.push_back({r.low, r.high, static_cast<int32_t>(last ? i : i + 1)});
+      for (const Range& r : AllScalars())
+        state.edges.push_back({r.low, r.high, static_cast<int32_t>(last ? i : i + 1)});
     }
     dfa.states.push_back(std::move(state));
   }
@@ -51,6 +52,12 @@ int CompareDecimals(const std::string& a, const std::string& b) {
 }
 
 }  // namespace
+
+const Result<Dfa>& SchemaCompiler::Search(const std::string& pattern, RegexBound bound) {
+  const auto key = std::pair(pattern, bound);
+  const auto it = searches_.find(key);
+  return it != searches_.end() ? it->second : searches_.emplace(key, CompileSearch(pattern, bound)).first->second;
+}
 
 Status SchemaCompiler::LengthLimits(const Conjunction& conjunction, uint32_t* min, uint32_t* max) {
   for (const auto& [schema, flags] : conjunction) {
@@ -80,7 +87,7 @@ Result<std::optional<Dfa>> SchemaCompiler::StringDfa(const Conjunction& conjunct
     if (const auto it = schema->find("pattern"); it != schema->end()) {
       if (!it->is_string()) return Fault(*schema, "pattern", "expected a string");
       const RegexBound bound = looking_for_overlap_ ? RegexBound::kOuter : RegexBound::kInner;
-      MINIMO_TRY(constrain(*schema, "pattern", CompileSearch(it->get_ref<const std::string&>(), bound)));
+      MINIMO_TRY(constrain(*schema, "pattern", Search(it->get_ref<const std::string&>(), bound)));
       last = schema;
     }
     if (const auto it = schema->find("format"); it != schema->end() && !looking_for_overlap_) {
@@ -88,7 +95,7 @@ Result<std::optional<Dfa>> SchemaCompiler::StringDfa(const Conjunction& conjunct
       const auto pattern = PatternOfFormat(it->get_ref<const std::string&>());
       if (!pattern.ok()) return Fault(*schema, "format", pattern.error().message);
       if (pattern->empty()) continue;
-      MINIMO_TRY(constrain(*schema, "format", CompileSearch(*pattern)));
+      MINIMO_TRY(constrain(*schema, "format", Search(*pattern, RegexBound::kInner)));
       last = schema;
     }
   }
@@ -118,7 +125,7 @@ Result<ExprId> SchemaCompiler::String(const Conjunction& conjunction, Form form)
     return builder_.Leaf(*bytes);
   }
   // Bare text up to the closing tag, which it must not hold.
-  MINIMO_ASSIGN(const Dfa with_tag, CompileSearch("</parameter>"));
+  MINIMO_ASSIGN(const Dfa with_tag, Search("</parameter>", RegexBound::kInner));
   MINIMO_ASSIGN(Dfa text, Complement(with_tag));
   if (!dfa.has_value() && (min > 0 || max != kUnbounded)) dfa = LengthDfa(min, max);
   if (dfa.has_value()) {
@@ -183,7 +190,8 @@ Result<ExprId> SchemaCompiler::Number(const Conjunction& conjunction, bool integ
   if (impossible) return builder_.Never();
   const bool integers = integers_only || limits.multiple_of > 0;
   const auto dfa = integers ? IntegerDfa(limits) : NumberDfa(limits);
-  if (!dfa.ok()) return Fault(*conjunction[0].first, limits.multiple_of > 0 ? "multipleOf" : "minimum", dfa.error().message);
+  if (!dfa.ok())
+    return Fault(*conjunction[0].first, limits.multiple_of > 0 ? "multipleOf" : "minimum", dfa.error().message);
   return builder_.Leaf(*dfa, /*keep=*/!limits.low && !limits.high && limits.multiple_of == 0);
 }
 

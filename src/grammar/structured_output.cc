@@ -176,7 +176,8 @@ Result<Matcher> CompileRegex(std::string_view pattern, const Vocabulary& vocabul
 }
 
 Result<Matcher> CompileChoice(std::span<const std::string> choices, const Vocabulary& vocabulary, Reasoning reasoning) {
-  if (choices.size() > kMaxChoices) return Errorf("choice: {} strings; at most {} are taken", choices.size(), kMaxChoices);
+  if (choices.size() > kMaxChoices)
+    return Errorf("choice: {} strings; at most {} are taken", choices.size(), kMaxChoices);
   std::vector<std::vector<uint32_t>> texts;
   for (const std::string& choice : choices) {
     if (!DecodeUtf8(choice).has_value()) return Error{"choice: a string is not valid UTF-8"};
@@ -209,7 +210,8 @@ Result<Matcher> CompileToolCalls(std::span<const Tool> tools, ToolCallFormat for
     root = builder.Sequence({builder.Tag("<minimax:tool_call>"), builder.Literal("\n"), builder.Repeat(call, 1, most),
                              builder.Tag("</minimax:tool_call>")});
   } else {
-    const ExprId block = builder.Sequence({builder.Tag("<tool_call>"), builder.Literal("\n"), call, builder.Tag("</tool_call>")});
+    const ExprId block =
+        builder.Sequence({builder.Tag("<tool_call>"), builder.Literal("\n"), call, builder.Tag("</tool_call>")});
     const ExprId next = builder.Sequence({builder.Optional(builder.Literal("\n")), block});
     root = builder.Sequence({block, builder.Repeat(next, 0, parallel ? kUnbounded : 0)});
   }

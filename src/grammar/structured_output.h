@@ -1,6 +1,6 @@
 // Structured output: what a client asks for (a JSON schema, a regular expression, a choice, a tool call) compiled to a
-// TokenMatcher, which lets the sampler choose only tokens that keep to it. Whatever tokens are chosen, a finished output
-// parses and satisfies the schema; there is always a token to go on with.
+// TokenMatcher, which lets the sampler choose only tokens that keep to it. Whatever tokens are chosen, a finished
+// output parses and satisfies the schema; there is always a token to go on with.
 //
 // An error is the client's: it names the keyword that is not supported or not valid, and where it stands.
 // The matchers returned are prototypes for SamplingParams::matcher; one may serve any number of requests at once.

@@ -11,6 +11,7 @@
 
 #include "grammar/grammar_matcher.h"
 #include "grammar/tokenizer_vocabulary.h"
+#include "minimo/output_parser.h"
 #include "tests/grammar/random_walk.h"
 
 namespace minimo::grammar {
@@ -72,10 +73,12 @@ bool Takes(const Matcher& prototype, const Model& model, const std::string& text
 
 TEST(StructuredOutput, TheMaskIsWhatTheMatcherAccepts) {
   const char* schemas[] = {
-      R"({"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "array", "items": {"type": "number"}}}})",
+      R"({"type": "object", "properties": {"a": {"type": "string"},
+                                           "b": {"type": "array", "items": {"type": "number"}}}})",
       R"({"type": "array", "items": {"type": "string", "minLength": 2, "maxLength": 5}})",
       R"({"anyOf": [{"type": "object", "properties": {"kind": {"const": "a"}, "x": {"type": "integer"}}},
-                    {"type": "object", "properties": {"kind": {"type": "string", "pattern": "^[a-c]{1,3}$"}}}, {"type": "null"}]})",
+                    {"type": "object", "properties": {"kind": {"type": "string", "pattern": "^[a-c]{1,3}$"}}},
+                    {"type": "null"}]})",
       R"({"$defs": {"t": {"type": "array", "items": {"$ref": "#/$defs/t"}}}, "$ref": "#/$defs/t"})",
       R"({"type": "object", "additionalProperties": {"type": "string", "format": "date"}})",
   };
@@ -168,22 +171,28 @@ TEST(StructuredOutput, ReasoningComesFirst) {
 }
 
 const Tool kWeather = {"get_weather", R"({"type": "object", "properties": {"location": {"type": "string"},
-    "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]}, "days": {"type": "integer", "minimum": 1, "maximum": 14}},
+    "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]},
+    "days": {"type": "integer", "minimum": 1, "maximum": 14}},
     "required": ["location"]})"};
-const Tool kCalculate = {"calculate", R"({"type": "object", "properties": {"expression": {"type": "string", "minLength": 1},
+const Tool kCalculate = {"calculate",
+                         R"({"type": "object", "properties": {"expression": {"type": "string", "minLength": 1},
     "options": {"type": "object", "properties": {"digits": {"type": "integer"}}, "required": ["digits"]}},
     "required": ["expression", "options"]})"};
 
 TEST(StructuredOutput, ToolCallsOfMiniMax) {
   const std::vector<Tool> tools = {kWeather, kCalculate};
-  const Matcher matcher = Ok(CompileToolCalls(tools, ToolCallFormat::kMiniMaxM2, true, M2().vocabulary, Reasoning::kOpen));
+  const Matcher matcher =
+      Ok(CompileToolCalls(tools, ToolCallFormat::kMiniMaxM2, true, M2().vocabulary, Reasoning::kOpen));
   // What the model itself writes (shared/golden/nano-minimax-m2/cases.json).
-  EXPECT_TRUE(Takes(matcher, M2(),
-                    "I should call get_weather for Madrid.\n</think>\n\n<minimax:tool_call>\n<invoke name=\"get_weather\">\n"
-                    "<parameter name=\"location\">Madrid</parameter>\n<parameter name=\"unit\">fahrenheit</parameter>\n"
-                    "</invoke>\n</minimax:tool_call>"));
+  EXPECT_TRUE(
+      Takes(matcher, M2(),
+            "I should call get_weather for Madrid.\n</think>\n\n<minimax:tool_call>\n<invoke name=\"get_weather\">\n"
+            "<parameter name=\"location\">Madrid</parameter>\n<parameter name=\"unit\">fahrenheit</parameter>\n"
+            "</invoke>\n</minimax:tool_call>"));
   EXPECT_FALSE(Takes(matcher, M2(), "No.\n</think>\n\nI would rather not."));
-  EXPECT_FALSE(Takes(matcher, M2(), "</think>\n\n<minimax:tool_call>\n<invoke name=\"get_weather\">\n</invoke>\n</minimax:tool_call>"));
+  EXPECT_FALSE(
+      Takes(matcher, M2(),
+            "</think>\n\n<minimax:tool_call>\n<invoke name=\"get_weather\">\n</invoke>\n</minimax:tool_call>"));
   const std::regex shape(
       "[^]*</think>[\n ]{0,2}<minimax:tool_call>\n(<invoke name=\"(get_weather|calculate)\">\n"
       "(<parameter name=\"[a-z]+\">[^]*?</parameter>\n)+</invoke>\n)+</minimax:tool_call>");
@@ -206,6 +215,40 @@ TEST(StructuredOutput, ToolCallsOfMiMo) {
     const std::string text = Walk(matcher, MiMo(), seed, 60);
     EXPECT_EQ(text.find("<tool_call>\n<function=get_weather>\n<parameter=location>"), 0u) << text;
     EXPECT_EQ(text.rfind("</function>\n</tool_call>"), text.size() - 24) << text;
+  }
+}
+
+// The parser behind the model finds every forced call, with arguments of the schema's types.
+TEST(StructuredOutput, TheOutputParserReadsForcedCalls) {
+  const std::vector<Tool> tools = {kWeather, kCalculate};
+  json list = json::array();
+  for (const Tool& tool : tools) {
+    list.push_back({{"type", "function"}, {"function", {{"name", tool.name}, {"parameters", json::parse(tool.parameters)}}}});
+  }
+  for (const bool m2 : {true, false}) {
+    const Model& model = m2 ? M2() : MiMo();
+    const Matcher matcher = Ok(CompileToolCalls(tools, m2 ? ToolCallFormat::kMiniMaxM2 : ToolCallFormat::kMiMo, true,
+                                                model.vocabulary, Reasoning::kOpen));
+    int calls = 0;
+    for (uint32_t seed = 0; seed < 30; ++seed) {
+      const std::string text = Walk(matcher, model, seed, 50);
+      const auto parsed = ParseOutput(m2 ? "minimax_m2" : "mimo_v2_flash", text, list.dump(), {.starts_in_reasoning = true});
+      ASSERT_TRUE(parsed.ok());
+      ASSERT_FALSE(parsed->tool_calls.empty()) << text;
+      for (const ParsedOutput::ToolCall& call : parsed->tool_calls) {
+        ++calls;
+        const json arguments = json::parse(call.arguments, nullptr, false);
+        ASSERT_TRUE(arguments.is_object()) << call.arguments;
+        if (call.name == "get_weather") {
+          EXPECT_TRUE(arguments.contains("location")) << text;
+          EXPECT_TRUE(!arguments.contains("days") || arguments["days"].is_number_integer()) << text;
+        } else {
+          EXPECT_EQ(call.name, "calculate");
+          EXPECT_TRUE(arguments.at("options").at("digits").is_number_integer()) << text;
+        }
+      }
+    }
+    EXPECT_GE(calls, 30);
   }
 }
 
@@ -293,7 +336,8 @@ TEST(StructuredOutput, HostileSchemasEndSoon) {
   }
   schemas.push_back(cross.dump());
   json chain;  // 20,000 definitions in a row
-  for (int i = 0; i < 20000; ++i) chain["$defs"]["d" + std::to_string(i)] = {{"$ref", "#/$defs/d" + std::to_string(i + 1)}};
+  for (int i = 0; i < 20000; ++i)
+    chain["$defs"]["d" + std::to_string(i)] = {{"$ref", "#/$defs/d" + std::to_string(i + 1)}};
   chain["$ref"] = "#/$defs/d0";
   schemas.push_back(chain.dump());
   json doubling;  // 2^40 by references
@@ -308,14 +352,17 @@ TEST(StructuredOutput, HostileSchemasEndSoon) {
   for (int i = 0; i < 20000; ++i) wide["properties"]["p" + std::to_string(i)] = {{"type", "string"}};
   schemas.push_back(wide.dump());
   json patterns;
-  for (int i = 0; i < 200; ++i) patterns["properties"]["p" + std::to_string(i)] = {{"pattern", "(a|b)*a(a|b){" + std::to_string(9 + i % 4) + "}"}};
+  for (int i = 0; i < 200; ++i)
+    patterns["properties"]["p" + std::to_string(i)] = {{"pattern", "(a|b)*a(a|b){" + std::to_string(9 + i % 4) + "}"}};
   schemas.push_back(patterns.dump());
   json values;
   for (int i = 0; i < 40000; ++i) values["enum"].push_back("value number " + std::to_string(i));
   values["minLength"] = 3;
   schemas.push_back(values.dump());
   json one_of;
-  for (int i = 0; i < 60; ++i) one_of["oneOf"].push_back({{"type", "object"}, {"properties", {{"k", {{"const", i}}}, {"v", {{"$ref", "#"}}}}}, {"required", {"k"}}});
+  for (int i = 0; i < 60; ++i)
+    one_of["oneOf"].push_back(
+        {{"type", "object"}, {"properties", {{"k", {{"const", i}}}, {"v", {{"$ref", "#"}}}}}, {"required", {"k"}}});
   schemas.push_back(one_of.dump());
   schemas.push_back(R"({"type": "string", "minLength": 100000000})");
   schemas.push_back(R"({"type": "array", "items": {"type": "string"}, "minItems": 1e300})");

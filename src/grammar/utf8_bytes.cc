@@ -138,7 +138,12 @@ std::optional<std::vector<uint32_t>> DecodeUtf8(std::string_view text) {
   std::vector<uint32_t> out;
   for (size_t i = 0; i < text.size();) {
     const uint8_t first = static_cast<uint8_t>(text[i]);
-    const size_t size = first < 0x80 ? 1 : first < 0xC2 ? 0 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : first < 0xF5 ? 4 : 0;
+    const size_t size = first < 0x80   ? 1
+                        : first < 0xC2 ? 0
+                        : first < 0xE0 ? 2
+                        : first < 0xF0 ? 3
+                        : first < 0xF5 ? 4
+                                       : 0;
     if (size == 0 || i + size > text.size()) return std::nullopt;
     uint32_t c = size == 1 ? first : first & (0x7Fu >> size);
     for (size_t k = 1; k < size; ++k) {

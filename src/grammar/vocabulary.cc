@@ -18,7 +18,8 @@ std::string IdSymbols(int32_t id) {
 
 TokenVocabulary::~TokenVocabulary() = default;
 
-std::shared_ptr<const TokenVocabulary> TokenVocabulary::Create(std::vector<Token> tokens, std::vector<int32_t> eos_ids) {
+std::shared_ptr<const TokenVocabulary> TokenVocabulary::Create(std::vector<Token> tokens,
+                                                               std::vector<int32_t> eos_ids) {
   std::shared_ptr<TokenVocabulary> vocabulary(new TokenVocabulary);
   vocabulary->eos_ids_ = std::move(eos_ids);
   vocabulary->symbols_.resize(tokens.size());

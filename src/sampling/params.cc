@@ -59,7 +59,8 @@ Status ValidateStops(const SamplingParams& p, int32_t vocab_size) {
 
 Status ValidateIds(const SamplingParams& p, int32_t vocab_size) {
   for (const auto& [id, bias] : p.logit_bias) {
-    if (id < 0 || id >= vocab_size) return Errorf("logit_bias has token {}, outside the vocabulary of {}", id, vocab_size);
+    if (id < 0 || id >= vocab_size)
+      return Errorf("logit_bias has token {}, outside the vocabulary of {}", id, vocab_size);
     if (!std::isfinite(bias)) return Errorf("logit_bias of token {} is {}; it must be finite", id, bias);
   }
   for (const int32_t id : p.allowed_token_ids) {

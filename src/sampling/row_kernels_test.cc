@@ -33,7 +33,8 @@ TEST(RowKernels, EqualPlainLoopsAtEveryLength) {
     EXPECT_EQ(scan.max, *std::max_element(x.begin(), x.end()));
     EXPECT_EQ(scan.argmax, std::max_element(x.begin(), x.end()) - x.begin());
     for (size_t b = 0; b < block_max.size(); ++b) {
-      EXPECT_EQ(block_max[b], *std::max_element(x.begin() + b * kMaxBlock, x.begin() + std::min(n, (b + 1) * kMaxBlock)));
+      EXPECT_EQ(block_max[b],
+                *std::max_element(x.begin() + b * kMaxBlock, x.begin() + std::min(n, (b + 1) * kMaxBlock)));
     }
 
     const float thresholds[kMassThresholds] = {13, 12, 9, 4, 1, 0, -5, -30};
@@ -72,14 +73,16 @@ TEST(RowKernels, EqualPlainLoopsAtEveryLength) {
     for (uint32_t& word : bits) word = rng() % 4 ? rng() : rng() % 2 ? 0 : ~0u;
     std::vector<float> masked = x;
     MaskRow(masked.data(), n, bits.data());
-    for (size_t i = 0; i < n; ++i) EXPECT_EQ(masked[i], (bits[i / 32] >> (i % 32)) & 1 ? x[i] : -kInfinity) << n << " " << i;
+    for (size_t i = 0; i < n; ++i)
+      EXPECT_EQ(masked[i], (bits[i / 32] >> (i % 32)) & 1 ? x[i] : -kInfinity) << n << " " << i;
   }
 }
 
 TEST(RowKernels, FaultsAreSeenWhereverTheyAre) {
   for (const size_t n : {1u, 5u, 64u, 100u, 1000u}) {
     for (size_t i = 0; i < n; ++i) {
-      for (const float fault : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::quiet_NaN(), kInfinity}) {
+      for (const float fault :
+           {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::quiet_NaN(), kInfinity}) {
         std::vector<float> x(n, 1.0f), block_max(n);
         x[i] = fault;
         EXPECT_TRUE(ScanRow(x.data(), n, block_max.data()).bad) << n << " " << i;

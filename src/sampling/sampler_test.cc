@@ -45,7 +45,8 @@ TEST(Sampler, GreedyTakesTheLowestOfTheBest) {
 
 TEST(Sampler, FaultyRowsAreErrorsOfTheirSequenceAlone) {
   SequenceSampler a = Make(Greedy()), b = Make(Greedy()), c = Make({});
-  std::vector<float> bad = {1, std::nanf(""), 2}, good = {1, 5, 2}, infinite = {1, std::numeric_limits<float>::infinity()};
+  std::vector<float> bad = {1, std::nanf(""), 2}, good = {1, 5, 2},
+                     infinite = {1, std::numeric_limits<float>::infinity()};
   SampleRow rows[] = {{bad, &a}, {good, &b}, {infinite, &c}};
   SampleBatch(rows, nullptr);
   ASSERT_FALSE(rows[0].status.ok());

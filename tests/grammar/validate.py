@@ -16,7 +16,8 @@ def main():
     walker, model, path, walks = sys.argv[1:]
     with open(path, encoding="utf-8") as file:
         schemas = json.load(file)
-    lines = subprocess.run([walker, model, path, walks], capture_output=True, check=True).stdout.decode().split("\n")[:-1]
+    output = subprocess.run([walker, model, path, walks], capture_output=True, check=True).stdout.decode()
+    lines = output.split("\n")[:-1]
     texts, faults, refused = [0] * len(schemas), [], 0
     for line in lines:
         result = json.loads(line)
