@@ -96,11 +96,13 @@ def cases():
     texts += [random_text(r, added) for _ in range(400)]
     out = []
     for text in texts:
-        out.append({"text": text, "ids": {n: t.encode(text, add_special_tokens=False).ids for n, t in loaded.items()}})
+        ids = {name: tok.encode(text, add_special_tokens=False).ids for name, tok in loaded.items()}
+        out.append({"text": text, "ids": ids})
     for _ in range(60):
         case = {"decode": {}}
         for name, tok in loaded.items():
-            ids = [r.choice([r.randrange(tok.get_vocab_size() + 9), r.randrange(94, 256)]) for _ in range(r.randrange(9))]
+            size = tok.get_vocab_size() + 9
+            ids = [r.choice([r.randrange(size), r.randrange(94, 256)]) for _ in range(r.randrange(9))]
             case["decode"][name] = [ids] + decoded(tok, ids)
         out.append(case)
     write("tests/data/tokenizer_cases.json", out)
@@ -120,9 +122,17 @@ def byte_level(prefix=False, regex=False):
     return {"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": True, "use_regex": regex}
 
 
+def own_pattern(name):
+    whole = json.load(open(MODELS[name] + "/tokenizer.json"))
+    return whole["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+
+
 def variant_list(base):
-    own = base["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+    own = own_pattern("nano-mimo-v2-flash")
     sequence = lambda *parts: {"pre_tokenizer": {"type": "Sequence", "pretokenizers": list(parts)}}
+    # The models' own patterns, every cut made visible by a space before each piece.
+    yield sequence(split(own), byte_level(prefix=True))
+    yield sequence(split(own_pattern("nano-minimax-m2")), byte_level(prefix=True))
     for behavior in ("Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"):
         for invert in (False, True):
             yield sequence(split(r"[ab ]", behavior, invert), byte_level())
@@ -156,7 +166,9 @@ def variant_list(base):
 def variants():
     r = random.Random(21)
     base = json.load(open("models/nano-mimo-v2-flash/tokenizer.json"))
-    fixed = ["ab 12345 ba  a.b\n c!", "<t>x <t>  y<t>_ <t>", "e\u0301 E\u0301\u00e9b  b ", "hello    \t the \u00b2\u0663x"]
+    fixed = ["ab 12345 ba  a.b\n c!", "<t>x <t>  y<t>_ <t>", "e\u0301 E\u0301\u00e9b  b ",
+             "hello    \t the \u00b2\u0663x",
+             "<t>\U0001E4F0 \u0664<t> 1\U0001E4F0\u2167\u00bd2"]
     out = []
     for patch in variant_list(base):
         whole = copy.deepcopy(base)
@@ -165,7 +177,7 @@ def variants():
         tok = Tokenizer.from_str(json.dumps(whole))
         added = [t["content"] for t in whole["added_tokens"]]
         texts = []
-        for text in fixed + [random_text(r, added) for _ in range(8)]:
+        for text in fixed + [random_text(r, added) for _ in range(150 if len(out) < 2 else 8)]:
             ids = tok.encode(text, add_special_tokens=True).ids
             texts.append([text, ids] + decoded(tok, ids))
         out.append({"patch": patch, "texts": texts})

@@ -103,6 +103,11 @@ TEST_F(TokenizerFileTest, PartsThatAreMissingOrOfNoKnownKind) {
   fault("pre_tokenizer \"Metaspace\"", [](Json& j) { j["pre_tokenizer"] = {{"type", "Metaspace"}}; });
   fault("no ByteLevel", [](Json& j) { j["pre_tokenizer"] = nullptr; });
   fault("post_processor \"Bert\"", [](Json& j) { j["post_processor"] = {{"type", "Bert"}}; });
+  fault("no list \"single\"", [](Json& j) { j["post_processor"] = {{"type", "TemplateProcessing"}, {"single", 1}}; });
+  const Json bos = {{"SpecialToken", {{"id", "<s>"}, {"type_id", 0}}}};
+  fault("does not define \"<s>\"", [&](Json& j) {
+    j["post_processor"] = {{"type", "TemplateProcessing"}, {"single", Json::array({bos})}};
+  });
   fault("decoder is missing", [](Json& j) { j["decoder"] = nullptr; });
   fault("decoder \"Metaspace\"", [](Json& j) { j["decoder"]["type"] = "Metaspace"; });
   fault("added_tokens[2] has no \"special\"", [](Json& j) { j["added_tokens"][2].erase("special"); });

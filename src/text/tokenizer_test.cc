@@ -132,7 +132,9 @@ TEST(TokenizerVariants, AgreeWithTheLibrary) {
       const auto ids = tokenizer->Encode(c[0].get<std::string>(), {.add_special_tokens = true});
       ASSERT_TRUE(ids.ok()) << ids.error().message;
       EXPECT_EQ(*ids, c[1].get<std::vector<int32_t>>());
-      for (const bool skip : {false, true}) EXPECT_EQ(tokenizer->Decode(*ids, skip), c[skip ? 3 : 2].get<std::string>());
+      for (const bool skip : {false, true}) {
+        EXPECT_EQ(tokenizer->Decode(*ids, skip), c[skip ? 3 : 2].get<std::string>());
+      }
     }
   }
   std::filesystem::remove_all(folder);
