@@ -16,16 +16,17 @@ option(MINIMO_TESTS "Build the tests" ON)
 option(MINIMO_WERROR "Warnings are errors" ON)
 set(MINIMO_SANITIZE "" CACHE STRING "address,undefined or thread")
 
-add_compile_options(-Wall -Wextra -Wno-missing-field-initializers)
+# For C++ alone: nvcc has flags of its own (MinimoCuda.cmake).
+add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-Wall$<SEMICOLON>-Wextra$<SEMICOLON>-Wno-missing-field-initializers>)
 # g++ 12 reports false maybe-uninitialized and dangling cases inside std::optional and std::regex at -O2.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  add_compile_options(-Wno-maybe-uninitialized)
+  add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-Wno-maybe-uninitialized>)
 endif()
 if(MINIMO_WERROR)
-  add_compile_options(-Werror)
+  add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-Werror>)
 endif()
 if(MINIMO_SANITIZE)
-  add_compile_options(-fsanitize=${MINIMO_SANITIZE} -fno-omit-frame-pointer -g)
+  add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${MINIMO_SANITIZE}$<SEMICOLON>-fno-omit-frame-pointer$<SEMICOLON>-g>)
   add_link_options(-fsanitize=${MINIMO_SANITIZE})
 endif()
 

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "engine/cuda_backend.h"
 #include "engine/engine_thread.h"
 #include "engine/kv_plan.h"
 #include "engine/load_model.h"
@@ -33,7 +34,9 @@ Result<DType> KvDType(const EngineOptions& options) {
 }
 
 Status CheckOptions(const EngineOptions& o) {
-  if (o.backend != "auto" && o.backend != "cpu") return Errorf("backend \"{}\" is not built in; use cpu", o.backend);
+  if (o.backend != "auto" && o.backend != "cpu" && o.backend != "cuda") {
+    return Errorf("backend is \"{}\"; it must be auto, cpu or cuda", o.backend);
+  }
   if (o.dtype != "auto" && o.dtype != "f32" && o.dtype != "bf16") {
     return Errorf("dtype is \"{}\"; it must be auto, f32 or bf16", o.dtype);
   }
@@ -77,6 +80,7 @@ struct Prepared {
   ParallelPlan plan;
   KvLayout layout;  // of the fullest rank
   DType kv_dtype = DType::kF32;
+  bool cuda = false;
 };
 
 Result<Prepared> Prepare(const EngineOptions& options) {
@@ -84,10 +88,12 @@ Result<Prepared> Prepare(const EngineOptions& options) {
   Prepared prepared;
   MINIMO_ASSIGN(prepared.kv_dtype, KvDType(options));
   MINIMO_ASSIGN(EngineModel loaded, LoadEngineModel(options));
-  prepared.model = std::move(loaded.model);
+  prepared.model = loaded.model;
   const ModelSpec& spec = prepared.model->spec;
   MINIMO_ASSIGN(GenerationConfig generation, LoadGenerationConfig(loaded.text_folder));
   MINIMO_ASSIGN(prepared.plan, PlanFor(options, spec));
+  prepared.cuda = WantsCuda(options);
+  if (options.backend == "cuda" && !prepared.cuda) return Error{"the cuda backend runs on one device, not on ranks"};
 
   EngineParts& parts = prepared.parts;
   parts.model = prepared.model;
@@ -104,7 +110,18 @@ Result<Prepared> Prepare(const EngineOptions& options) {
   plan_options.max_num_seqs = options.max_num_seqs;
   plan_options.max_model_len = max_model_len;
   plan_options.prefix_caching = options.enable_prefix_caching;
-  MINIMO_ASSIGN(const KvPlan plan, PlanKv(geometry, plan_options));
+  KvPlan plan;
+  int batched_tokens = kCpuBatchedTokens;
+  if (prepared.cuda) {
+    plan_options.budget_bytes = options.kv_cache_bytes;
+    MINIMO_ASSIGN(CudaParts device, MakeCudaParts(options, loaded, plan_options));
+    plan = device.plan;
+    batched_tokens = device.max_batched_tokens;
+    parts.team = device.team;
+    parts.executor = std::move(device.executor);
+  } else {
+    MINIMO_ASSIGN(plan, PlanKv(geometry, plan_options));
+  }
   if (plan.max_num_seqs < options.max_num_seqs) {
     LogWarn("the KV cache holds the windows of {} sequences, not of {}: at most that many run at once",
             plan.max_num_seqs, options.max_num_seqs);
@@ -112,7 +129,7 @@ Result<Prepared> Prepare(const EngineOptions& options) {
   prepared.layout = plan.layout;
   parts.scheduler.max_num_seqs = plan.max_num_seqs;
   parts.scheduler.max_num_batched_tokens =
-      options.max_num_batched_tokens > 0 ? options.max_num_batched_tokens : kCpuBatchedTokens;
+      options.max_num_batched_tokens > 0 ? options.max_num_batched_tokens : batched_tokens;
   parts.scheduler.max_model_len = max_model_len;
   parts.scheduler.chunked_prefill = options.enable_chunked_prefill;
   parts.kv.prefix_caching = options.enable_prefix_caching;
@@ -127,9 +144,10 @@ Result<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options) {
   auto prepared = Prepare(options);
   MINIMO_TRY(AgreeOn(options.ranks.get(), prepared.ok() ? Status() : Status(prepared.error())));
   EngineParts parts = std::move(prepared->parts);
+  LogInfo("{}", Describe(prepared->layout));
+  if (prepared->cuda) return std::unique_ptr<Engine>(std::make_unique<EngineThread>(std::move(parts)));
   MINIMO_ASSIGN(RankedExecutor ranked, MakeRankedExecutor(options, *prepared->model, prepared->plan, prepared->layout,
                                                           prepared->kv_dtype));
-  LogInfo("{}", Describe(prepared->layout));
   parts.executor = std::move(ranked.executor);
   parts.team = ranked.team;
   return std::unique_ptr<Engine>(std::make_unique<EngineThread>(std::move(parts)));

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "engine/cuda_backend.h"
 #include "engine/memory.h"
 #include "models/synth.h"
 
@@ -24,6 +25,20 @@ Result<EngineModel> LoadDummy(const EngineOptions& options) {
   const auto shipped = ResolveModelFolder(options.model);
   const std::string source = shipped.ok() ? *shipped : options.model;
   MINIMO_ASSIGN(const ModelConfig config, DummyConfig(source, &synth));
+  EngineModel model;
+  MINIMO_ASSIGN(model.text_folder, TextFolder(options.model, config.spec));
+  if (WantsCuda(options)) {
+    LoadedModel shapes;
+    shapes.family = config.family;
+    shapes.spec = config.spec;
+    if (options.num_layers > 0 && options.num_layers < shapes.spec.num_layers()) {
+      shapes.spec.layers.resize(static_cast<size_t>(options.num_layers));
+    }
+    model.on_device = true;
+    model.int4_experts = synth.format == SynthFormat::kW4;
+    model.model = std::make_shared<const LoadedModel>(std::move(shapes));
+    return model;
+  }
   int64_t bytes = 0;
   const Synthesizer synthesizer(*config.family, config.spec, synth);
   for (const TensorDeclaration& tensor : synthesizer.tensors()) bytes += tensor.bytes();
@@ -33,8 +48,6 @@ Result<EngineModel> LoadDummy(const EngineOptions& options) {
                   options.model, static_cast<double>(bytes) / 1e9, static_cast<double>(available) / 1e9);
   }
   MINIMO_ASSIGN(LoadedModel loaded, DummyModel(source, synth, options.threads));
-  EngineModel model;
-  MINIMO_ASSIGN(model.text_folder, TextFolder(options.model, loaded.spec));
   model.model = std::make_shared<const LoadedModel>(std::move(loaded));
   return model;
 }

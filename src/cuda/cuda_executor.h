@@ -1,0 +1,80 @@
+// One model on one CUDA device: weights, KV cache and activations live there; a decode step is one graph.
+//
+// Thread rule: one caller at a time. Lifetime: nothing of the model is referenced after Create.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kv/kv_layout.h"
+#include "kv/step.h"
+#include "layers/weight.h"
+#include "minimo/result.h"
+#include "spec/model_spec.h"
+
+namespace minimo {
+class ThreadTeam;
+}
+
+namespace minimo::cuda {
+
+struct CudaOptions {
+  int device = 0;
+  bool f32 = false;             // float32 activations and KV cache: exact and slow, for verification; else bf16
+  bool graphs = true;           // decode steps as CUDA graphs
+  int max_tokens = 2048;        // of one step
+  bool random_weights = false;  // random values of the spec's shapes; the released formats
+  int random_int4_group = 0;    // random weights: experts in 4 bits, groups of 32, 64 or 128 columns; 0: FP8
+  bool random_fp8_head = false;
+};
+
+struct CudaDevice {
+  std::string name;
+  int major = 0, minor = 0;
+  int64_t total_bytes = 0, free_bytes = 0;
+};
+
+// The device, or a line that says why there is none that minimo can use: no driver, too old a driver, no such device,
+// another generation than Hopper (9.0).
+Result<CudaDevice> FindCudaDevice(int device);
+
+// Tokens routed to each expert since start: [moe layers][experts].
+struct CudaExpertLoad {
+  int layers = 0;
+  int experts = 0;
+  std::vector<int64_t> counts;
+};
+
+class CudaExecutor {
+ public:
+  virtual ~CudaExecutor() = default;
+
+  // Device bytes beside the KV cache: weights, activations, workspaces.
+  static Result<int64_t> BytesBesideKv(const ModelSpec& spec, const DecoderWeights* weights, const CudaOptions& options);
+
+  // Refuses, before anything is loaded, what does not fit. `weights` may be null if options.random_weights. The team
+  // copies weights while loading.
+  static Result<std::unique_ptr<CudaExecutor>> Create(const ModelSpec& spec, const DecoderWeights* weights,
+                                                      const KvLayout& layout, const CudaOptions& options,
+                                                      ThreadTeam& team);
+
+  virtual const KvLayout& kv_layout() const = 0;
+  virtual int vocab_size() const = 0;
+  // logits: [step.NumLogits(), vocab_size], host memory of this object's, valid until the next Run. An error is a fault
+  // of the device, which stays.
+  virtual Status Run(const StepRecord& step, std::span<float>* logits) = 0;
+  virtual CudaExpertLoad GetExpertLoad() const = 0;
+
+  // Bytes of weights that one decode step of one token reads, layers only, and those of the head: for floors.
+  virtual int64_t layer_bytes_per_token() const = 0;
+  virtual int64_t head_bytes() const = 0;
+  // For benches: `steps` decode steps, each token the argmax of the step before (with random weights: a function of it
+  // and the position, or all would soon be one token), chosen on the device, no host between steps. The first step is `step`, whose sequences must have blocks for all of them. Returns seconds for the whole;
+  // *last_tokens the tokens of the last step.
+  virtual Result<double> DecodeOnDevice(const StepRecord& step, int steps, std::vector<int32_t>* last_tokens) = 0;
+};
+
+}  // namespace minimo::cuda

@@ -1,0 +1,341 @@
+#include <algorithm>
+#include <cstring>
+#include <map>
+
+#include "base/log.h"
+#include "cuda/cuda_executor.h"
+#include "cuda/device_cuda.h"
+#include "cuda/device_weights_cuda.h"
+#include "cuda/forward_cuda.h"
+#include "cuda/kernels/greedy.cuh"
+#include "cuda/kernels/router.cuh"
+#include "cuda/step_plan.h"
+
+namespace minimo::cuda {
+namespace {
+
+constexpr int kMaxLogitRows = 256;             // of one pass of the head
+constexpr int64_t kReserveBytes = 700 << 20;   // the context, graphs and the loader's staging, measured on an H100
+constexpr int kFirstTableEntries = 1 << 16;
+
+WeightOptions WeightsOf(const CudaOptions& o) { return {o.f32, o.random_weights, o.random_int4_group, o.random_fp8_head}; }
+
+int LogitRows(const CudaOptions& o) { return std::min(o.max_tokens, kMaxLogitRows); }
+
+std::string Gib(int64_t bytes) { return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (1 << 30)); }
+
+Status CheckSpec(const ModelSpec& spec) {
+  if (spec.moe.experts > kRouterExperts || spec.moe.top_k > 32 || spec.moe.groups > 32) {
+    return Errorf("the CUDA backend routes to at most 32 of {} experts in 32 groups, the model has {} of {} in {}",
+                  kRouterExperts, spec.moe.top_k, spec.moe.experts, spec.moe.groups);
+  }
+  for (const LayerSpec& l : spec.layers) {
+    const AttentionSpec& a = l.attention;
+    if (spec.hidden % 4 != 0 || a.head_dim % 2 != 0 || a.v_head_dim > 256) {
+      return Errorf("the CUDA backend needs a hidden size in fours, even heads and value heads up to 256; found {}, {}, {}",
+                    spec.hidden, a.head_dim, a.v_head_dim);
+    }
+  }
+  return {};
+}
+
+class CudaExecutorImpl final : public CudaExecutor {
+ public:
+  CudaExecutorImpl(const ModelSpec& spec, const KvLayout& layout, const CudaOptions& options, DeviceWeights weights)
+      : spec_(spec), layout_(layout), options_(options), weights_(std::move(weights)),
+        workspace_(spec_, options.f32, options.max_tokens, LogitRows(options)) {
+    step_layout_.max_tokens = options.max_tokens;
+    for (const LayerSpec& l : spec_.layers) {
+      const int group = l.attention.heads / l.attention.kv_heads;
+      if (std::find(step_layout_.groups.begin(), step_layout_.groups.end(), group) == step_layout_.groups.end()) {
+        step_layout_.groups.push_back(group);
+      }
+    }
+    // Decode steps carry one token a sequence: a layout of its own keeps their copy short.
+    decode_layout_ = step_layout_;
+    decode_layout_.max_tokens = std::min(options.max_tokens, kMaxLogitRows);
+  }
+  ~CudaExecutorImpl() override {
+    cudaDeviceSynchronize();
+    ForgetGraphs();
+  }
+
+  Status Load(const DecoderWeights* weights, ThreadTeam& team) {
+    MINIMO_TRY(stream_.Create());
+    MINIMO_TRY(weights_.Fill(weights, &team, stream_.get()));
+    MINIMO_TRY(kv_.Allocate(spec_, layout_, options_.f32 ? 4 : 2));
+    MINIMO_TRY(workspace_.Allocate());
+    MINIMO_TRY(greedy_.AllocateZeroed(int64_t{kMaxLogitRows} * (kGreedyParts * 8 + 4)));
+    MINIMO_TRY(host_logits_.Allocate(int64_t{LogitRows(options_)} * spec_.vocab * 4));
+    for (const bool decode : {false, true}) {
+      forward_[decode] = std::make_unique<Forward>(spec_, weights_, kv_, workspace_,
+                                                   decode ? decode_layout_ : step_layout_, options_.f32);
+      MINIMO_TRY(forward_[decode]->Prepare(stream_.get()));
+      MINIMO_TRY(ReservePacked(decode, LayoutOf(decode).BlockTables() + kFirstTableEntries));
+    }
+    return ToStatus(cudaDeviceSynchronize(), "start-up");
+  }
+
+  const KvLayout& kv_layout() const override { return layout_; }
+  int vocab_size() const override { return spec_.vocab; }
+  int64_t layer_bytes_per_token() const override { return weights_.BytesPerToken(); }
+  int64_t head_bytes() const override { return weights_.HeadBytes(); }
+
+  Status Run(const StepRecord& step, std::span<float>* output) override {
+    MINIMO_TRY(Start(step));
+    bool graph = false;
+    if (decode_) {
+      MINIMO_ASSIGN(graph, RunGraph());
+    }
+    const int rows = plan_.logit_rows, most = LogitRows(options_);
+    if (!graph) MINIMO_TRY(Layers());
+    if (rows > most) logits_.resize(static_cast<size_t>(rows) * spec_.vocab);
+    for (int first = 0; first < rows; first += most) {
+      const int count = std::min(most, rows - first);
+      if (!graph) MINIMO_TRY(forward_[decode_]->Head(Packed(), plan_.tokens, first, count, stream_.get()));
+      const size_t bytes = static_cast<size_t>(count) * spec_.vocab * 4;
+      MINIMO_CUDA_TRY(cudaMemcpyAsync(host_logits_.As(), workspace_.At(workspace_.logits), bytes,
+                                      cudaMemcpyDeviceToHost, stream_.get()));
+      if (rows > most) {
+        MINIMO_CUDA_TRY(cudaStreamSynchronize(stream_.get()));
+        std::memcpy(logits_.data() + static_cast<size_t>(first) * spec_.vocab, host_logits_.As(), bytes);
+      }
+    }
+    MINIMO_TRY(Copies(step.ring_snapshots, true));
+    MINIMO_CUDA_TRY(cudaStreamSynchronize(stream_.get()));
+    float* logits = rows > most ? logits_.data() : host_logits_.As<float>();
+    *output = {logits, static_cast<size_t>(rows) * spec_.vocab};
+    return {};
+  }
+
+  CudaExpertLoad GetExpertLoad() const override {
+    CudaExpertLoad load;
+    load.experts = spec_.moe.experts;
+    for (int i = 0; i < spec_.num_layers(); ++i) {
+      if (!spec_.layers[i].moe) continue;
+      std::vector<int64_t> counts(static_cast<size_t>(load.experts));
+      const cudaError_t copied = cudaMemcpy(
+          counts.data(), workspace_.At<int64_t>(workspace_.expert_load) + int64_t{i} * load.experts,
+          counts.size() * sizeof(int64_t), cudaMemcpyDeviceToHost);
+      if (copied != cudaSuccess) return {};
+      load.counts.insert(load.counts.end(), counts.begin(), counts.end());
+      ++load.layers;
+    }
+    return load;
+  }
+
+  Result<double> DecodeOnDevice(const StepRecord& step, int steps, std::vector<int32_t>* last_tokens) override {
+    MINIMO_TRY(Start(step));
+    if (!decode_) return Errorf("decoding on the device needs one token a sequence");
+    const auto enqueue = [&]() -> Status {
+      MINIMO_TRY(Layers());
+      MINIMO_TRY(forward_[1]->Head(Packed(), plan_.tokens, 0, plan_.tokens, stream_.get()));
+      return Advance();
+    };
+    MINIMO_ASSIGN(const cudaGraphExec_t graph, Capture(enqueue));
+    Event begin, end;
+    MINIMO_TRY(begin.Create(true));
+    MINIMO_TRY(end.Create(true));
+    MINIMO_CUDA_TRY(cudaEventRecord(begin.get(), stream_.get()));
+    for (int i = 0; i < steps; ++i) MINIMO_CUDA_TRY(cudaGraphLaunch(graph, stream_.get()));
+    MINIMO_CUDA_TRY(cudaEventRecord(end.get(), stream_.get()));
+    last_tokens->resize(static_cast<size_t>(plan_.tokens));
+    MINIMO_CUDA_TRY(cudaMemcpyAsync(last_tokens->data(), Packed() + decode_layout_.TokenIds(), last_tokens->size() * 4,
+                                    cudaMemcpyDeviceToHost, stream_.get()));
+    MINIMO_CUDA_TRY(cudaStreamSynchronize(stream_.get()));
+    float ms = 0;
+    MINIMO_CUDA_TRY(cudaEventElapsedTime(&ms, begin.get(), end.get()));
+    MINIMO_CUDA_TRY(cudaGraphExecDestroy(graph));
+    return ms * 1e-3;
+  }
+
+ private:
+  const StepLayout& LayoutOf(bool decode) const { return decode ? decode_layout_ : step_layout_; }
+  int32_t* Packed() const { return packed_[decode_].As<int32_t>(); }
+
+  Status ReservePacked(bool decode, int64_t words) {
+    if (packed_[decode].bytes() >= words * 4) return {};
+    if (decode) ForgetGraphs();  // they hold the old addresses
+    MINIMO_TRY(packed_[decode].Allocate(words * 4));
+    return host_packed_[decode].Allocate(words * 4);
+  }
+
+  // Plans the step, sends it, does the copies that come before it.
+  Status Start(const StepRecord& step) {
+    decode_ = step.tokens.size() == step.sequences.size() &&
+              step.tokens.size() <= static_cast<size_t>(decode_layout_.max_tokens);
+    MINIMO_TRY(PlanStep(step, LayoutOf(decode_), spec_.vocab, layout_.num_blocks, layout_.num_rings, &plan_));
+    if (decode_ && !plan_.one_token_each) {
+      decode_ = false;
+      MINIMO_TRY(PlanStep(step, LayoutOf(false), spec_.vocab, layout_.num_blocks, layout_.num_rings, &plan_));
+    }
+    const auto words = static_cast<int64_t>(plan_.packed.size());
+    if (words * 4 > packed_[decode_].bytes()) MINIMO_TRY(ReservePacked(decode_, words + words / 2));
+    std::memcpy(host_packed_[decode_].As(), plan_.packed.data(), static_cast<size_t>(words) * 4);
+    MINIMO_CUDA_TRY(cudaMemcpyAsync(Packed(), host_packed_[decode_].As(), static_cast<size_t>(words) * 4,
+                                    cudaMemcpyHostToDevice, stream_.get()));
+    MINIMO_TRY(Copies(step.block_copies, false));
+    return Copies(step.ring_restores, true);
+  }
+
+  // 0: not a decode step.
+  int Splits() const { return decode_ ? DecodeSplits(spec_, plan_.tokens, plan_.longest_context) : 0; }
+
+  Status Layers() {
+    return forward_[decode_]->Layers(Packed(), plan_.tokens, Splits(), plan_.tiles, stream_.get());
+  }
+
+  Status Copies(const std::vector<CacheCopy>& copies, bool rings) {
+    if (copies.empty()) return {};
+    std::vector<int32_t> ids;
+    for (const CacheCopy& c : copies) ids.push_back(c.from);
+    for (const CacheCopy& c : copies) ids.push_back(c.to);
+    const int count = static_cast<int>(copies.size());
+    const int64_t bytes = static_cast<int64_t>(ids.size()) * 4;
+    DeviceMemory& to = copy_ids_[rings];
+    MINIMO_CUDA_TRY(cudaStreamSynchronize(stream_.get()));  // an earlier list may be in use
+    if (to.bytes() < bytes) MINIMO_TRY(to.Allocate(bytes * 2));
+    MINIMO_CUDA_TRY(cudaMemcpyAsync(to.As(), ids.data(), static_cast<size_t>(bytes), cudaMemcpyHostToDevice,
+                                    stream_.get()));
+    for (int i = 0; i < spec_.num_layers(); ++i) {
+      if (kv_.k(i).ring != rings) continue;
+      for (const KvView& view : {kv_.k(i), kv_.v(i)}) {
+        MINIMO_CUDA_TRY(LaunchCacheCopy(view, kv_.element_bytes(), to.As<int>(), to.As<int>() + count, count,
+                                        stream_.get()));
+      }
+    }
+    return {};
+  }
+
+  template <typename Enqueue>
+  Result<cudaGraphExec_t> Capture(Enqueue enqueue) {
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t exec = nullptr;
+    MINIMO_CUDA_TRY(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal));
+    const Status enqueued = enqueue();
+    const Status ended = ToStatus(cudaStreamEndCapture(stream_.get(), &graph), "graph capture");
+    MINIMO_TRY(enqueued);
+    MINIMO_TRY(ended);
+    const Status made = ToStatus(cudaGraphInstantiate(&exec, graph, 0), "graph instantiation");
+    cudaGraphDestroy(graph);
+    MINIMO_TRY(made);
+    return exec;
+  }
+
+  // Runs the decode step as a graph if one of its kind was seen before; false: not run.
+  Result<bool> RunGraph() {
+    if (!options_.graphs) return false;
+    const std::pair<int, int> key(plan_.tokens, Splits());
+    int& seen = seen_[key];
+    if (seen++ == 0) return false;  // making a graph costs more than one step gains
+    auto found = graphs_.find(key);
+    if (found == graphs_.end()) {
+      MINIMO_ASSIGN(const cudaGraphExec_t graph, Capture([&]() -> Status {
+                      MINIMO_TRY(Layers());
+                      return forward_[1]->Head(Packed(), plan_.tokens, 0, plan_.tokens, stream_.get());
+                    }));
+      found = graphs_.emplace(key, graph).first;
+    }
+    MINIMO_CUDA_TRY(cudaGraphLaunch(found->second, stream_.get()));
+    return true;
+  }
+
+  void ForgetGraphs() {
+    for (const auto& [key, graph] : graphs_) cudaGraphExecDestroy(graph);
+    graphs_.clear();
+  }
+
+  Status Advance() {
+    GreedyParams p;
+    p.logits = workspace_.At<float>(workspace_.logits);
+    p.rows = plan_.tokens;
+    p.vocab = spec_.vocab;
+    p.part_value = greedy_.As<float>();
+    p.part_token = greedy_.As<int>(int64_t{kMaxLogitRows} * kGreedyParts * 4);
+    p.counters = greedy_.As<int>(int64_t{kMaxLogitRows} * kGreedyParts * 8);
+    p.token = Packed() + decode_layout_.TokenIds();
+    p.scramble = options_.random_weights;
+    p.position = Packed() + decode_layout_.Positions();
+    p.past = Packed() + decode_layout_.Past();
+    p.last = Packed() + decode_layout_.Last();
+    return ToStatus(LaunchGreedy(p, stream_.get()), "argmax");
+  }
+
+  ModelSpec spec_;
+  KvLayout layout_;
+  CudaOptions options_;
+  Stream stream_;
+  DeviceWeights weights_;
+  DeviceKv kv_;
+  Workspace workspace_;
+  StepLayout step_layout_, decode_layout_;
+  std::unique_ptr<Forward> forward_[2];  // [decode]
+  StepPlan plan_;
+  bool decode_ = false;
+  HostMemory host_packed_[2];
+  DeviceMemory packed_[2];
+  DeviceMemory copy_ids_[2];  // [rings]
+  DeviceMemory greedy_;
+  HostMemory host_logits_;
+  std::vector<float> logits_;
+  std::map<std::pair<int, int>, int> seen_;                // by tokens and splits: decode steps so far
+  std::map<std::pair<int, int>, cudaGraphExec_t> graphs_;
+};
+
+}  // namespace
+
+Result<CudaDevice> FindCudaDevice(int device) {
+  int count = 0, driver = 0;
+  const cudaError_t code = cudaGetDeviceCount(&count);
+  cudaGetLastError();
+  if (code == cudaErrorInsufficientDriver) {
+    cudaDriverGetVersion(&driver);
+    if (driver == 0) return Errorf("no CUDA device: no NVIDIA driver is installed");
+    return Errorf("the NVIDIA driver knows CUDA {}.{}, minimo was built with {}.{}: update the driver", driver / 1000,
+                  driver % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+  }
+  if (code != cudaSuccess || count == 0) return Errorf("no CUDA device: {}", cudaGetErrorString(code));
+  if (device < 0 || device >= count) return Errorf("CUDA device {}: this machine has 0 to {}", device, count - 1);
+  cudaDeviceProp properties;
+  MINIMO_CUDA_TRY(cudaGetDeviceProperties(&properties, device));
+  CudaDevice found{properties.name, properties.major, properties.minor, 0, 0};
+  if (properties.major != 9 || properties.minor != 0) {
+    return Errorf("CUDA device {} is a {} (compute capability {}.{}); minimo's kernels are for Hopper (9.0)", device,
+                  properties.name, properties.major, properties.minor);
+  }
+  MINIMO_CUDA_TRY(cudaSetDevice(device));
+  size_t free = 0, total = 0;
+  MINIMO_CUDA_TRY(cudaMemGetInfo(&free, &total));
+  found.free_bytes = static_cast<int64_t>(free);
+  found.total_bytes = static_cast<int64_t>(total);
+  return found;
+}
+
+Result<int64_t> CudaExecutor::BytesBesideKv(const ModelSpec& spec, const DecoderWeights* weights,
+                                            const CudaOptions& options) {
+  MINIMO_ASSIGN(const DeviceWeights plan, DeviceWeights::Plan(spec, weights, WeightsOf(options)));
+  return plan.bytes() + Workspace(spec, options.f32, options.max_tokens, LogitRows(options)).bytes() + kReserveBytes;
+}
+
+Result<std::unique_ptr<CudaExecutor>> CudaExecutor::Create(const ModelSpec& spec, const DecoderWeights* weights,
+                                                           const KvLayout& layout, const CudaOptions& options,
+                                                           ThreadTeam& team) {
+  MINIMO_TRY(CheckSpec(spec));
+  MINIMO_ASSIGN(const CudaDevice device, FindCudaDevice(options.device));
+  MINIMO_ASSIGN(DeviceWeights plan, DeviceWeights::Plan(spec, weights, WeightsOf(options)));
+  MINIMO_ASSIGN(const int64_t beside, BytesBesideKv(spec, weights, options));
+  const int64_t kv = DeviceKv::Bytes(layout, options.f32 ? 4 : 2);
+  if (beside + kv > device.free_bytes) {
+    const double part = static_cast<double>(device.free_bytes - (beside - plan.bytes()) - kv) / plan.bytes();
+    return Errorf("{} does not fit {}: weights {}, KV cache {}, buffers {}, free {}. What fits: about {} of {} layers "
+                  "(--num-layers), or a smaller KV cache, or more devices",
+                  spec.model_type, device.name, Gib(plan.bytes()), Gib(kv), Gib(beside - plan.bytes()),
+                  Gib(device.free_bytes), std::max(0, static_cast<int>(part * spec.num_layers())), spec.num_layers());
+  }
+  LogInfo("{}: weights {}, KV cache {}, free {}", device.name, Gib(plan.bytes()), Gib(kv), Gib(device.free_bytes));
+  auto executor = std::make_unique<CudaExecutorImpl>(spec, layout, options, std::move(plan));
+  MINIMO_TRY(executor->Load(weights, team));
+  return std::unique_ptr<CudaExecutor>(std::move(executor));
+}
+
+}  // namespace minimo::cuda

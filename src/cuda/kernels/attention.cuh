@@ -1,0 +1,53 @@
+// Attention of a step's tokens over their sequences' caches: paged or ring, full or windowed, with or without sinks.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "cuda/kernels/tokens.cuh"
+
+namespace minimo::cuda {
+
+// 64 rows of one sequence: row r of it is token r / group, head r % group of the KV head (group = heads / kv_heads).
+struct PrefillTile {
+  int first_token;  // of the sequence, in the step
+  int num_tokens;   // of the sequence in the step
+  int first_row;
+  int past;
+};
+
+struct AttentionParams {
+  int tokens = 0;
+  int heads = 0, kv_heads = 0, head_dim = 0, v_head_dim = 0;
+  int window = 0;               // 0: full; else keys j with i - window < j <= i
+  float scale = 1;
+  const float* sinks = nullptr;  // [heads] logits that take part in the softmax and carry no value; null: none
+  const void* q = nullptr;      // [tokens, heads, head_dim], activation type, as are the cache and out
+  KvView k, v;
+  const void* fresh_k = nullptr;  // [tokens, kv_heads, dim] of positions >= past; null: they are in the cache
+  const void* fresh_v = nullptr;
+  void* out = nullptr;          // [tokens, out_stride]: heads x v_head_dim
+  int out_stride = 0;
+  TokenMeta meta;
+
+  int splits = 1;                   // decode: runs of the context, each a block
+  float* partial = nullptr;         // [tokens, kv_heads, splits, 16, v_head_dim]
+  float* partial_max = nullptr;     // [tokens, kv_heads, splits, 16]
+  float* partial_sum = nullptr;
+  int* counters = nullptr;          // [tokens, kv_heads], zero between launches
+  const PrefillTile* tiles = nullptr;  // prefill, device
+  int num_tiles = 0;
+};
+
+inline constexpr int kMaxSplits = 32;
+
+// True if the tensor-core kernels have this shape (bf16, 128/128 or 192/128, at most 16 query heads a KV head).
+bool HasFastAttention(int heads, int kv_heads, int head_dim, int v_head_dim);
+
+// One token a sequence.
+cudaError_t LaunchAttentionDecode(const AttentionParams& params, cudaStream_t stream);
+// Any number of tokens a sequence.
+cudaError_t LaunchAttentionPrefill(const AttentionParams& params, cudaStream_t stream);
+// Any shape and any number of tokens, float32 arithmetic: small models and verification.
+cudaError_t LaunchAttentionSimple(const AttentionParams& params, bool f32_activations, cudaStream_t stream);
+
+}  // namespace minimo::cuda

@@ -1,0 +1,143 @@
+// Many tokens a sequence: a block takes 64 rows (token, head of the group) of one KV head of one sequence, 16 a warp,
+// and walks the keys they may see in tiles of 64 shared by the warps, two tiles in flight.
+// Shared memory: 2 * 64 * (272 or 400 + 272) bytes = 70 or 86 KB; registers about 170: two to three blocks an SM.
+#include "cuda/kernels/attention.cuh"
+#include "cuda/kernels/attention_tile.cuh"
+#include "cuda/kernels/kv_address.cuh"
+
+namespace minimo::cuda {
+namespace {
+
+constexpr int kWarps = 4;
+constexpr int kRows = 64;
+constexpr int kKeys = 64;
+constexpr float kLog2E = 1.4426950408889634f;
+
+template <int kKeyDim, int kValueDim>
+__global__ void __launch_bounds__(kWarps * 32) attention_prefill(const AttentionParams p) {
+  using Tile = AttentionTile<kKeyDim, kValueDim>;
+  constexpr int kStageBytes = kKeys * (Tile::kKeyRow + Tile::kValueRow);
+  extern __shared__ __align__(16) uint8_t smem[];
+  allow_next_kernel();
+  wait_previous_kernel();
+  const int kv_head = blockIdx.y, group = p.heads / p.kv_heads;
+  const int4 raw = __ldcg(reinterpret_cast<const int4*>(p.tiles) + (gridDim.x - 1 - blockIdx.x));  // longest first
+  const PrefillTile tile = {raw.x, raw.y, raw.z, raw.w};
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const int table = p.k.ring ? 0 : load_l2(p.meta.block_table + tile.first_token);
+  const int ring = p.k.ring ? load_l2(p.meta.ring + tile.first_token) : 0;
+  const int rows = tile.num_tokens * group;
+  const int lowest = tile.past + tile.first_row / group;  // position of the first row, of the last row
+  const int highest = tile.past + (min(tile.first_row + kRows, rows) - 1) / group;
+  const int begin = p.window > 0 ? max(0, lowest - p.window + 1) : 0, end = highest + 1;
+
+  const auto request = [&](int first, int stage) {
+    constexpr int kKeyPieces = kKeyDim / 8, kValuePieces = kValueDim / 8;
+    uint8_t* keys = smem + stage * kStageBytes;
+    uint8_t* values = keys + kKeys * Tile::kKeyRow;
+    const auto row = [&](const KvView& view, const void* fresh, int at) {
+      at = min(at, end - 1);
+      return fresh != nullptr && at >= tile.past
+                 ? static_cast<const bf16*>(fresh) +
+                       (int64_t{tile.first_token + at - tile.past} * p.kv_heads + kv_head) * view.dim
+                 : static_cast<const bf16*>(view.data) +
+                       cache_row(view, table, p.meta.block_tables, ring, at, kv_head);
+    };
+#pragma unroll
+    for (int i = 0; i < kKeys * kKeyPieces / (kWarps * 32); ++i) {
+      const int at = i * kWarps * 32 + threadIdx.x, r = at / kKeyPieces, piece = at % kKeyPieces;
+      copy_async16_or_zero(keys + r * Tile::kKeyRow + 16 * piece, row(p.k, p.fresh_k, first + r) + 8 * piece,
+                           first + r < end);
+    }
+#pragma unroll
+    for (int i = 0; i < kKeys * kValuePieces / (kWarps * 32); ++i) {
+      const int at = i * kWarps * 32 + threadIdx.x, r = at / kValuePieces, piece = at % kValuePieces;
+      copy_async16_or_zero(values + r * Tile::kValueRow + 16 * piece, row(p.v, p.fresh_v, first + r) + 8 * piece,
+                           first + r < end);
+    }
+  };
+
+  const int my_row[2] = {tile.first_row + 16 * warp + g, tile.first_row + 16 * warp + g + 8};
+  int position[2], first_key[2];
+  const bf16* q[2];
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const bool live = my_row[r] < rows;
+    const int token = my_row[r] / group, head = kv_head * group + my_row[r] % group;
+    position[r] = live ? tile.past + token : -1;
+    first_key[r] = p.window > 0 ? position[r] - p.window + 1 : 0;
+    q[r] = live ? static_cast<const bf16*>(p.q) +
+                      (int64_t{tile.first_token + token} * p.heads + head) * kKeyDim
+                : nullptr;
+  }
+  request(begin, 0);
+  copy_commit();
+  Tile a;
+  a.clear();
+  a.load_query(q[0], q[1]);
+  int stage = 0;
+  for (int first = begin; first < end; first += kKeys) {
+    if (first + kKeys < end) request(first + kKeys, stage ^ 1);
+    copy_commit();
+    copy_wait<1>();
+    __syncthreads();
+    const uint8_t* keys = smem + stage * kStageBytes;
+    const uint8_t* values = keys + kKeys * Tile::kKeyRow;
+#pragma unroll 1
+    for (int part = 0; part < kKeys / 16; ++part) {
+      float scores[2][4];
+      a.score(keys + part * 16 * Tile::kKeyRow, scores);
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int at = first + 16 * part + 8 * n + 2 * t + i % 2;
+          scores[n][i] = at <= position[i / 2] && at >= first_key[i / 2] ? scores[n][i] * (p.scale * kLog2E)
+                                                                       : -INFINITY;
+        }
+      }
+      a.add(scores, values + part * 16 * Tile::kValueRow);
+    }
+    __syncthreads();
+    stage ^= 1;
+  }
+  a.finish();
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    if (my_row[r] >= rows) continue;
+    const int token = my_row[r] / group, head = kv_head * group + my_row[r] % group;
+    float sum = a.sum[r], keep = 1;
+    if (p.sinks != nullptr) {
+      const float sink = p.sinks[head] * kLog2E, most = fmaxf(a.most[r], sink);
+      keep = exp2f(a.most[r] - most);
+      sum = sum * keep + exp2f(sink - most);
+    }
+    const float factor = keep / sum;
+    uint32_t* to = reinterpret_cast<uint32_t*>(static_cast<bf16*>(p.out) +
+                                               int64_t{tile.first_token + token} * p.out_stride + head * kValueDim) +
+                   t;
+#pragma unroll
+    for (int i = 0; i < kValueDim / 8; ++i) {
+      to[4 * i] = pack_bf16(a.out[i][2 * r] * factor, a.out[i][2 * r + 1] * factor);
+    }
+  }
+}
+
+template <int kKeyDim, int kValueDim>
+cudaError_t LaunchOne(const AttentionParams& p, cudaStream_t stream) {
+  using Tile = AttentionTile<kKeyDim, kValueDim>;
+  constexpr int kSmem = 2 * kKeys * (Tile::kKeyRow + Tile::kValueRow);
+  static const cudaError_t configured = cudaFuncSetAttribute(attention_prefill<kKeyDim, kValueDim>,
+                                                             cudaFuncAttributeMaxDynamicSharedMemorySize, kSmem);
+  if (configured != cudaSuccess) return configured;
+  return Launch(attention_prefill<kKeyDim, kValueDim>, dim3(p.num_tiles, p.kv_heads), dim3(kWarps * 32), kSmem, stream,
+                p);
+}
+
+}  // namespace
+
+cudaError_t LaunchAttentionPrefill(const AttentionParams& p, cudaStream_t stream) {
+  return p.head_dim == 128 ? LaunchOne<128, 128>(p, stream) : LaunchOne<192, 128>(p, stream);
+}
+
+}  // namespace minimo::cuda

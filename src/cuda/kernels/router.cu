@@ -1,0 +1,350 @@
+// Scores in float32 throughout: near ties must fall as in the reference.
+// One to eight tokens: 1 block for 2 experts reads its rows before waiting; the last block to finish chooses. More: a
+// tiled product split over the columns into kRouterSplits partial sums, one warp a token to choose, one block to sort.
+#include "cuda/kernels/common.cuh"
+#include "cuda/kernels/router.cuh"
+
+namespace minimo::cuda {
+namespace {
+
+constexpr int kFewTokens = 8;
+constexpr int kThreads = 256;
+
+constexpr int kMost = kRouterExperts / 32;  // experts a lane
+
+// Floats as unsigned numbers in the same order.
+__device__ __forceinline__ unsigned ordered(float x) {
+  const unsigned bits = __float_as_uint(x);
+  return bits ^ (static_cast<int>(bits) < 0 ? 0xffffffffu : 0x80000000u);
+}
+
+// The largest key of the warp in [from, to) and its expert; the lowest of equals. All -infinity: expert `to`.
+__device__ __forceinline__ void find_best(const float (&key)[kMost], int from, int to, float& best, int& best_expert) {
+  const int lane = threadIdx.x % 32;
+  float mine = -INFINITY;
+  int expert = to;
+#pragma unroll
+  for (int i = 0; i < kMost; ++i) {
+    const int e = lane + 32 * i;
+    if (e >= from && e < to && key[i] > mine) mine = key[i], expert = e;
+  }
+  const unsigned most = __reduce_max_sync(0xffffffffu, ordered(mine));
+  best_expert = static_cast<int>(__reduce_min_sync(0xffffffffu, ordered(mine) == most ? expert : to));
+  best = __uint_as_float(most ^ (most & 0x80000000u ? 0x80000000u : 0xffffffffu));
+}
+
+// Leaves the keys of the best groups, -infinity elsewhere.
+__device__ void mask_groups(const RouterParams& p, float (&key)[kMost]) {
+  const int lane = threadIdx.x % 32, size = p.experts / p.groups;
+  float mine = -INFINITY;  // lane g: the value of group g
+  for (int g = 0; g < p.groups; ++g) {
+    float rest[kMost], best, second = 0;
+    int expert;
+#pragma unroll
+    for (int i = 0; i < kMost; ++i) rest[i] = key[i];
+    find_best(rest, g * size, (g + 1) * size, best, expert);
+#pragma unroll
+    for (int i = 0; i < kMost; ++i) {
+      if (lane + 32 * i == expert) rest[i] = -INFINITY;
+    }
+    if (size > 1) find_best(rest, g * size, (g + 1) * size, second, expert);
+    if (lane == g) mine = best + second;
+  }
+  unsigned kept = 0;
+  for (int n = 0; n < p.top_groups; ++n) {
+    const float best = warp_max(mine);
+    const int g = __ffs(__ballot_sync(0xffffffffu, mine == best)) - 1;
+    if (g < 0) break;
+    kept |= 1u << g;
+    if (lane == g) mine = -INFINITY;
+  }
+#pragma unroll
+  for (int i = 0; i < kMost; ++i) {
+    const int e = lane + 32 * i;
+    if (e < p.experts && (kept >> (e / size) & 1) == 0) key[i] = -INFINITY;
+  }
+}
+
+// One warp: scores of `token`, its experts and weights; lane k returns the k-th.
+__device__ __forceinline__ void choose_experts(const RouterParams& p, int token, int splits, int& my_expert,
+                                               float& my_weight) {
+  const int lane = threadIdx.x % 32;
+  float logit[kMost] = {}, bias[kMost] = {}, sum = 0;
+  for (int s = 0; s < splits; ++s) {
+#pragma unroll
+    for (int i = 0; i < kMost; ++i) {
+      const int e = lane + 32 * i;
+      if (e < p.experts) logit[i] += load_l2(p.logits + (int64_t{s} * p.tokens + token) * p.experts + e);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kMost; ++i) {
+    if (p.bias != nullptr && lane + 32 * i < p.experts) bias[i] = __ldg(p.bias + lane + 32 * i);
+  }
+#pragma unroll 8
+  for (int i = lane; i < p.square_sum_count; i += 32) {
+    sum += load_l2(p.square_sums + int64_t{token} * p.square_sum_count + i);
+  }
+  sum = warp_sum(sum);
+  const float norm = rsqrtf(sum / static_cast<float>(p.hidden) + p.norm_eps);
+  float score[kMost], key[kMost];
+#pragma unroll
+  for (int i = 0; i < kMost; ++i) {
+    score[i] = 1.0f / (1.0f + expf(-logit[i] * norm));
+    key[i] = lane + 32 * i < p.experts ? score[i] + bias[i] : -INFINITY;
+  }
+  if (lane == 0) p.token_squares[token] = sum;
+  float mine = 0, total = 0;
+  my_expert = 0;
+  if (p.groups > p.top_groups) mask_groups(p, key);
+  for (int k = 0; k < p.top_k; ++k) {
+    float best;
+    int best_expert;
+    find_best(key, 0, p.experts, best, best_expert);
+    float chosen = 0;
+#pragma unroll
+    for (int i = 0; i < kMost; ++i) {
+      if (lane + 32 * i == best_expert) chosen = score[i], key[i] = -INFINITY;
+    }
+    chosen = __shfl_sync(0xffffffffu, chosen, best_expert % 32);
+    if (best_expert >= p.experts) best_expert = k, chosen = 0;  // NaN scores: stay in range
+    total += chosen;
+    if (lane == k) mine = chosen, my_expert = best_expert;
+  }
+  if (lane < p.top_k) {
+    const int64_t at = int64_t{token} * p.top_k + lane;
+    my_weight = (p.renormalise ? mine / (total + p.renormalise_epsilon) : mine) * p.scale;
+    p.chosen[at] = my_expert;
+    p.chosen_weight[at] = my_weight;
+  }
+}
+
+// One block sorts the choices of all tokens by expert, stably. Each warp owns a run of consecutive choices.
+__device__ void sort_choices(const RouterParams& p, int* counts /* [warps][experts] */, int warps) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, threads = warps * 32;
+  const int entries = p.tokens * p.top_k;
+  const int begin = static_cast<int>(int64_t{entries} * warp / warps);
+  const int end = static_cast<int>(int64_t{entries} * (warp + 1) / warps);
+  for (int i = threadIdx.x; i < warps * p.experts; i += threads) counts[i] = 0;
+  __syncthreads();
+  int* mine = counts + warp * p.experts;
+  for (int i = begin + lane; i < end; i += 32) atomicAdd(mine + load_l2(p.chosen + i), 1);
+  __syncthreads();
+  // Exclusive starts: experts in order, within one the warps in order. Warp 0 walks 32 experts at a time.
+  if (warp == 0) {
+    int base = 0, active = 0;
+    for (int e0 = 0; e0 < p.experts; e0 += 32) {
+      const int e = e0 + lane;
+      int total = 0;
+      const bool inside = e < p.experts;
+      for (int w = 0; inside && w < warps; ++w) total += counts[w * p.experts + e];
+      if (inside && p.expert_load != nullptr) p.expert_load[e] += total;
+      int before = total;
+#pragma unroll
+      for (int offset = 1; offset < 32; offset <<= 1) {
+        const int other = __shfl_up_sync(0xffffffffu, before, offset);
+        if (lane >= offset) before += other;
+      }
+      const int sum = __shfl_sync(0xffffffffu, before, 31);
+      int start = base + before - total;
+      const unsigned used = __ballot_sync(0xffffffffu, total > 0);
+      if (total > 0) {
+        const int at = active + __popc(used & ((1u << lane) - 1));
+        p.active[at] = e;
+        p.offsets[at] = start;
+      }
+      for (int w = 0; inside && w < warps; ++w) {
+        const int n = counts[w * p.experts + e];
+        counts[w * p.experts + e] = start;
+        start += n;
+      }
+      base += sum;
+      active += __popc(used);
+    }
+    if (lane == 0) p.offsets[active] = base, *p.num_active = active;
+  }
+  __syncthreads();
+  for (int i0 = begin; i0 < end; i0 += 32) {
+    const int i = i0 + lane;
+    const bool live = i < end;
+    const int e = live ? load_l2(p.chosen + i) : -1 - lane;
+    const unsigned same = __match_any_sync(0xffffffffu, e);
+    const int rank = __popc(same & ((1u << lane) - 1));
+    if (live) {
+      const int slot = mine[e] + rank;
+      p.slot_of[i] = slot;
+      p.slot_token[slot] = i / p.top_k;
+      p.slot_weight[slot] = load_l2(p.chosen_weight + i);
+    }
+    __syncwarp();
+    if (live && rank == __popc(same) - 1) mine[e] += rank + 1;
+    __syncwarp();
+  }
+}
+
+__device__ void list_one_token(const RouterParams& p, int my_expert, float my_weight) {  // one warp
+  const int lane = threadIdx.x % 32;
+  if (lane < p.top_k) {
+    p.active[lane] = my_expert;
+    p.offsets[lane] = lane;
+    p.slot_token[lane] = 0;
+    p.slot_of[lane] = lane;
+    p.slot_weight[lane] = my_weight;
+    if (p.expert_load != nullptr) p.expert_load[my_expert] += 1;
+  }
+  if (lane == 0) p.offsets[p.top_k] = p.top_k, *p.num_active = p.top_k;
+}
+
+__global__ void __launch_bounds__(kThreads) router_few(const RouterParams p) {
+  constexpr int kExperts = 2, kHeld = 4;  // float4 a thread and expert, read before the wait: 4096 columns
+  extern __shared__ int counts[];
+  __shared__ float partial[kThreads / 32][kFewTokens][kExperts];
+  __shared__ bool last;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int first_expert = blockIdx.x * kExperts, columns = p.hidden / 4;
+  const float4* weights = reinterpret_cast<const float4*>(p.weights) + int64_t{first_expert} * columns;
+  float4 held[kExperts][kHeld], norm[kHeld];
+#pragma unroll
+  for (int i = 0; i < kHeld; ++i) {
+    const int c = threadIdx.x + i * kThreads;
+    const bool inside = c < columns;
+    norm[i] = inside ? reinterpret_cast<const float4*>(p.norm_weight)[c] : float4{0, 0, 0, 0};
+#pragma unroll
+    for (int e = 0; e < kExperts; ++e) {
+      held[e][i] = inside && first_expert + e < p.experts ? __ldcs(weights + int64_t{e} * columns + c) : float4{0, 0, 0, 0};
+    }
+  }
+  allow_next_kernel();
+  wait_previous_kernel();
+  float sums[kFewTokens][kExperts];
+#pragma unroll
+  for (int token = 0; token < kFewTokens; ++token) {
+    if (token >= p.tokens) break;
+    const float4* x = reinterpret_cast<const float4*>(p.residual) + int64_t{token} * columns;
+    float a[kExperts] = {};
+    const auto add = [&](float4 v, float4 n, const float4 (&w)[kExperts]) {
+#pragma unroll
+      for (int e = 0; e < kExperts; ++e) {
+        a[e] += v.x * n.x * w[e].x + v.y * n.y * w[e].y + v.z * n.z * w[e].z + v.w * n.w * w[e].w;
+      }
+    };
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      const int c = threadIdx.x + i * kThreads;
+      if (c < columns) add(load_l2(x + c), norm[i], {held[0][i], held[1][i]});
+    }
+    for (int c = threadIdx.x + kHeld * kThreads; c < columns; c += kThreads) {
+      const float4 second = first_expert + 1 < p.experts ? weights[columns + c] : float4{0, 0, 0, 0};
+      add(load_l2(x + c), reinterpret_cast<const float4*>(p.norm_weight)[c], {weights[c], second});
+    }
+#pragma unroll
+    for (int e = 0; e < kExperts; ++e) sums[token][e] = warp_sum(a[e]);
+  }
+#pragma unroll
+  for (int token = 0; token < kFewTokens; ++token) {
+    if (lane == 0 && token < p.tokens) {
+      for (int e = 0; e < kExperts; ++e) partial[warp][token][e] = sums[token][e];
+    }
+  }
+  __syncthreads();
+  if (threadIdx.x < p.tokens * kExperts) {
+    const int token = threadIdx.x / kExperts, e = threadIdx.x % kExperts;
+    float sum = 0;
+    for (int w = 0; w < kThreads / 32; ++w) sum += partial[w][token][e];
+    if (first_expert + e < p.experts) p.logits[int64_t{token} * p.experts + first_expert + e] = sum;
+    __threadfence();
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) last = atomicAdd(p.counter, 1) == static_cast<int>(gridDim.x) - 1;
+  __syncthreads();
+  if (!last) return;
+  __threadfence();
+  if (threadIdx.x == 0) *p.counter = 0;
+  int my_expert = 0;
+  float my_weight = 0;
+  if (warp < p.tokens) choose_experts(p, warp, 1, my_expert, my_weight);
+  if (p.tokens == 1) {
+    if (warp == 0) list_one_token(p, my_expert, my_weight);
+    return;
+  }
+  __syncthreads();
+  __threadfence();
+  sort_choices(p, counts, kThreads / 32);
+}
+
+// Partial logits of 32 tokens x 32 experts over one of kRouterSplits runs of columns.
+__global__ void __launch_bounds__(kThreads) router_many(const RouterParams p) {
+  constexpr int kTile = 32;
+  __shared__ float x[kTile][kTile + 1], w[kTile][kTile + 1];
+  wait_previous_kernel();
+  allow_next_kernel();
+  const int first_expert = blockIdx.x * kTile, first_token = blockIdx.y * kTile;
+  const int steps = (p.hidden + kTile - 1) / kTile;
+  const int begin = steps * blockIdx.z / kRouterSplits, end = steps * (blockIdx.z + 1) / kRouterSplits;
+  const int row = threadIdx.x / 8, column = threadIdx.x % 8 * 4;  // one float4 of each tile a thread
+  const int ty = threadIdx.x / 16, tx = threadIdx.x % 16;         // outputs (ty, ty + 16) x (tx, tx + 16)
+  float sum[2][2] = {};
+  for (int s = begin; s < end; ++s) {
+    const int c = s * kTile + column, token = first_token + row;
+    float4 v = {0, 0, 0, 0}, u = {0, 0, 0, 0};
+    if (c < p.hidden) {
+      if (token < p.tokens) {
+        v = load_l2(reinterpret_cast<const float4*>(p.residual + int64_t{token} * p.hidden + c));
+        const float4 n = *reinterpret_cast<const float4*>(p.norm_weight + c);
+        v = {v.x * n.x, v.y * n.y, v.z * n.z, v.w * n.w};
+      }
+      if (first_expert + row < p.experts) {
+        u = *reinterpret_cast<const float4*>(p.weights + int64_t{first_expert + row} * p.hidden + c);
+      }
+    }
+    __syncthreads();
+    x[row][column] = v.x, x[row][column + 1] = v.y, x[row][column + 2] = v.z, x[row][column + 3] = v.w;
+    w[row][column] = u.x, w[row][column + 1] = u.y, w[row][column + 2] = u.z, w[row][column + 3] = u.w;
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < kTile; ++k) {
+      const float a0 = x[ty][k], a1 = x[ty + 16][k], b0 = w[tx][k], b1 = w[tx + 16][k];
+      sum[0][0] += a0 * b0, sum[0][1] += a0 * b1, sum[1][0] += a1 * b0, sum[1][1] += a1 * b1;
+    }
+  }
+  for (int i = 0; i < 2; ++i) {
+    const int token = first_token + ty + 16 * i;
+    if (token >= p.tokens) continue;
+    float* to = p.logits + (int64_t{blockIdx.z} * p.tokens + token) * p.experts + first_expert + tx;
+    if (first_expert + tx < p.experts) to[0] = sum[i][0];
+    if (first_expert + tx + 16 < p.experts) to[16] = sum[i][1];
+  }
+}
+
+__global__ void __launch_bounds__(kThreads) router_choose(const RouterParams p) {
+  wait_previous_kernel();
+  allow_next_kernel();
+  const int token = blockIdx.x * (kThreads / 32) + threadIdx.x / 32;
+  int my_expert;
+  float my_weight;
+  if (token < p.tokens) choose_experts(p, token, kRouterSplits, my_expert, my_weight);
+}
+
+__global__ void __launch_bounds__(1024) router_sort(const RouterParams p) {
+  extern __shared__ int counts[];
+  wait_previous_kernel();
+  allow_next_kernel();
+  sort_choices(p, counts, 32);
+}
+
+}  // namespace
+
+cudaError_t LaunchRouter(const RouterParams& p, cudaStream_t stream) {
+  if (p.tokens <= kFewTokens) {
+    return Launch(router_few, dim3((p.experts + 1) / 2), dim3(kThreads), kThreads / 32 * p.experts * sizeof(int), stream, p);
+  }
+  const dim3 tiles((p.experts + 31) / 32, (p.tokens + 31) / 32, kRouterSplits);
+  if (cudaError_t e = Launch(router_many, tiles, dim3(kThreads), 0, stream, p)) return e;
+  if (cudaError_t e = Launch(router_choose, dim3((p.tokens + 7) / 8), dim3(kThreads), 0, stream, p)) return e;
+  static const cudaError_t configured =
+      cudaFuncSetAttribute(router_sort, cudaFuncAttributeMaxDynamicSharedMemorySize, 32 * kRouterExperts * sizeof(int));
+  if (configured != cudaSuccess) return configured;
+  return Launch(router_sort, dim3(1), dim3(1024), 32 * p.experts * sizeof(int), stream, p);
+}
+
+}  // namespace minimo::cuda

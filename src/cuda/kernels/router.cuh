@@ -1,0 +1,46 @@
+// Which experts each token goes to, and the lists the expert kernels walk.
+#pragma once
+
+#include <cuda_runtime.h>
+
+namespace minimo::cuda {
+
+inline constexpr int kRouterSplits = 8;
+inline constexpr int kRouterExperts = 256;
+
+struct RouterParams {
+  int tokens = 0;
+  int experts = 0;  // at most kRouterExperts
+  int top_k = 0;    // at most 32
+  int hidden = 0;   // multiple of 4
+  int groups = 1;   // of equal size, at most 32; only the best top_groups (by the sum of their two best) take part
+  int top_groups = 1;
+  const float* residual = nullptr;     // [tokens, hidden]
+  const float* norm_weight = nullptr;  // [hidden]
+  const float* square_sums = nullptr;  // [tokens, square_sum_count] of the residual
+  int square_sum_count = 0;
+  float norm_eps = 0;
+  const float* weights = nullptr;  // [experts, hidden]
+  const float* bias = nullptr;     // [experts] for the choice only; null: none
+  bool renormalise = true;
+  float renormalise_epsilon = 0;
+  float scale = 1;
+
+  float* logits = nullptr;       // workspace [kRouterSplits, tokens, experts]
+  int* counter = nullptr;        // zero between launches
+  float* token_squares = nullptr;  // out [tokens]: sums of square_sums
+  int* chosen = nullptr;         // out [tokens, top_k] experts, best first
+  float* chosen_weight = nullptr;  // out [tokens, top_k]
+  // The lists (LinearParams): active experts in ascending order (one token: best first), slots sorted by expert.
+  int* num_active = nullptr;     // [1]
+  int* active = nullptr;         // [min(experts, tokens * top_k)]
+  int* offsets = nullptr;        // [active + 1]
+  int* slot_token = nullptr;     // [tokens * top_k]
+  float* slot_weight = nullptr;  // [tokens * top_k]
+  int* slot_of = nullptr;        // [tokens, top_k]: where each choice lies
+  long long* expert_load = nullptr;  // [experts] tokens routed since start, += ; null: not counted
+};
+
+cudaError_t LaunchRouter(const RouterParams& params, cudaStream_t stream);
+
+}  // namespace minimo::cuda

@@ -1,0 +1,184 @@
+#include "cuda/kernels/common.cuh"
+#include "cuda/kernels/kv_address.cuh"
+#include "cuda/kernels/tokens.cuh"
+
+namespace minimo::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+__device__ __forceinline__ void store4(float* p, float4 v) { *reinterpret_cast<float4*>(p) = v; }
+__device__ __forceinline__ void store4(bf16* p, float4 v) {
+  *reinterpret_cast<uint2*>(p) = {pack_bf16(v.x, v.y), pack_bf16(v.z, v.w)};
+}
+
+constexpr int kMostExperts = 32;  // a token
+
+template <typename Act>
+__global__ void __launch_bounds__(kThreads) start_row(const RowParams p) {
+  __shared__ float scratch[kThreads / 32];
+  __shared__ int slots[kMostExperts];
+  // In this order: kernels that start early read the step's positions, which the kernel before a step's first may write.
+  wait_previous_kernel();
+  allow_next_kernel();
+  const int token = blockIdx.x, columns = p.hidden / 4;
+  float4* residual = reinterpret_cast<float4*>(p.residual + int64_t{token} * p.hidden);
+  const float4* norm = reinterpret_cast<const float4*>(p.next_norm);
+  Act* next_x = static_cast<Act*>(p.next_x) + int64_t{token} * p.next_x_stride;
+  const int id = p.embedding != nullptr ? load_l2(p.token_ids + token) : 0;
+  if (p.embedding == nullptr) {
+    if (threadIdx.x < p.top_k) slots[threadIdx.x] = load_l2(p.slot_of + token * p.top_k + threadIdx.x);
+    __syncthreads();
+  }
+  float squares = 0;
+#pragma unroll 2
+  for (int c = threadIdx.x; c < columns; c += kThreads) {
+    float4 x;
+    if (p.embedding == nullptr) {
+      x = load_l2(residual + c);
+#pragma unroll 8
+      for (int k = 0; k < p.top_k; ++k) {
+        const float4 y = load_l2(reinterpret_cast<const float4*>(p.expert_out + int64_t{slots[k]} * p.hidden) + c);
+        x.x += y.x, x.y += y.y, x.z += y.z, x.w += y.w;
+      }
+    } else if (p.embedding_f32) {
+      x = __ldg(static_cast<const float4*>(p.embedding) + int64_t{id} * columns + c);
+    } else {
+      const uint2 v = __ldg(static_cast<const uint2*>(p.embedding) + int64_t{id} * columns + c);
+      x = {__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000), __uint_as_float(v.y << 16),
+           __uint_as_float(v.y & 0xffff0000)};
+    }
+    const float4 w = __ldg(norm + c);
+    squares += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
+    residual[c] = x;
+    store4(next_x + 4 * c, {x.x * w.x, x.y * w.y, x.z * w.z, x.w * w.w});
+  }
+  const float sum = block_sum<kThreads / 32>(squares, scratch);
+  if (threadIdx.x == 0) p.square_sums[token] = sum;
+}
+
+// One block a token and KV head: its query heads, its key, its value. All loads come before the first store.
+template <typename Act>
+__global__ void __launch_bounds__(kThreads) rope_cache(const RopeParams p) {
+  constexpr int kHeld = 4;  // pairs of columns a thread and round
+  __shared__ float sums[2];
+  const int token = blockIdx.x, kv_head = blockIdx.y, group = p.heads / p.kv_heads;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  allow_next_kernel();
+  wait_previous_kernel();
+  const float* row = p.qkv + int64_t{token} * p.qkv_stride;
+  const int position = load_l2(p.meta.position + token);
+  if (p.q_norm != nullptr && warp < 2) {  // tiles of 16 rows, q's first
+    const int q_tiles = p.k_offset / 16, end = warp == 0 ? q_tiles : p.v_offset / 16;
+    float sum = 0;
+#pragma unroll 4
+    for (int i = (warp == 0 ? 0 : q_tiles) + lane; i < end; i += 32) {
+      sum += load_l2(p.square_sums + int64_t{token} * p.square_sum_count + i);
+    }
+    sum = warp_sum(sum);
+    const int columns = (warp == 0 ? p.heads : p.kv_heads) * p.head_dim;
+    if (lane == 0) sums[warp] = rsqrtf(sum / static_cast<float>(columns) + p.norm_eps);
+  }
+  // A pair is columns (i, i + rotary_dim / 2) of a head, or two neighbours beyond the rotary part; the group's query
+  // heads first, then the key.
+  const int half = p.rotary_dim / 2, pairs = p.head_dim / 2, all = (group + 1) * pairs;
+  const auto columns_of = [&](int pair, int& i, int& j) {
+    i = pair < half ? pair : 2 * pair;
+    j = pair < half ? pair + half : 2 * pair + 1;
+  };
+  Act* key = p.fresh_k != nullptr ? static_cast<Act*>(p.fresh_k) + (int64_t{token} * p.kv_heads + kv_head) * p.head_dim
+                                  : static_cast<Act*>(p.k.data) + cache_row(p.k, p.meta, token, position, kv_head);
+  Act* value = p.fresh_v != nullptr
+                   ? static_cast<Act*>(p.fresh_v) + (int64_t{token} * p.kv_heads + kv_head) * p.v_head_dim
+                   : static_cast<Act*>(p.v.data) + cache_row(p.v, p.meta, token, position, kv_head);
+  Act* q = static_cast<Act*>(p.q) + (int64_t{token} * p.heads + kv_head * group) * p.head_dim;
+  for (int from = 0; from < all; from += kHeld * kThreads) {
+    float a[kHeld], b[kHeld], wa[kHeld], wb[kHeld], sine[kHeld], cosine[kHeld];
+#pragma unroll
+    for (int n = 0; n < kHeld; ++n) {
+      const int at = from + n * kThreads + static_cast<int>(threadIdx.x);
+      if (at >= all) continue;
+      const int head = at / pairs, pair = at % pairs;
+      const bool is_key = head == group;
+      int i, j;
+      columns_of(pair, i, j);
+      const int start = (is_key ? kv_head : kv_head * group + head) * p.head_dim;
+      const float* source = row + (is_key ? p.k_offset : 0) + start;
+      a[n] = load_l2(source + i), b[n] = load_l2(source + j);
+      const float* norm = is_key ? p.k_norm : p.q_norm;
+      wa[n] = norm != nullptr ? __ldg(norm + start + i) : 1.0f;
+      wb[n] = norm != nullptr ? __ldg(norm + start + j) : 1.0f;
+      sine[n] = 0, cosine[n] = 1;
+      if (pair < half) sincosf(static_cast<float>(position) * __ldg(p.inverse_frequency + pair), &sine[n], &cosine[n]);
+    }
+    if (p.q_norm != nullptr) __syncthreads();
+#pragma unroll
+    for (int n = 0; n < kHeld; ++n) {
+      const int at = from + n * kThreads + static_cast<int>(threadIdx.x);
+      if (at >= all) continue;
+      const int head = at / pairs;
+      int i, j;
+      columns_of(at % pairs, i, j);
+      const float factor = p.q_norm != nullptr ? sums[head == group] : 1.0f;
+      const float x = a[n] * factor * wa[n], y = b[n] * factor * wb[n];
+      Act* to = head == group ? key : q + head * p.head_dim;
+      store(to + i, x * cosine[n] - y * sine[n]);
+      store(to + j, y * cosine[n] + x * sine[n]);
+    }
+  }
+  for (int c = threadIdx.x; c < p.v_head_dim; c += kThreads) {
+    store(value + c, load_l2(row + p.v_offset + kv_head * p.v_head_dim + c) * p.value_scale);
+  }
+}
+
+template <typename Act>
+__global__ void write_ring(const KvView v, const Act* fresh, const TokenMeta meta) {
+  allow_next_kernel();
+  wait_previous_kernel();
+  const int token = blockIdx.x, position = load_l2(meta.position + token);
+  if (position + v.rows <= load_l2(meta.last + token)) return;
+  for (int c = threadIdx.x; c < v.kv_heads * v.dim; c += blockDim.x) {
+    const int head = c / v.dim;
+    static_cast<Act*>(v.data)[cache_row(v, meta, token, position, head) + c % v.dim] =
+        fresh[int64_t{token} * v.kv_heads * v.dim + c];
+  }
+}
+
+__global__ void copy_cache(uint8_t* data, int64_t bytes, const int* from, const int* to) {
+  allow_next_kernel();
+  wait_previous_kernel();
+  const uint4* source = reinterpret_cast<const uint4*>(data + load_l2(from + blockIdx.y) * bytes);
+  uint4* target = reinterpret_cast<uint4*>(data + load_l2(to + blockIdx.y) * bytes);
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < bytes / 16; i += int64_t{gridDim.x} * blockDim.x) {
+    target[i] = load_l2(source + i);
+  }
+}
+
+}  // namespace
+
+cudaError_t LaunchRow(const RowParams& p, bool f32_activations, cudaStream_t stream) {
+  return f32_activations ? Launch(start_row<float>, dim3(p.tokens), dim3(kThreads), 0, stream, p)
+                         : Launch(start_row<bf16>, dim3(p.tokens), dim3(kThreads), 0, stream, p);
+}
+
+cudaError_t LaunchRope(const RopeParams& p, bool f32_activations, cudaStream_t stream) {
+  return f32_activations ? Launch(rope_cache<float>, dim3(p.tokens, p.kv_heads), dim3(kThreads), 0, stream, p)
+                         : Launch(rope_cache<bf16>, dim3(p.tokens, p.kv_heads), dim3(kThreads), 0, stream, p);
+}
+
+cudaError_t LaunchRingWrite(const KvView& view, const void* fresh, int element_bytes, int tokens,
+                            const TokenMeta& meta, cudaStream_t stream) {
+  return element_bytes == 4 ? Launch(write_ring<float>, dim3(tokens), dim3(kThreads), 0, stream, view,
+                                     static_cast<const float*>(fresh), meta)
+                            : Launch(write_ring<bf16>, dim3(tokens), dim3(kThreads), 0, stream, view,
+                                     static_cast<const bf16*>(fresh), meta);
+}
+
+cudaError_t LaunchCacheCopy(const KvView& view, int element_bytes, const int* from, const int* to, int count,
+                            cudaStream_t stream) {
+  const int64_t bytes = int64_t{view.kv_heads} * view.rows * view.dim * element_bytes;
+  return Launch(copy_cache, dim3(8, count), dim3(kThreads), 0, stream, static_cast<uint8_t*>(view.data), bytes, from,
+                to);
+}
+
+}  // namespace minimo::cuda

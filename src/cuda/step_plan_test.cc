@@ -1,0 +1,104 @@
+#include "cuda/step_plan.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <set>
+
+#include "cuda/weight_tiles.h"
+
+namespace minimo::cuda {
+namespace {
+
+StepRecord Prefill(int past, int tokens, int blocks) {
+  StepRecord step;
+  step.tokens.assign(static_cast<size_t>(tokens), 3);
+  step.sequences = {{0, tokens, past, 0, blocks, -1, 1}};
+  for (int i = 0; i < blocks; ++i) step.block_tables.push_back(i);
+  return step;
+}
+
+TEST(StepPlan, PositionsTablesAndLogitRowsOfAMixedStep) {
+  StepRecord step = Prefill(5, 7, 1);
+  step.tokens.push_back(9);
+  step.sequences.push_back({7, 1, 40, 1, 3, 2, 1});
+  step.block_tables.insert(step.block_tables.end(), {4, 5, 6});
+  const StepLayout layout{16, {6}};
+  StepPlan plan;
+  ASSERT_TRUE(PlanStep(step, layout, 10, 8, 4, &plan).ok());
+  const int32_t* at = plan.packed.data();
+  EXPECT_EQ(plan.tokens, 8);
+  EXPECT_FALSE(plan.one_token_each);
+  EXPECT_EQ(at[layout.Positions() + 6], 11);
+  EXPECT_EQ(at[layout.Last() + 0], 11);
+  EXPECT_EQ(at[layout.Past() + 3], 5);
+  EXPECT_EQ(at[layout.Positions() + 7], 40);
+  EXPECT_EQ(at[layout.BlockTableOf() + 7], 1);
+  EXPECT_EQ(at[layout.RingOf() + 7], 2);
+  EXPECT_EQ(plan.logit_rows, 2);
+  EXPECT_EQ(at[layout.LogitRows()], 6);
+  EXPECT_EQ(at[layout.LogitRows() + 1], 7);
+  EXPECT_EQ(at[layout.BlockTables() + 3], 6);
+}
+
+TEST(StepPlan, DecodeIsOneTokenAndOneRowEach) {
+  StepRecord step;
+  step.tokens = {1, 2};
+  step.sequences = {{0, 1, 3, 0, 1, -1, 1}, {1, 1, 9, 0, 1, -1, 1}};
+  step.block_tables = {0};
+  StepPlan plan;
+  ASSERT_TRUE(PlanStep(step, {4, {8}}, 10, 1, 0, &plan).ok());
+  EXPECT_TRUE(plan.one_token_each);
+  step.sequences[1].num_logits = 0;
+  ASSERT_TRUE(PlanStep(step, {4, {8}}, 10, 1, 0, &plan).ok());
+  EXPECT_FALSE(plan.one_token_each);
+}
+
+// Tiles cover every (token, head of the group) row of every sequence exactly once, and stay within their section.
+TEST(StepPlan, TilesCoverEveryRowOnce) {
+  const StepLayout layout{300, {6, 16, 1}};
+  StepRecord step;
+  for (const int n : {1, 64, 11, 200, 3, 1}) {
+    step.sequences.push_back({static_cast<int32_t>(step.tokens.size()), n, 0, 0, 1, -1, 0});
+    step.tokens.resize(step.tokens.size() + n);
+  }
+  step.block_tables = {0};
+  StepPlan plan;
+  ASSERT_TRUE(PlanStep(step, layout, 10, 1, 0, &plan).ok());
+  for (size_t g = 0; g < layout.groups.size(); ++g) {
+    std::set<std::pair<int, int>> rows;
+    EXPECT_LE(layout.Tiles(g) + 4 * plan.tiles[g], layout.Tiles(g + 1));
+    EXPECT_EQ(layout.Tiles(g) % 4, 0);
+    for (int i = 0; i < plan.tiles[g]; ++i) {
+      const int32_t* tile = plan.packed.data() + layout.Tiles(g) + 4 * i;
+      for (int r = tile[2]; r < std::min(tile[2] + kPrefillTileRows, tile[1] * layout.groups[g]); ++r) {
+        EXPECT_TRUE(rows.emplace(tile[0], r).second);
+      }
+    }
+    EXPECT_EQ(rows.size(), step.tokens.size() * layout.groups[g]);
+  }
+}
+
+TEST(StepPlan, RefusesWhatDoesNotFit) {
+  StepPlan plan;
+  EXPECT_FALSE(PlanStep(Prefill(0, 9, 1), {8, {1}}, 10, 1, 0, &plan).ok());   // too many tokens
+  EXPECT_FALSE(PlanStep(Prefill(0, 4, 2), {8, {1}}, 10, 1, 0, &plan).ok());   // block 1 of 1
+  EXPECT_FALSE(PlanStep(Prefill(0, 4, 1), {8, {1}}, 3, 1, 0, &plan).ok());    // token 3 of 3
+  StepRecord step = Prefill(0, 4, 1);
+  step.sequences[0].ring = 2;
+  EXPECT_FALSE(PlanStep(step, {8, {1}}, 10, 1, 2, &plan).ok());
+  step = Prefill(0, 4, 1);
+  step.sequences[0].num_tokens = 5;
+  EXPECT_FALSE(PlanStep(step, {8, {1}}, 10, 1, 2, &plan).ok());
+}
+
+TEST(WeightTiles, BytesOfTheReleasedShapes) {
+  const TileShape qkv{TileFormat::kFp8, 8192 / 16, 3072 / 128};
+  EXPECT_EQ(qkv.WeightBytes(), 8192 * 3072);
+  EXPECT_EQ(qkv.ScaleBytes(), 512 * 24 * 8);
+  const TileShape up{TileFormat::kInt4, 2 * 1536 / 16, 3072 / 128, 64};
+  EXPECT_EQ(up.WeightBytes() + up.ScaleBytes(), 2 * 1536 * 3072 * 17 / 32);  // 4.25 bits
+}
+
+}  // namespace
+}  // namespace minimo::cuda

@@ -1,0 +1,190 @@
+#include "cuda/upload_cuda.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/float_types.h"
+#include "base/thread_team.h"
+#include "cuda/kernels/repack.cuh"
+
+namespace minimo::cuda {
+namespace {
+
+int64_t Align(int64_t bytes) { return (bytes + 255) / 256 * 256; }
+
+SourceType SourceOf(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::kF32: return SourceType::kF32;
+    case WeightFormat::kF16: return SourceType::kF16;
+    case WeightFormat::kBf16: return SourceType::kBf16;
+    case WeightFormat::kInt4Group: return SourceType::kInt4;
+    default: return SourceType::kFp8;
+  }
+}
+
+float Element(const WeightView& v, int64_t r, int64_t c) {
+  const std::byte* row = v.Row(r);
+  switch (v.format) {
+    case WeightFormat::kF32: return reinterpret_cast<const float*>(row)[c];
+    case WeightFormat::kF16: return ToFloat(reinterpret_cast<const Fp16*>(row)[c]);
+    case WeightFormat::kBf16: return ToFloat(reinterpret_cast<const Bf16*>(row)[c]);
+    case WeightFormat::kInt4Group: {
+      const int nibble = static_cast<int>(row[c / 2]) >> (c % 2 * 4) & 0xf;
+      return static_cast<float>(nibble - 8) * ToFloat(v.group_scales[r * v.scale_stride + c / v.group_size]);
+    }
+    default: {
+      const float scale = v.scales ? v.ScaleRow(r)[(v.first_col + c) / kScaleBlock] : 1.0f;
+      return ToFloat(reinterpret_cast<const Fp8E4M3*>(row)[c]) * scale;
+    }
+  }
+}
+
+}  // namespace
+
+Status Uploader::Allocate() {
+  for (int i = 0; i < kSlots; ++i) {
+    MINIMO_TRY(host_[i].Allocate(kSlotBytes));
+    MINIMO_TRY(device_[i].Allocate(kSlotBytes));
+    MINIMO_TRY(done_[i].Create());
+  }
+  return {};
+}
+
+Result<int> Uploader::NextSlot() {
+  const int slot = next_;
+  next_ = (next_ + 1) % kSlots;
+  MINIMO_CUDA_TRY(cudaEventSynchronize(done_[slot].get()));
+  return slot;
+}
+
+Status Uploader::Send(int slot, int64_t bytes) {
+  return ToStatus(cudaMemcpyAsync(device_[slot].As(), host_[slot].As(), static_cast<size_t>(bytes),
+                                  cudaMemcpyHostToDevice, stream_),
+                  "upload");
+}
+
+void Uploader::ParallelCopy(void* to, const void* from, int64_t bytes) {
+  team_.ParallelFor(bytes, int64_t{1} << 18, [&](int64_t begin, int64_t end) {
+    std::memcpy(static_cast<uint8_t*>(to) + begin, static_cast<const uint8_t*>(from) + begin,
+                static_cast<size_t>(end - begin));
+  });
+}
+
+Status Uploader::Copy(void* device, const void* host, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += kSlotBytes) {
+    const int64_t count = std::min(kSlotBytes, bytes - at);
+    MINIMO_ASSIGN(const int slot, NextSlot());
+    ParallelCopy(host_[slot].As(), static_cast<const uint8_t*>(host) + at, count);
+    MINIMO_CUDA_TRY(cudaMemcpyAsync(static_cast<uint8_t*>(device) + at, host_[slot].As(), static_cast<size_t>(count),
+                                    cudaMemcpyHostToDevice, stream_));
+    MINIMO_CUDA_TRY(cudaEventRecord(done_[slot].get(), stream_));
+  }
+  return {};
+}
+
+Status Uploader::CopyAsFloat(float* device, const WeightView& view) {
+  const int64_t rows_a_slot = std::max<int64_t>(1, kSlotBytes / (view.cols * 4));
+  for (int64_t first = 0; first < view.rows; first += rows_a_slot) {
+    const int64_t count = std::min(rows_a_slot, view.rows - first);
+    MINIMO_ASSIGN(const int slot, NextSlot());
+    float* to = host_[slot].As<float>();
+    team_.ParallelFor(count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        for (int64_t c = 0; c < view.cols; ++c) to[r * view.cols + c] = Element(view, first + r, c);
+      }
+    });
+    MINIMO_CUDA_TRY(cudaMemcpyAsync(device + first * view.cols, to, static_cast<size_t>(count * view.cols * 4),
+                                    cudaMemcpyHostToDevice, stream_));
+    MINIMO_CUDA_TRY(cudaEventRecord(done_[slot].get(), stream_));
+  }
+  return {};
+}
+
+int64_t Uploader::PutRows(uint8_t* to, const WeightView& view, int64_t first, int64_t count) {
+  const int64_t row_bytes = view.cols * view.ElementBits() / 8;
+  if (view.row_bytes == row_bytes) {
+    ParallelCopy(to, view.Row(first), count * row_bytes);
+  } else {
+    team_.ParallelFor(count, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        std::memcpy(to + r * row_bytes, view.Row(first + r), static_cast<size_t>(row_bytes));
+      }
+    });
+  }
+  return count * row_bytes;
+}
+
+// A slot holds, for each source, rows, then a scale row for each row of the source (the fused grids have no simpler
+// form that all cases share): float [ceil(rows / 8), scale columns].
+Status Uploader::Repack(const TileShape& shape, const WeightView& top, const WeightView* bottom, uint8_t* weights,
+                        uint8_t* scales) {
+  const bool interleaved = bottom != nullptr;
+  const WeightView* sources[2] = {&top, interleaved ? bottom : &top};
+  const int distinct = interleaved ? 2 : 1;
+  const int64_t tile_rows = interleaved ? 8 : 16;  // of a source in one tile
+  const int64_t row_bytes = top.cols * std::max(top.ElementBits(), sources[1]->ElementBits()) / 8;
+  const bool int4 = top.format == WeightFormat::kInt4Group;
+  if (int4 && (top.cols % 8 != 0 || sources[1]->group_size != top.group_size)) {
+    return Errorf("4-bit weights of {} columns in groups of {} are not supported on CUDA: columns must come in eights "
+                  "and gate and up share a group size", top.cols, top.group_size);
+  }
+  const int64_t group = int4 ? top.group_size : kScaleBlock;
+  const int64_t scale_cols = (top.cols + group - 1) / group;
+  const int64_t bytes_a_row = distinct * (row_bytes + scale_cols * 4 + 8);
+  const int64_t rows_a_slot = (kSlotBytes - 8192) / bytes_a_row / tile_rows * tile_rows;
+  if (rows_a_slot == 0) return Errorf("a row of {} bytes does not fit the upload slots", row_bytes);
+  if (top.format != sources[1]->format) return Errorf("gate and up projections have different formats");
+  const int64_t unit_bytes = int64_t{shape.units} * UnitBytes(shape.format);
+  const int64_t unit_scales = int64_t{shape.units} * UnitScaleBytes(shape.format, shape.group_cols);
+  for (int64_t first = 0; first < top.rows; first += rows_a_slot) {
+    const int64_t count = std::min(rows_a_slot, top.rows - first);
+    MINIMO_ASSIGN(const int slot, NextSlot());
+    RepackParams p;
+    p.source = SourceOf(top.format);
+    p.shape = shape;
+    if (int4) p.shape.group_cols = top.group_size;
+    p.shape.tiles = static_cast<int>((count + tile_rows - 1) / tile_rows);
+    p.interleaved = interleaved;
+    p.rows = static_cast<int>(count);
+    p.cols = static_cast<int>(top.cols);
+    p.scale_cols = static_cast<int>(scale_cols);
+    int64_t at = 0;
+    for (int s = 0; s < distinct; ++s) {
+      const WeightView& v = *sources[s];
+      const void* data = device_[slot].As(at);
+      at = Align(at + PutRows(host_[slot].As(at), v, first, count));
+      const void* scale = nullptr;
+      if (v.format == WeightFormat::kFp8Block) {
+        scale = device_[slot].As(at);
+        float* to = host_[slot].As<float>(at);
+        for (int64_t r = 0; r < count; ++r) {
+          for (int64_t c = 0; c < scale_cols; ++c) {
+            to[r * scale_cols + c] = v.scales ? v.ScaleRow(first + r)[v.first_col / kScaleBlock + c] : 1.0f;
+          }
+        }
+        at = Align(at + count * scale_cols * 4);
+      }
+      if (int4) {
+        scale = device_[slot].As(at);
+        Bf16* to = host_[slot].As<Bf16>(at);
+        for (int64_t r = 0; r < count; ++r) {
+          std::memcpy(to + r * scale_cols, v.group_scales + (first + r) * v.scale_stride,
+                      static_cast<size_t>(scale_cols) * 2);
+        }
+        at = Align(at + count * scale_cols * 2);
+      }
+      (s == 0 ? p.top : p.bottom) = data;
+      (s == 0 ? p.top_scale : p.bottom_scale) = scale;
+    }
+    if (!interleaved) p.bottom = p.top, p.bottom_scale = p.top_scale;
+    const int64_t first_tile = first / tile_rows;
+    p.weights = weights + first_tile * unit_bytes;
+    p.scales = scales + first_tile * unit_scales;
+    MINIMO_TRY(Send(slot, at));
+    MINIMO_CUDA_TRY(LaunchRepack(p, stream_));
+    MINIMO_CUDA_TRY(cudaEventRecord(done_[slot].get(), stream_));
+  }
+  return {};
+}
+
+}  // namespace minimo::cuda

@@ -1,0 +1,381 @@
+// Checks and measures the CUDA backend in one go on a machine with a GPU: see tools/gpu_check.
+//   gpu_check golden SHARED MODELS   every golden checkpoint, f32 and bf16, whole and chunked, and greedy text
+//   gpu_check real                   one layer of each kind at real shapes against the CPU executor
+//   gpu_check decode MODEL LAYERS FORMAT BATCHES CONTEXT   random weights: time a step, share of the memory floor
+//   gpu_check prefill MODEL LAYERS FORMAT TOKENS
+// Prints JSON lines, one a check or measurement; exits 1 if a check fails.
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <sstream>
+
+#include "base/thread_team.h"
+#include "checkpoint/safetensors.h"
+#include "cuda/cuda_executor.h"
+#include "engine/cpu_executor.h"
+#include "layers/kv_storage.h"
+#include "models/kv_layout.h"
+#include "models/loader.h"
+#include "tests/gpu/synthetic_model.h"
+
+namespace minimo::testing {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using cuda::CudaExecutor;
+using cuda::CudaOptions;
+
+int g_failures = 0;
+
+void Print(const Json& line) {
+  std::printf("%s\n", line.dump().c_str());
+  std::fflush(stdout);
+}
+
+void Check(Json line, bool ok) {
+  line["ok"] = ok;
+  if (!ok) ++g_failures;
+  Print(line);
+}
+
+bool Failed(const Status& status, const std::string& where) {
+  if (status.ok()) return false;
+  Check({{"check", where}, {"error", status.error().message}}, false);
+  return true;
+}
+
+// ||got - expected|| / ||expected||; NaN counts as infinite.
+double RelativeError(std::span<const float> got, std::span<const float> expected) {
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    difference += (double{got[i]} - expected[i]) * (double{got[i]} - expected[i]);
+    norm += double{expected[i]} * expected[i];
+  }
+  const double error = std::sqrt(difference / norm);
+  return std::isnan(error) ? INFINITY : error;
+}
+
+KvLayout LayoutFor(const ModelSpec& spec, bool f32, int sequences, int tokens_each) {
+  KvLayout layout = MakeKvLayout(spec, f32 ? DType::kF32 : DType::kBf16, 16);
+  const int blocks = (tokens_each + 15) / 16;
+  layout.num_blocks = sequences * blocks;
+  layout.num_rings = layout.ring_tokens > 0 ? sequences : 0;
+  return layout;
+}
+
+// Step of `sequences` sequences with n new tokens each, blocks dealt out in an interleaved order.
+StepRecord MakeStep(const KvLayout& layout, int sequences, int past, int n, int tokens_each, int logits,
+                    std::span<const int32_t> ids) {
+  StepRecord step;
+  const int blocks = (tokens_each + layout.block_size - 1) / layout.block_size;
+  for (int s = 0; s < sequences; ++s) {
+    step.sequences.push_back({static_cast<int32_t>(step.tokens.size()), n, past,
+                              static_cast<int32_t>(step.block_tables.size()), blocks,
+                              layout.num_rings > 0 ? s : -1, logits});
+    for (int b = 0; b < blocks; ++b) step.block_tables.push_back(b * sequences + s);
+    step.tokens.insert(step.tokens.end(), ids.begin() + s * n, ids.begin() + (s + 1) * n);
+  }
+  return step;
+}
+
+Result<std::vector<float>> AllLogits(CudaExecutor& executor, const std::vector<int32_t>& ids, size_t chunk) {
+  std::vector<float> logits;
+  for (size_t at = 0; at < ids.size(); at += chunk) {
+    const size_t n = std::min(chunk, ids.size() - at);
+    const StepRecord step = MakeStep(executor.kv_layout(), 1, static_cast<int>(at), static_cast<int>(n),
+                                     static_cast<int>(ids.size()), static_cast<int>(n), {ids.data() + at, n});
+    std::span<float> out;
+    MINIMO_TRY(executor.Run(step, &out));
+    logits.insert(logits.end(), out.begin(), out.end());
+  }
+  return logits;
+}
+
+void CheckGreedy(CudaExecutor& executor, const Json& c, const std::string& name, bool f32) {
+  const auto prompt = c["prompt_ids"].get<std::vector<int32_t>>();
+  const auto expected = c.contains("greedy_ids") ? c["greedy_ids"].get<std::vector<int32_t>>() : std::vector<int32_t>();
+  if (expected.empty()) return;
+  const int total = static_cast<int>(prompt.size() + expected.size());
+  std::vector<int32_t> next = prompt;
+  int past = 0, equal = 0;
+  double gap = 0;
+  for (const int32_t want : expected) {
+    std::span<float> out;
+    const StepRecord step = MakeStep(executor.kv_layout(), 1, past, static_cast<int>(next.size()), total, 1, next);
+    if (Failed(executor.Run(step, &out), name)) return;
+    past += static_cast<int>(next.size());
+    const auto best = std::max_element(out.begin(), out.end());
+    const int32_t got = static_cast<int32_t>(best - out.begin());
+    if (got != want) {
+      gap = double{*best} - out[want];
+      break;
+    }
+    ++equal;
+    next = {got};
+  }
+  const bool all = equal == static_cast<int>(expected.size());
+  Check({{"check", "greedy"}, {"model", name}, {"dtype", f32 ? "f32" : "bf16"}, {"equal", equal},
+         {"tokens", expected.size()}, {"gap_at_first_difference", gap}},
+        all || (!f32 && gap < 0.1));
+}
+
+void CheckGolden(const std::string& name, const std::string& folder, const std::string& golden,
+                 const std::string& cases, ThreadTeam& team) {
+  auto model = LoadModel(folder);
+  auto file = SafetensorsFile::Open(golden);
+  if (!model.ok() || !file.ok()) return Check({{"check", name}, {"error", "cannot load"}}, false);
+  for (const bool f32 : {true, false}) {
+    CudaOptions options;
+    options.f32 = f32;
+    options.max_tokens = 1024;
+    auto executor = CudaExecutor::Create(model->spec, &model->weights, LayoutFor(model->spec, f32, 1, 1024), options, team);
+    if (!executor.ok()) return Check({{"check", name}, {"error", executor.error().message}}, false);
+    double worst = 0;
+    int count = 0;
+    bool same_bits = true;
+    for (const auto& [tensor, view] : file->tensors()) {
+      const std::string key = "input_ids";
+      if (!tensor.ends_with(key)) continue;
+      const std::vector<int32_t> ids(view.As<int32_t>(), view.As<int32_t>() + NumElements(view.shape));
+      const TensorView& expected = file->tensors().at(tensor.substr(0, tensor.size() - key.size()) + "logits");
+      const auto size = static_cast<size_t>(NumElements(expected.shape));
+      for (const size_t chunk : {size_t{1024}, size_t{37}, size_t{1}, size_t{1}}) {
+        auto logits = AllLogits(**executor, ids, chunk);
+        if (!logits.ok()) return Check({{"check", name}, {"error", logits.error().message}}, false);
+        worst = std::max(worst, RelativeError({logits->data() + logits->size() - size, size},
+                                              {expected.As<float>(), size}));
+        if (chunk == 37) {
+          auto again = AllLogits(**executor, ids, chunk);
+          same_bits = same_bits && again.ok() && *again == *logits;
+        }
+        ++count;
+      }
+    }
+    Check({{"check", "golden"}, {"model", name}, {"dtype", f32 ? "f32" : "bf16"}, {"runs", count},
+           {"worst_relative_error", worst}, {"bound", f32 ? 1e-4 : 1e-2}, {"same_bits_again", same_bits}},
+          worst < (f32 ? 1e-4 : 1e-2) && same_bits);
+    if (cases.empty()) continue;
+    std::FILE* f = std::fopen(cases.c_str(), "rb");
+    if (f == nullptr) continue;
+    std::string text(size_t{1} << 22, '\0');
+    text.resize(std::fread(text.data(), 1, text.size(), f));
+    std::fclose(f);
+    const auto json = Json::parse(text, nullptr, false);
+    for (const auto& c : json.is_array() ? json : json.value("cases", Json::array())) {
+      CheckGreedy(**executor, c, name, f32);
+    }
+  }
+}
+
+void Golden(const std::string& shared, const std::string& models) {
+  ThreadTeam team(0);
+  for (const char* nano : {"nano-minimax-m2", "nano-mimo-v2-flash"}) {
+    const std::string folder = shared + "/golden/" + nano;
+    CheckGolden(nano, models + "/" + nano, folder + "/golden.safetensors", folder + "/cases.json", team);
+  }
+  for (const char* random : {"mimo-a", "mimo-b", "mimo-c", "mimo-hub", "minimax-a", "minimax-b", "minimax-c"}) {
+    const std::string folder = shared + "/golden/random/" + random;
+    CheckGolden(random, folder, folder + "/golden.safetensors", "", team);
+  }
+}
+
+// Prompts of `prompt` tokens for each of `batch` sequences, then decode steps, both executors fed the same tokens.
+void CompareReal(const std::string& name, const LoadedModel& model, bool f32, int batch, int prompt, int steps,
+                 ThreadTeam& team) {
+  CudaOptions options;
+  options.f32 = f32;
+  options.max_tokens = std::max(batch * prompt, batch);
+  const int total = prompt + steps;
+  const KvLayout layout = LayoutFor(model.spec, f32, batch, total);
+  auto gpu = CudaExecutor::Create(model.spec, &model.weights, layout, options, team);
+  auto cpu = CpuExecutor::Create(model, LayoutFor(model.spec, true, batch, total), DType::kF32, 0);
+  if (!gpu.ok()) return Check({{"check", name}, {"error", gpu.error().message}}, false);
+  if (!cpu.ok()) return Check({{"check", name}, {"error", cpu.error().message}}, false);
+  std::vector<int32_t> ids;
+  for (int i = 0; i < batch * total; ++i) ids.push_back((i * 7919 + i / 3 * 131) % model.spec.vocab);
+  double prefill_error = 0, decode_error = 0;
+  int past = 0, at = 0;
+  for (int i = 0; i <= steps; ++i) {
+    const int n = i == 0 ? prompt : 1;
+    const StepRecord step = MakeStep(layout, batch, past, n, total, 1, {ids.data() + at, static_cast<size_t>(n * batch)});
+    std::span<float> a;
+    StepOutput b;
+    if (Failed((*gpu)->Run(step, &a), name) || Failed((*cpu)->Run(step, &b), name)) return;
+    (i == 0 ? prefill_error : decode_error) =
+        std::max(i == 0 ? prefill_error : decode_error, RelativeError(a, b.logits));
+    past += n;
+    at += n * batch;
+  }
+  const double bound = f32 ? 1e-4 : 1e-2;
+  Check({{"check", "real shapes"}, {"model", name}, {"dtype", f32 ? "f32" : "bf16"}, {"batch", batch},
+         {"prompt", prompt}, {"prefill_error", prefill_error}, {"decode_error", decode_error}, {"bound", bound}},
+        prefill_error < bound && decode_error < bound);
+}
+
+void Real() {
+  ThreadTeam team(0);
+  for (const ExpertFormat format : {ExpertFormat::kFp8, ExpertFormat::kInt4}) {
+    const std::string tail = format == ExpertFormat::kFp8 ? " fp8" : " int4";
+    const SyntheticModel m2(M2Spec(2, 16, 1000), format, 64, 1);
+    const SyntheticModel mimo(MiMoSpec(3, 16, 1000), format, 32, 2);
+    ModelSpec full = MiMoSpec(6, 12, 1000);
+    full.layers = {full.layers[5]};
+    const SyntheticModel mimo_full(full, format, 128, 3);
+    for (const bool f32 : {true, false}) {
+      CompareReal("m2" + tail, m2.model(), f32, 1, 200, 3, team);
+      CompareReal("mimo" + tail, mimo.model(), f32, 1, 200, 3, team);
+      CompareReal("mimo full" + tail, mimo_full.model(), f32, 1, 150, 3, team);
+    }
+    CompareReal("m2" + tail, m2.model(), false, 3, 40, 3, team);
+    CompareReal("m2" + tail, m2.model(), false, 12, 17, 3, team);
+    CompareReal("m2" + tail, m2.model(), false, 40, 5, 3, team);
+    CompareReal("mimo" + tail, mimo.model(), false, 5, 40, 3, team);
+    CompareReal("mimo" + tail, mimo.model(), false, 70, 3, 3, team);
+  }
+}
+
+// "m2 8 w4": spec, options.
+struct BenchModel {
+  ModelSpec spec;
+  CudaOptions options;
+  std::string name;
+};
+BenchModel MakeBench(const std::string& model, int layers, const std::string& format) {
+  BenchModel b;
+  b.name = model;
+  b.spec = model == "m2" ? M2Spec(layers > 0 ? layers : 62, 256, 200064) : MiMoSpec(layers > 0 ? layers : 48, 256, 152576);
+  b.options.random_weights = true;
+  if (format != "fp8") b.options.random_int4_group = 64, b.options.random_fp8_head = true;
+  return b;
+}
+
+std::vector<int> Numbers(const std::string& text) {
+  std::vector<int> numbers;
+  std::stringstream stream(text);
+  for (std::string part; std::getline(stream, part, ',');) numbers.push_back(std::stoi(part));
+  return numbers;
+}
+
+int64_t ExpectedExperts(int tokens) {
+  return std::llround(256 * (1 - std::pow(31.0 / 32.0, tokens)));
+}
+
+// Bytes one step of `batch` sequences at `context` must read, uniform routing, head included if `head`.
+double FloorBytes(const BenchModel& b, const CudaExecutor& e, int batch, int context, bool head) {
+  double bytes = static_cast<double>(e.layer_bytes_per_token());
+  const double bits = b.options.random_int4_group > 0 ? 4.25 : 8.0;
+  for (const LayerSpec& l : b.spec.layers) {
+    const AttentionSpec& a = l.attention;
+    const int64_t seen = a.window > 0 ? std::min(context, a.window) : context;
+    bytes += 2.0 * batch * seen * a.kv_heads * (a.head_dim + a.v_head_dim);
+    if (l.moe) bytes += (ExpectedExperts(batch) - 8) * 3.0 * b.spec.hidden * b.spec.moe.intermediate * bits / 8;
+  }
+  return head ? bytes + e.head_bytes() : bytes;
+}
+
+void Decode(const std::string& model, int layers, const std::string& format, const std::vector<int>& batches,
+            int context, double bandwidth) {
+  ThreadTeam team(0);
+  BenchModel b = MakeBench(model, layers, format);
+  const int most = *std::max_element(batches.begin(), batches.end());
+  constexpr int kSteps = 24;
+  const int tokens_each = context + 4 * kSteps + 16;
+  b.options.max_tokens = std::max(most, 256);
+  const KvLayout layout = LayoutFor(b.spec, false, most, tokens_each);
+  const auto start = std::chrono::steady_clock::now();
+  auto made = CudaExecutor::Create(b.spec, nullptr, layout, b.options, team);
+  if (!made.ok()) return Check({{"check", "decode " + model}, {"error", made.error().message}}, false);
+  CudaExecutor& e = **made;
+  const double start_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  for (const int batch : batches) {
+    std::vector<int32_t> ids, last;
+    for (int i = 0; i < batch; ++i) ids.push_back(i * 977 % b.spec.vocab);
+    StepRecord step = MakeStep(layout, batch, context, 1, tokens_each, 1, ids);
+    std::vector<double> times;
+    for (int repeat = 0; repeat < 4; ++repeat) {
+      const auto seconds = e.DecodeOnDevice(step, kSteps, &last);
+      if (!seconds.ok()) return Check({{"check", "decode " + model}, {"error", seconds.error().message}}, false);
+      if (repeat > 0) times.push_back(*seconds / kSteps * 1e3);
+      step.tokens = last;
+    }
+    std::sort(times.begin(), times.end());
+    std::span<float> out;
+    std::vector<double> run_ms;
+    for (int repeat = 0; repeat < 6; ++repeat) {
+      const auto begin = std::chrono::steady_clock::now();
+      if (Failed(e.Run(step, &out), "decode")) return;
+      run_ms.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() * 1e3);
+    }
+    std::sort(run_ms.begin(), run_ms.end());
+    const double floor_ms = FloorBytes(b, e, batch, context, true) / bandwidth * 1e3;
+    Print({{"bench", "decode"}, {"model", model}, {"layers", b.spec.num_layers()}, {"format", format}, {"batch", batch},
+           {"context", context}, {"ms", times[1]}, {"ms_min", times[0]}, {"ms_max", times[2]},
+           {"run_with_logits_to_host_ms", run_ms[2]}, {"floor_ms", floor_ms}, {"share_of_floor", floor_ms / times[1]},
+           {"tok_s", batch / times[1] * 1e3}, {"start_s", start_s}, {"last_tokens", std::vector<int32_t>(last.begin(), last.begin() + std::min(4, batch))}});
+  }
+  int64_t most_load = 0, all_load = 0, used = 0;
+  const auto load = e.GetExpertLoad();
+  for (const int64_t c : load.counts) most_load = std::max(most_load, c), all_load += c, used += c > 0;
+  Print({{"bench", "routing"}, {"model", model}, {"experts_used_share", static_cast<double>(used) / load.counts.size()},
+         {"max_over_mean", most_load * static_cast<double>(load.counts.size()) / all_load}});
+}
+
+void Prefill(const std::string& model, int layers, const std::string& format, const std::vector<int>& lengths) {
+  ThreadTeam team(0);
+  BenchModel b = MakeBench(model, layers, format);
+  const int most = *std::max_element(lengths.begin(), lengths.end());
+  b.options.max_tokens = most;
+  const KvLayout layout = LayoutFor(b.spec, false, 1, most);
+  auto made = CudaExecutor::Create(b.spec, nullptr, layout, b.options, team);
+  if (!made.ok()) return Check({{"check", "prefill " + model}, {"error", made.error().message}}, false);
+  for (const int n : lengths) {
+    std::vector<int32_t> ids;
+    for (int i = 0; i < n; ++i) ids.push_back(static_cast<int32_t>((int64_t{i} * 7919 + 13) % b.spec.vocab));
+    const StepRecord step = MakeStep(layout, 1, 0, n, most, 1, ids);
+    std::vector<double> times;
+    std::span<float> out;
+    for (int repeat = 0; repeat < 4; ++repeat) {
+      const auto begin = std::chrono::steady_clock::now();
+      if (Failed((*made)->Run(step, &out), "prefill")) return;
+      if (repeat > 0) times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    }
+    std::sort(times.begin(), times.end());
+    Print({{"bench", "prefill"}, {"model", model}, {"layers", b.spec.num_layers()}, {"format", format}, {"tokens", n},
+           {"ms", times[1] * 1e3}, {"tok_s", n / times[1]}, {"ms_a_layer", times[1] * 1e3 / b.spec.num_layers()}});
+  }
+}
+
+int Main(int argc, char** argv) {
+  const std::vector<std::string> args(argv + 1, argv + argc);
+  const auto device = cuda::FindCudaDevice(0);
+  if (!device.ok()) {
+    std::fprintf(stderr, "gpu_check: %s\n", device.error().message.c_str());
+    return 1;
+  }
+  Print({{"device", device->name}, {"free_bytes", device->free_bytes}});
+  // Measured read bandwidth of a stream (PERFORMANCE, "What the machines give").
+  const double bandwidth = device->name.find("H200") != std::string::npos ? 4.54e12 : 3.11e12;
+  if (args.size() == 3 && args[0] == "golden") {
+    Golden(args[1], args[2]);
+  } else if (args.size() == 1 && args[0] == "real") {
+    Real();
+  } else if (args.size() == 6 && args[0] == "decode") {
+    Decode(args[1], std::stoi(args[2]), args[3], Numbers(args[4]), std::stoi(args[5]), bandwidth);
+  } else if (args.size() == 5 && args[0] == "prefill") {
+    Prefill(args[1], std::stoi(args[2]), args[3], Numbers(args[4]));
+  } else {
+    std::fprintf(stderr, "usage: gpu_check golden SHARED MODELS | real | decode MODEL LAYERS FORMAT BATCHES CONTEXT | "
+                         "prefill MODEL LAYERS FORMAT TOKENS\n");
+    return 2;
+  }
+  return g_failures == 0 ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace minimo::testing
+
+int main(int argc, char** argv) { return minimo::testing::Main(argc, argv); }
