@@ -1,6 +1,7 @@
 // Checks and measures the CUDA backend in one go on a machine with a GPU: see tools/gpu_check.
 //   gpu_check golden SHARED MODELS   every golden checkpoint, f32 and bf16, whole and chunked, and greedy text
 //   gpu_check real                   one layer of each kind at real shapes against the CPU executor
+//   gpu_check real-small             a few steps of it, for compute-sanitizer
 //   gpu_check decode MODEL LAYERS FORMAT BATCHES CONTEXT   random weights: time a step, share of the memory floor
 //   gpu_check prefill MODEL LAYERS FORMAT TOKENS
 // Prints JSON lines, one a check or measurement; exits 1 if a check fails.
@@ -238,6 +239,17 @@ void Real() {
   }
 }
 
+void RealSmall() {
+  ThreadTeam team(0);
+  const SyntheticModel m2(M2Spec(1, 8, 500), ExpertFormat::kFp8, 64, 1);
+  CompareReal("m2 fp8", m2.model(), false, 1, 20, 1, team);
+  CompareReal("m2 fp8", m2.model(), false, 3, 12, 1, team);
+  CompareReal("m2 fp8", m2.model(), true, 1, 5, 1, team);
+  const SyntheticModel mimo(MiMoSpec(2, 8, 500), ExpertFormat::kInt4, 32, 2);
+  CompareReal("mimo int4", mimo.model(), false, 1, 140, 1, team);
+  CompareReal("mimo int4", mimo.model(), false, 3, 12, 1, team);
+}
+
 // "m2 8 w4": spec, options.
 struct BenchModel {
   ModelSpec spec;
@@ -363,12 +375,14 @@ int Main(int argc, char** argv) {
     Golden(args[1], args[2]);
   } else if (args.size() == 1 && args[0] == "real") {
     Real();
+  } else if (args.size() == 1 && args[0] == "real-small") {
+    RealSmall();
   } else if (args.size() == 6 && args[0] == "decode") {
     Decode(args[1], std::stoi(args[2]), args[3], Numbers(args[4]), std::stoi(args[5]), bandwidth);
   } else if (args.size() == 5 && args[0] == "prefill") {
     Prefill(args[1], std::stoi(args[2]), args[3], Numbers(args[4]));
   } else {
-    std::fprintf(stderr, "usage: gpu_check golden SHARED MODELS | real | decode MODEL LAYERS FORMAT BATCHES CONTEXT | "
+    std::fprintf(stderr, "usage: gpu_check golden SHARED MODELS | real | real-small | decode MODEL LAYERS FORMAT BATCHES CONTEXT | "
                          "prefill MODEL LAYERS FORMAT TOKENS\n");
     return 2;
   }

@@ -1,6 +1,6 @@
 // Many tokens a sequence: a block takes 64 rows (token, head of the group) of one KV head of one sequence, 16 a warp,
 // and walks the keys they may see in tiles of 64 shared by the warps, two tiles in flight.
-// Shared memory: 2 * 64 * (272 or 400 + 272) bytes = 70 or 86 KB; registers about 170: two to three blocks an SM.
+// Shared memory: 2 * 64 * (272 or 400 + 272) bytes = 70 or 86 KB; registers about 200: two blocks an SM.
 #include "cuda/kernels/attention.cuh"
 #include "cuda/kernels/attention_tile.cuh"
 #include "cuda/kernels/kv_address.cuh"
@@ -31,29 +31,32 @@ __global__ void __launch_bounds__(kWarps * 32) attention_prefill(const Attention
   const int highest = tile.past + (min(tile.first_row + kRows, rows) - 1) / group;
   const int begin = p.window > 0 ? max(0, lowest - p.window + 1) : 0, end = highest + 1;
 
+  // Rows of the next tile: threads 0..63 find its keys, 64..127 its values; pages are looked up once a row.
+  __shared__ const bf16* row_of[2][kKeys];
+  const auto find_rows = [&](int first) {
+    const bool key = threadIdx.x < kKeys;
+    const KvView& view = key ? p.k : p.v;
+    const void* fresh = key ? p.fresh_k : p.fresh_v;
+    const int at = min(first + static_cast<int>(threadIdx.x % kKeys), end - 1);
+    row_of[!key][threadIdx.x % kKeys] =
+        fresh != nullptr && at >= tile.past
+            ? static_cast<const bf16*>(fresh) +
+                  (int64_t{tile.first_token + at - tile.past} * p.kv_heads + kv_head) * view.dim
+            : static_cast<const bf16*>(view.data) + cache_row(view, table, p.meta.block_tables, ring, at, kv_head);
+  };
   const auto request = [&](int first, int stage) {
     constexpr int kKeyPieces = kKeyDim / 8, kValuePieces = kValueDim / 8;
     uint8_t* keys = smem + stage * kStageBytes;
     uint8_t* values = keys + kKeys * Tile::kKeyRow;
-    const auto row = [&](const KvView& view, const void* fresh, int at) {
-      at = min(at, end - 1);
-      return fresh != nullptr && at >= tile.past
-                 ? static_cast<const bf16*>(fresh) +
-                       (int64_t{tile.first_token + at - tile.past} * p.kv_heads + kv_head) * view.dim
-                 : static_cast<const bf16*>(view.data) +
-                       cache_row(view, table, p.meta.block_tables, ring, at, kv_head);
-    };
 #pragma unroll
     for (int i = 0; i < kKeys * kKeyPieces / (kWarps * 32); ++i) {
       const int at = i * kWarps * 32 + threadIdx.x, r = at / kKeyPieces, piece = at % kKeyPieces;
-      copy_async16_or_zero(keys + r * Tile::kKeyRow + 16 * piece, row(p.k, p.fresh_k, first + r) + 8 * piece,
-                           first + r < end);
+      copy_async16_or_zero(keys + r * Tile::kKeyRow + 16 * piece, row_of[0][r] + 8 * piece, first + r < end);
     }
 #pragma unroll
     for (int i = 0; i < kKeys * kValuePieces / (kWarps * 32); ++i) {
       const int at = i * kWarps * 32 + threadIdx.x, r = at / kValuePieces, piece = at % kValuePieces;
-      copy_async16_or_zero(values + r * Tile::kValueRow + 16 * piece, row(p.v, p.fresh_v, first + r) + 8 * piece,
-                           first + r < end);
+      copy_async16_or_zero(values + r * Tile::kValueRow + 16 * piece, row_of[1][r] + 8 * piece, first + r < end);
     }
   };
 
@@ -70,35 +73,44 @@ __global__ void __launch_bounds__(kWarps * 32) attention_prefill(const Attention
                       (int64_t{tile.first_token + token} * p.heads + head) * kKeyDim
                 : nullptr;
   }
+  find_rows(begin);
+  __syncthreads();
   request(begin, 0);
   copy_commit();
+  __syncthreads();
+  find_rows(begin + kKeys);
   Tile a;
   a.clear();
   a.load_query(q[0], q[1]);
   int stage = 0;
   for (int first = begin; first < end; first += kKeys) {
+    __syncthreads();  // the next tile's rows are found, the other stage is free
     if (first + kKeys < end) request(first + kKeys, stage ^ 1);
     copy_commit();
     copy_wait<1>();
     __syncthreads();
+    find_rows(first + 2 * kKeys);
     const uint8_t* keys = smem + stage * kStageBytes;
     const uint8_t* values = keys + kKeys * Tile::kKeyRow;
-#pragma unroll 1
-    for (int part = 0; part < kKeys / 16; ++part) {
-      float scores[2][4];
-      a.score(keys + part * 16 * Tile::kKeyRow, scores);
+    float scores[kKeys / 8][4];
+    a.score(keys, scores);
+    const bool inside = first + kKeys - 1 <= lowest && first >= highest - (p.window > 0 ? p.window - 1 : highest);
+    if (!inside) {  // the tile crosses some row's border
 #pragma unroll
-      for (int n = 0; n < 2; ++n) {
+      for (int n = 0; n < kKeys / 8; ++n) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const int at = first + 16 * part + 8 * n + 2 * t + i % 2;
-          scores[n][i] = at <= position[i / 2] && at >= first_key[i / 2] ? scores[n][i] * (p.scale * kLog2E)
-                                                                       : -INFINITY;
+          const int at = first + 8 * n + 2 * t + i % 2;
+          if (at > position[i / 2] || at < first_key[i / 2]) scores[n][i] = -INFINITY;
         }
       }
-      a.add(scores, values + part * 16 * Tile::kValueRow);
     }
-    __syncthreads();
+#pragma unroll
+    for (int n = 0; n < kKeys / 8; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) scores[n][i] *= p.scale * kLog2E;
+    }
+    a.add(scores, values);
     stage ^= 1;
   }
   a.finish();

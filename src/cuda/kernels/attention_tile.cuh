@@ -1,4 +1,4 @@
-// The inner loop that decode and prefill share: 16 query rows of one warp against 16 keys in shared memory.
+// The inner loop that decode and prefill share: 16 query rows of one warp against 8 kT keys in shared memory.
 // A lane holds rows g and g + 8 (lane = 4 g + t). Key rows are padded by 16 bytes: 8 rows then fall into distinct banks.
 #pragma once
 
@@ -34,30 +34,37 @@ struct AttentionTile {
   }
 
   // scores[n]: keys 8n + 2t, 8n + 2t + 1 of rows g (0, 1) and g + 8 (2, 3).
-  __device__ __forceinline__ void score(const uint8_t* keys, float (&scores)[2][4]) const {
+  template <int kT>
+  __device__ __forceinline__ void score(const uint8_t* keys, float (&scores)[kT][4]) const {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
-    for (int n = 0; n < 2; ++n) {
+    for (int n = 0; n < kT; ++n) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) scores[n][i] = 0;
+    }
 #pragma unroll
-      for (int i = 0; i < kKeyDim / 32; ++i) {
+    for (int i = 0; i < kKeyDim / 32; ++i) {
+      const uint32_t a0[4] = {q[i][0].x, q[i][1].x, q[i][0].y, q[i][1].y};
+      const uint32_t a1[4] = {q[i][0].z, q[i][1].z, q[i][0].w, q[i][1].w};
+#pragma unroll
+      for (int n = 0; n < kT; ++n) {
         const uint4 k = *reinterpret_cast<const uint4*>(keys + (8 * n + g) * kKeyRow + 64 * i + 16 * t);
-        const uint32_t a0[4] = {q[i][0].x, q[i][1].x, q[i][0].y, q[i][1].y};
-        const uint32_t a1[4] = {q[i][0].z, q[i][1].z, q[i][0].w, q[i][1].w};
         mma_bf16(scores[n], a0, k.x, k.y);
         mma_bf16(scores[n], a1, k.z, k.w);
       }
     }
   }
 
-  // Adds 16 keys whose scores are already scaled (in powers of two: score * log2 e) and masked with -infinity.
-  __device__ __forceinline__ void add(float (&scores)[2][4], const uint8_t* values) {
+  // Adds 8 kT keys whose scores are already scaled (in powers of two: score * log2 e) and masked with -infinity.
+  template <int kT>
+  __device__ __forceinline__ void add(float (&scores)[kT][4], const uint8_t* values) {
     const int lane = threadIdx.x % 32;
     float keep[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      float m = fmaxf(fmaxf(scores[0][2 * r], scores[0][2 * r + 1]), fmaxf(scores[1][2 * r], scores[1][2 * r + 1]));
+      float m = -INFINITY;
+#pragma unroll
+      for (int n = 0; n < kT; ++n) m = fmaxf(m, fmaxf(scores[n][2 * r], scores[n][2 * r + 1]));
       m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 1));
       m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 2));
       m = fmaxf(m, most[r]);
@@ -66,7 +73,7 @@ struct AttentionTile {
       most[r] = m;
       sum[r] *= keep[r];
 #pragma unroll
-      for (int n = 0; n < 2; ++n) {
+      for (int n = 0; n < kT; ++n) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           scores[n][2 * r + i] = exp2f(scores[n][2 * r + i] - base);
@@ -74,21 +81,25 @@ struct AttentionTile {
         }
       }
     }
-    const uint32_t a[4] = {pack_bf16(scores[0][0], scores[0][1]), pack_bf16(scores[0][2], scores[0][3]),
-                           pack_bf16(scores[1][0], scores[1][1]), pack_bf16(scores[1][2], scores[1][3])};
+#pragma unroll
+    for (int i = 0; i < kValueDim / 8; ++i) {
+      out[i][0] *= keep[0], out[i][1] *= keep[0], out[i][2] *= keep[1], out[i][3] *= keep[1];
+    }
     const uint32_t address = smem_address(values + (lane / 8 % 2 * 8 + lane % 8) * kValueRow + lane / 16 * 16);
 #pragma unroll
-    for (int i = 0; i < kValueDim / 16; ++i) {
-      uint32_t b[4];
-      asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                   : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
-                   : "r"(address + 32 * i)
-                   : "memory");
+    for (int n = 0; n < kT; n += 2) {  // 16 keys
+      const uint32_t a[4] = {pack_bf16(scores[n][0], scores[n][1]), pack_bf16(scores[n][2], scores[n][3]),
+                             pack_bf16(scores[n + 1][0], scores[n + 1][1]),
+                             pack_bf16(scores[n + 1][2], scores[n + 1][3])};
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        float(&o)[4] = out[2 * i + h];
-        o[0] *= keep[0], o[1] *= keep[0], o[2] *= keep[1], o[3] *= keep[1];
-        mma_bf16(o, a, b[2 * h], b[2 * h + 1]);
+      for (int i = 0; i < kValueDim / 16; ++i) {
+        uint32_t b[4];
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
+                     : "r"(address + 8 * n * kValueRow + 32 * i)
+                     : "memory");
+        mma_bf16(out[2 * i], a, b[0], b[1]);
+        mma_bf16(out[2 * i + 1], a, b[2], b[3]);
       }
     }
   }

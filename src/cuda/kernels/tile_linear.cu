@@ -80,7 +80,7 @@ __device__ __forceinline__ void emit_pair(const LinearParams& p, int tile, int s
 }
 
 template <TileFormat kF, int kRows, int kN>
-__global__ void __launch_bounds__(kWarps * 32, 1) tile_linear(const LinearParams p) {
+__global__ void __launch_bounds__(kWarps * 32, kRows == 1 ? 2 : 1) tile_linear(const LinearParams p) {
   using Stage = Stage<kF, kRows, kN>;
   constexpr int kStages = Stages(kF), kTokens = 8 * kN;
   constexpr int kUnit = UnitBytes(kF);
@@ -250,13 +250,11 @@ cudaError_t LaunchOne(const LinearParams& p, cudaStream_t stream) {
 
 template <TileFormat kF>
 cudaError_t LaunchFormat(const LinearParams& p, cudaStream_t stream) {
-  constexpr int kMultiprocessors = 132;
   if (p.mode == LinearMode::kExperts) {
     const bool few = static_cast<int64_t>(p.tokens) * p.top_k <= 36 * int64_t{p.max_active};  // most fit 32 tokens
-    return few ? LaunchOne<kF, 2, 4>(p, stream) : LaunchOne<kF, 2, 8>(p, stream);
+    return few ? LaunchOne<kF, 1, 4>(p, stream) : LaunchOne<kF, 1, 8>(p, stream);
   }
-  const int blocks = (p.shape.tiles + 15) / 16 * ((p.tokens + 63) / 64);
-  return blocks >= 2 * kMultiprocessors ? LaunchOne<kF, 2, 8>(p, stream) : LaunchOne<kF, 1, 8>(p, stream);
+  return LaunchOne<kF, 1, 8>(p, stream);
 }
 
 }  // namespace
