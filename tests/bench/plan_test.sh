@@ -4,7 +4,7 @@
 set -euo pipefail
 export MINIMO=$1
 script=$2 runs=$3
-"$MINIMO" serve --help > /dev/null 2>&1 || { echo "this build has no minimo serve" >&2; exit 77; }
+"$MINIMO" --help | grep -q '^  serve ' || { echo "this build has no minimo serve" >&2; exit 77; }
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 port=$((20000 + RANDOM % 20000))
