@@ -24,7 +24,7 @@ constexpr const char* kTools = R"([
     "metric": {"type": "boolean"}, "note": {"type": ["string", "null"]}, "opts": {"type": "object"},
     "list": {"type": "array"}, "any": {}, "maybe": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
     "unit": {"enum": ["celsius", "fahrenheit"]}, "level": {"enum": [1, 2]}, "mixed": {"type": ["string", "integer"]},
-    "ref": {"$ref": "#/$defs/count"}, "all": {"allOf": [{"type": "boolean"}]}},
+    "nul": {"type": "integer", "nullable": true}, "ref": {"$ref": "#/$defs/count"}, "all": {"allOf": [{"type": "boolean"}]}},
     "$defs": {"count": {"type": "integer"}}}}},
   {"type": "function", "function": {"name": "ping"}}])";
 
@@ -94,6 +94,7 @@ std::vector<Case> Cases() {
   const std::string open = "<minimax:tool_call>\n<invoke name=\"get_weather\">\n",
                     close = "</invoke>\n</minimax:tool_call>";
   const auto one = [](const std::string& arguments) { return Outcome{"", "", {{"get_weather", arguments}}}; };
+  const std::string distant = "<minimax:tool_call>" + std::string(600, ' ') + "<invoke name=\"ping\"></invoke>";
   std::vector<Case> cases = {
       {"plain", m2, "Hello <b>you</b> & 1 < 2", false, {"", "Hello <b>you</b> & 1 < 2", {}}},
       {"empty", m2, "", false, {}},
@@ -282,6 +283,10 @@ std::vector<Case> Cases() {
       {"enum number", m2, M2("level", "2"), false, one(R"({"level": 2})")},
       {"text or integer", m2, M2("mixed", "2"), false, one(R"({"mixed": 2})")},
       {"text or integer, text", m2, M2("mixed", "2b"), false, one(R"({"mixed": "2b"})")},
+      {"nullable keyword", m2, M2("nul", "null"), false, one(R"({"nul": null})")},
+      {"white space after reasoning", mimo, "R</think>\n\n", true, {"R", "", {}}},
+      {"white space alone", mimo, " \n", false, {"", " \n", {}}},
+      {"too much white space for a section", m2, distant, false, {"", distant, {}}},
       {"reference", m2, M2("ref", "2"), false, one(R"({"ref": 2})")},
       {"all of", m2, M2("all", "true"), false, one(R"({"all": true})")},
       {"invalid bytes", mimo, Mimo("location", "a\xff\xe2\x82z\xf0\x9f"), false,
