@@ -1,23 +1,22 @@
 // Every checkpoint on many ranks: the logits of one rank, whatever shares the experts and however many ranks.
 #include <algorithm>
 
+#include "convert/convert.h"
 #include "engine/cpu_executor.h"
 #include "engine/parallel_executor.h"
 #include "tests/parallel/two_sequences.h"
+#include "tests/support/scratch_dir.h"
 
 namespace minimo::testing {
 namespace {
 
-class Parallel : public ::testing::TestWithParam<GoldenModel> {
+class ParallelModel : public ::testing::Test {
  protected:
-  void SetUp() override {
-    MINIMO_REQUIRE_SHARED();
-    auto loaded = LoadModel(GetParam().folder);
+  void Load(const std::string& folder, std::vector<int32_t> ids) {
+    auto loaded = LoadModel(folder);
     ASSERT_TRUE(loaded.ok()) << loaded.error().message;
     model_ = std::make_unique<LoadedModel>(std::move(*loaded));
-    auto golden = SafetensorsFile::Open(GetParam().golden);
-    ASSERT_TRUE(golden.ok()) << golden.error().message;
-    ids_ = GoldenCases(*golden).front().input_ids;
+    ids_ = std::move(ids);
     auto one = CpuExecutor::Create(*model_, TwoSequencesLayout(model_->spec), DType::kF32, 1);
     ASSERT_TRUE(one.ok());
     one_ = TwoSequences(model_->spec, ids_).Run(**one);
@@ -40,6 +39,16 @@ class Parallel : public ::testing::TestWithParam<GoldenModel> {
   Answer one_;
 };
 
+class Parallel : public ParallelModel, public ::testing::WithParamInterface<GoldenModel> {
+ protected:
+  void SetUp() override {
+    MINIMO_REQUIRE_SHARED();
+    auto golden = SafetensorsFile::Open(GetParam().golden);
+    ASSERT_TRUE(golden.ok()) << golden.error().message;
+    Load(GetParam().folder, GoldenCases(*golden).front().input_ids);
+  }
+};
+
 TEST_P(Parallel, TensorExpertMixedAndPerPhase) {
   for (const int ranks : {1, 2, 3, 4, 8, 16, 64}) {
     ExpectAsOne({ranks, false, "tp", "tp"});
@@ -58,6 +67,26 @@ INSTANTIATE_TEST_SUITE_P(Models, Parallel, ::testing::ValuesIn(GoldenModels()), 
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
 });
+
+// Rows of 4-bit experts are columns of the down projection, whose groups of 64 must stay whole.
+TEST_F(ParallelModel, FourBitExperts) {
+  const ScratchDir scratch;
+  for (const char* name : {"nano-minimax-m2", "nano-mimo-v2-flash"}) {
+    ConvertOptions options;
+    options.in = (RepoDir() / "models" / name).string();
+    options.out = (scratch.path() / name).string();
+    options.target = TargetFormat::kW4;
+    options.threads = 1;
+    ASSERT_TRUE(Convert(options, [](int64_t, int64_t) { return true; }).ok());
+    std::vector<int32_t> ids;
+    for (int i = 0; i < 40; ++i) ids.push_back(i * 37 % 2000);
+    Load(options.out, ids);
+    for (const int ranks : {2, 3, 8, 64}) {
+      ExpectAsOne({ranks, false, "tp", "tp"});
+      ExpectAsOne({ranks, false, "ep", "tp"});
+    }
+  }
+}
 
 }  // namespace
 }  // namespace minimo::testing

@@ -1,0 +1,282 @@
+#!/usr/bin/env python3
+"""`minimo launch -n N -- serve` from outside: answers, lost ranks, late ranks, mismatched checkpoints, restarts.
+
+    serve_ranks_test.py BUILD/apps/minimo [TEST ...]      Standard library only; exits 77 where mpirun is missing.
+"""
+import http.client
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+
+REPO = pathlib.Path(__file__).resolve().parents[2]
+MODEL = REPO / "models" / "nano-minimax-m2"
+MINIMO = ""
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def processes_of(port):
+    """(pid, rank) of the server's processes, which all carry its port on their command line."""
+    found = []
+    for entry in pathlib.Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes().split(b"\0")
+            environment = (entry / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"serve" not in command or str(port).encode() not in command or b"launch" in command:
+            continue
+        for variable in environment:
+            if variable.startswith(b"OMPI_COMM_WORLD_RANK="):
+                found.append((int(entry.name), int(variable.split(b"=")[1])))
+    return found
+
+
+class Group:
+    """The ranks of one `minimo launch`."""
+
+    def __init__(self, ranks, *flags, launch=(), model=MODEL, environment=None):
+        self.port = free_port()
+        self.log = tempfile.TemporaryFile("w+")
+        command = [MINIMO, "launch", "-n", str(ranks), *launch, "--", "serve", "--model", str(model), "--port",
+                   str(self.port), "--threads", "1", "--log-level", "info", *flags]
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, env={**os.environ, **(environment or {})})
+
+    def text(self):
+        self.log.flush()
+        self.log.seek(0)
+        return self.log.read()
+
+    def wait_ready(self, seconds=60):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                if self.get("/health") == 200:
+                    return self
+            except OSError:
+                pass
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.1)
+        raise AssertionError("not ready:\n" + self.text())
+
+    def get(self, path):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection.request("GET", path)
+        status = connection.getresponse().status
+        connection.close()
+        return status
+
+    def complete(self, prompt, tokens=16, timeout=60):
+        """(HTTP status, text or error)."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        body = {"model": MODEL.name, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+        connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        answer = json.loads(response.read())
+        connection.close()
+        if response.status != 200:
+            return response.status, json.dumps(answer)
+        choice = answer["choices"][0]
+        return (500 if choice["finish_reason"] == "error" else 200), choice["text"]
+
+    def rank(self, rank):
+        pids = [pid for pid, r in processes_of(self.port) if r == rank]
+        assert len(pids) == 1, (pids, self.text())
+        return pids[0]
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                for pid, _ in processes_of(self.port):
+                    os.kill(pid, signal.SIGKILL)
+                self.process.kill()
+                self.process.wait()
+        return self.process.returncode
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+        self.log.close()
+
+
+class Load:
+    """Clients that ask all the time; what each got, and when."""
+
+    def __init__(self, group, clients=4, tokens=1500):
+        self.answers = []
+        self.stop = False
+        self.threads = [threading.Thread(target=self.ask, args=(group, i, tokens)) for i in range(clients)]
+        for thread in self.threads:
+            thread.start()
+
+    def ask(self, group, i, tokens):
+        while not self.stop:
+            try:
+                status, text = group.complete(f"Count: {i} and", tokens)
+            except (OSError, http.client.HTTPException) as error:
+                status, text = 0, str(error)
+            self.answers.append((time.monotonic(), status, text))
+            if status != 200:
+                return
+
+    def join(self):
+        self.stop = True
+        for thread in self.threads:
+            thread.join(60)
+        return self.answers
+
+
+class ServeRanks(unittest.TestCase):
+    def test_answers_are_those_of_one_rank_and_a_stop_drains(self):
+        prompts = ["The capital of France is", "What is 17 plus 25?", "Once upon a time"]
+        with Group(1) as one:
+            one.wait_ready()
+            expected = [one.complete(p) for p in prompts]
+        self.assertTrue(all(status == 200 for status, _ in expected))
+        for flags in ([], ["--enable-expert-parallel"], ["--moe-prefill", "ep", "--moe-decode", "tp"]):
+            with Group(3, *flags) as group:
+                group.wait_ready()
+                answers = [None] * len(prompts)
+
+                def ask(i):
+                    answers[i] = group.complete(prompts[i])
+
+                threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(prompts))]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                self.assertEqual(answers, expected)
+                self.assertEqual(group.stop(), 0, group.text())
+
+    def lose(self, group, how):
+        """Loses rank 1 under load by `how`; the load's answers since then, and seconds until the last."""
+        load = Load(group)
+        time.sleep(1.5)
+        begin = time.monotonic()
+        os.kill(group.rank(1), how)
+        for thread in load.threads:
+            thread.join(60)
+        answers = [(at - begin, status, text) for at, status, text in load.join() if at >= begin]
+        return answers
+
+    def test_a_killed_rank_is_noticed_within_10_s_and_every_request_answered(self):
+        with Group(3) as group:
+            group.wait_ready()
+            answers = self.lose(group, signal.SIGKILL)
+            failed = [a for a in answers if a[1] != 200]
+            self.assertEqual(len(failed), 4, answers)
+            for seconds, status, text in failed:
+                self.assertLess(seconds, 10)
+                self.assertGreaterEqual(status, 500, text)
+                self.assertIn("rank", text)
+            self.assertNotEqual(group.process.wait(40), 0)
+            self.assertEqual(processes_of(group.port), [])
+            print(f"killed: answered after {max(a[0] for a in failed):.1f} s", file=sys.stderr)
+
+    def test_a_rank_that_hangs_is_noticed_within_10_s(self):
+        with Group(2) as group:
+            group.wait_ready()
+            hung = group.rank(1)
+            try:
+                answers = self.lose(group, signal.SIGSTOP)
+            finally:
+                os.kill(hung, signal.SIGKILL)
+            failed = [a for a in answers if a[1] != 200]
+            self.assertEqual(len(failed), 4, answers)
+            self.assertLess(max(a[0] for a in failed), 10)
+            self.assertNotEqual(group.process.wait(40), 0)
+            print(f"hung: answered after {max(a[0] for a in failed):.1f} s", file=sys.stderr)
+
+    def test_an_idle_group_notices_too(self):
+        with Group(2) as group:
+            group.wait_ready()
+            os.kill(group.rank(1), signal.SIGKILL)
+            self.assertNotEqual(group.process.wait(30), 0)
+
+    def test_a_rank_5_s_late_is_waited_for(self):
+        with Group(2) as group:
+            group.wait_ready()
+            expected = group.complete("Once upon a time", 400)
+            late = group.rank(1)
+            timer = threading.Timer(0.2, lambda: os.kill(late, signal.SIGSTOP))
+            timer.start()
+            threading.Timer(5.2, lambda: os.kill(late, signal.SIGCONT)).start()
+            answers = [group.complete("Once upon a time", 400) for _ in range(3)]
+            self.assertEqual(answers, [expected] * 3)
+            self.assertRegex(group.text(), r"rank 0 of 2 has waited")
+
+    def test_mismatched_checkpoints_are_refused_in_words(self):
+        with tempfile.TemporaryDirectory() as folder:
+            other = pathlib.Path(folder) / MODEL.name
+            shutil.copytree(MODEL, other)
+            shard = sorted(other.glob("*.safetensors"))[0]
+            data = bytearray(shard.read_bytes())
+            for at in range(len(data) // 2, len(data)):
+                data[at] ^= 1
+            shard.write_bytes(data)
+            # Every rank reads what its own link points to.
+            script = pathlib.Path(folder) / "minimo"
+            script.write_text(f'#!/bin/sh\n[ "$OMPI_COMM_WORLD_RANK" = 1 ] && M={other} || M={MODEL}\n'
+                              f'exec {MINIMO} serve --model $M --port {free_port()} --threads 1\n')
+            script.chmod(0o755)
+            ended = subprocess.run(["mpirun", "-n", "2", "--oversubscribe", "--allow-run-as-root", str(script)],
+                                   capture_output=True, text=True, timeout=60)
+            self.assertNotEqual(ended.returncode, 0)
+            self.assertRegex(ended.stderr, "the checkpoint of rank 1 is not that of rank 0")
+
+    def test_a_rank_count_that_cannot_work_is_refused_in_words(self):
+        with Group(2, "--tensor-parallel-size", "3") as group:
+            self.assertNotEqual(group.process.wait(30), 0)
+            self.assertRegex(group.text(), "--tensor-parallel-size is 3, but 2 processes were started")
+
+    def test_restart_brings_a_lost_group_back(self):
+        with Group(2, launch=["--restart"]) as group:
+            group.wait_ready()
+            expected = group.complete("The capital of France is")
+            first = group.rank(1)
+            os.kill(first, signal.SIGKILL)
+            begin = time.monotonic()
+            while time.monotonic() < begin + 60:
+                pids = [pid for pid, rank in processes_of(group.port) if rank == 1]
+                if pids and pids != [first]:
+                    break
+                time.sleep(0.2)
+            group.wait_ready()
+            self.assertEqual(group.complete("The capital of France is"), expected)
+            print(f"back after {time.monotonic() - begin:.1f} s", file=sys.stderr)
+            self.assertEqual(group.stop(), 0, group.text())
+
+
+if __name__ == "__main__":
+    if shutil.which("mpirun") is None:
+        print("mpirun is not installed")
+        sys.exit(77)
+    MINIMO = os.path.abspath(sys.argv.pop(1))
+    helps = subprocess.run([MINIMO, "serve", "--help"], capture_output=True, text=True).stdout
+    if "--tensor-parallel-size" not in helps:
+        print("this minimo serves on one rank only")
+        sys.exit(77)
+    unittest.main(verbosity=2)
