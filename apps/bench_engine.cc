@@ -55,6 +55,7 @@ void AddBenchThroughput(CLI::App& bench, Commands& commands) {
   app->add_option("--input-len,--random-input-len", o->dataset.random_input_len)->capture_default_str();
   app->add_option("--output-len,--random-output-len", o->dataset.random_output_len)->capture_default_str();
   app->add_option("--random-range-ratio", o->dataset.random_range_ratio)->capture_default_str();
+  app->add_option("--num-iters", o->iterations, "runs of the whole; the median counts")->capture_default_str();
   app->add_option("--seed", o->dataset.seed)->capture_default_str();
   app->add_option("--quantization", o->quantization, "number format behind the floor, if not the checkpoint's");
   app->add_option("--json,--output-json", o->json_file, "write everything that was measured to this file");

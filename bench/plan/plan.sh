@@ -94,7 +94,7 @@ measure() {  # BATCH_SIZE CONCURRENCY
   "$minimo" bench serve --base-url "$url" --backend openai --endpoint /v1/completions --dataset-name random \
     --random-input-len "$input_len" --random-output-len "$output_len" --random-range-ratio 0.03 \
     --num-prompts "$(prompts_for "$2")" --max-concurrency "$2" --seed 0 --percentile-metrics ttft,tpot,itl,e2el \
-    --label "$name, BS $1" --metadata "batch_size=$1" --json "$result" ${serve_flags[@]+"${serve_flags[@]}"} | tee "${result%.json}.txt"
+    --label "$(basename "$model"), BS $1" --metadata "batch_size=$1" --json "$result" ${serve_flags[@]+"${serve_flags[@]}"} | tee "${result%.json}.txt"
 }
 
 # run_plan LATENCY_BATCHES BATCH_SIZE:CONCURRENCY,CONCURRENCY...

@@ -36,9 +36,12 @@ void Improve(Environment* environment) {
   if (!best || measured->best_gbs > best->best_gbs) best = *measured;
 }
 
-double Bandwidth(double given, const Environment& environment) {
+// Of the memory that holds the weights; 0 where it is not known which that is.
+double Bandwidth(double given, const std::string& backend, const Environment& environment) {
   if (given > 0) return given;
-  return environment.memory_bandwidth && environment.gpus.empty() ? environment.memory_bandwidth->best_gbs : 0;
+  if (backend == "cuda") return GpuReadGbs(environment);
+  const bool cpu = backend == "cpu" || environment.gpus.empty();
+  return cpu && environment.memory_bandwidth ? environment.memory_bandwidth->best_gbs : 0;
 }
 
 struct BatchResult {
@@ -171,6 +174,22 @@ Json CommonJson(const char* kind, const Bench& bench, const EngineOptions& o, ui
                       {"threads", o.threads}, {"load_format", o.load_format}, {"num_layers", o.num_layers}}}};
 }
 
+struct Totals {
+  long completed = 0, prompt = 0, output = 0;
+};
+
+// Of the requests that ran to their full length.
+Totals Count(const EngineRun& run, const std::vector<SampleRequest>& requests) {
+  Totals totals;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    if (run.token_times_s[i].size() < static_cast<size_t>(requests[i].output_len)) continue;
+    ++totals.completed;
+    totals.prompt += requests[i].prompt_len;
+    totals.output += static_cast<long>(run.token_times_s[i].size());
+  }
+  return totals;
+}
+
 }  // namespace
 
 Result<bool> RunLatencyBench(const LatencyOptions& given) {
@@ -196,7 +215,7 @@ Result<bool> RunLatencyBench(const LatencyOptions& given) {
     }
   }
   if (o.memory_bandwidth_gbs <= 0) Improve(&bench.environment);
-  const double gbs = Bandwidth(o.memory_bandwidth_gbs, bench.environment);
+  const double gbs = Bandwidth(o.memory_bandwidth_gbs, o.engine.backend, bench.environment);
 
   Json json = CommonJson("latency", bench, o.engine, o.seed);
   json["bandwidth_gbs"] = gbs;
@@ -215,52 +234,57 @@ Result<bool> RunLatencyBench(const LatencyOptions& given) {
   return !InterruptScope::Requested();
 }
 
-Result<bool> RunThroughputBench(const ThroughputOptions& o) {
+Result<bool> RunThroughputBench(const ThroughputOptions& given) {
+  ThroughputOptions o = given;
+  if (o.iterations < 1) return Errorf("--num-iters {}: expected at least 1", o.iterations);
+  if (o.iterations > 1) o.engine.enable_prefix_caching = false;  // the same prompts come again
   const InterruptScope interrupt;
   MINIMO_ASSIGN(Bench bench, Open(o.engine, o.quantization, o.memory_bandwidth_gbs));
   const DatasetOptions& d = o.dataset;
   MINIMO_ASSIGN(const auto requests, RandomIds(bench.engine->model(), d.num_prompts, d.random_input_len,
                                                d.random_output_len, d.random_range_ratio, d.seed));
-  Result<EngineRun> ran = Error{};
+  std::vector<double> elapsed_s;
+  Totals totals;
   {
     ProgressLine progress(o.show_progress);
-    ran = RunOnEngine(*bench.engine, requests, [&](size_t ended) {
-      if (!progress.Due()) return;
-      const EngineStats stats = bench.engine->Stats();
-      progress.Show(fmt::format("{}/{} requests, {} running, {} waiting, KV {:.0f} %, {}", ended, requests.size(),
-                                stats.running, stats.waiting, 100 * stats.kv_usage, FormatSeconds(progress.elapsed_s())));
-    });
+    for (int i = 0; i < o.iterations && !InterruptScope::Requested(); ++i) {
+      MINIMO_ASSIGN(const EngineRun run, RunOnEngine(*bench.engine, requests, [&](size_t ended) {
+        if (!progress.Due()) return;
+        const EngineStats stats = bench.engine->Stats();
+        progress.Show(fmt::format("{}/{} requests, {} running, {} waiting, KV {:.0f} %, {}", ended, requests.size(),
+                                  stats.running, stats.waiting, 100 * stats.kv_usage, FormatSeconds(progress.elapsed_s())));
+      }));
+      if (!run.error.empty()) return Errorf("a request failed: {}", run.error);
+      if (run.interrupted && i > 0) break;  // the whole iterations tell more
+      totals = Count(run, requests);
+      elapsed_s.push_back(std::max(run.end_s, 1e-9));
+    }
   }
-  MINIMO_ASSIGN(const EngineRun run, std::move(ran));
-  if (!run.error.empty()) return Errorf("a request failed: {}", run.error);
-  long prompt = 0, output = 0;
-  int completed = 0;
-  for (size_t i = 0; i < requests.size(); ++i) {
-    if (run.token_times_s[i].size() < static_cast<size_t>(requests[i].output_len)) continue;
-    ++completed;
-    prompt += requests[i].prompt_len;
-    output += static_cast<long>(run.token_times_s[i].size());
-  }
-  const double elapsed = run.end_s > 0 ? run.end_s : 1e-9;
-  fmt::print("Throughput: {:.2f} requests/s, {:.2f} total tokens/s, {:.2f} output tokens/s\n", completed / elapsed,
-             static_cast<double>(prompt + output) / elapsed, static_cast<double>(output) / elapsed);
-  fmt::print("Total num prompt tokens:  {}\nTotal num output tokens:  {}\n", prompt, output);
+  const bool interrupted = InterruptScope::Requested();
+  if (elapsed_s.empty()) return false;
+  const Summary elapsed = Summarize(elapsed_s);
+  const auto rate = [&](long count) { return static_cast<double>(count) / elapsed.median; };
+  fmt::print("Throughput: {:.2f} requests/s, {:.2f} total tokens/s, {:.2f} output tokens/s\n", rate(totals.completed),
+             rate(totals.prompt + totals.output), rate(totals.output));
+  fmt::print("Total num prompt tokens:  {}\nTotal num output tokens:  {}\n", totals.prompt, totals.output);
+  fmt::print("Seconds: {:.3f} (median of {}, {:.3f} to {:.3f})\n", elapsed.median, elapsed.count, elapsed.min, elapsed.max);
   std::fputs(Describe(bench.environment).c_str(), stdout);
-  if (run.interrupted) std::fputs("Interrupted: the figures cover the requests that had ended.\n", stderr);
+  if (interrupted) std::fputs("Interrupted: the figures cover the requests that had ended.\n", stderr);
   if (!o.json_file.empty()) {
     Json json = CommonJson("throughput", bench, o.engine, d.seed);
-    json["elapsed_time"] = elapsed;  // this and the next four: vLLM's keys
-    json["num_requests"] = completed;
-    json["total_num_tokens"] = prompt + output;
-    json["requests_per_second"] = completed / elapsed;
-    json["tokens_per_second"] = static_cast<double>(prompt + output) / elapsed;
-    json["output_tokens_per_second"] = static_cast<double>(output) / elapsed;
+    json["elapsed_time"] = elapsed.median;  // this and the next four: vLLM's keys
+    json["num_requests"] = totals.completed;
+    json["total_num_tokens"] = totals.prompt + totals.output;
+    json["requests_per_second"] = rate(totals.completed);
+    json["tokens_per_second"] = rate(totals.prompt + totals.output);
+    json["output_tokens_per_second"] = rate(totals.output);
+    json["elapsed_times"] = elapsed_s;
     json["random_input_len"] = d.random_input_len;
     json["random_output_len"] = d.random_output_len;
     json["random_range_ratio"] = d.random_range_ratio;
     MINIMO_TRY(WriteResult(o.json_file, json));
   }
-  return !run.interrupted;
+  return !interrupted;
 }
 
 }  // namespace minimo::bench

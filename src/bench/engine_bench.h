@@ -32,6 +32,7 @@ struct ThroughputOptions {
   EngineOptions engine;
   std::string quantization;
   DatasetOptions dataset;
+  int iterations = 1;  // of the whole; the median counts
   double memory_bandwidth_gbs = 0;
   std::string json_file;
   bool show_progress = true;

@@ -70,6 +70,7 @@ TEST(EngineBenchTest, ThroughputHasVllmsKeys) {
   ThroughputOptions o;
   o.engine.model = "nano-minimax-m2";
   o.dataset.num_prompts = 5;
+  o.iterations = 2;
   o.dataset.random_input_len = 30;
   o.dataset.random_output_len = 4;
   o.memory_bandwidth_gbs = 10;
@@ -81,6 +82,7 @@ TEST(EngineBenchTest, ThroughputHasVllmsKeys) {
   ExpectProvenance(json);
   EXPECT_EQ(json["num_requests"], 5);
   EXPECT_EQ(json["total_num_tokens"], 5 * 34);
+  EXPECT_EQ(json["elapsed_times"].size(), 2u);
   EXPECT_NEAR(json["tokens_per_second"].get<double>() * json["elapsed_time"].get<double>(), 170, 1e-6);
 }
 

@@ -21,7 +21,6 @@ namespace {
 
 std::string CpuModel() {
   std::ifstream in("/proc/cpuinfo");
-  std::string vendor, family, model;
   for (std::string line; std::getline(in, line);) {
     const size_t colon = line.find(": ");
     if (colon == std::string::npos) continue;
@@ -68,6 +67,13 @@ std::vector<Gpu> Gpus() {
   return gpus;
 }
 
+// Read-only streams of 8 GB on each, medians of small CUDA programs (docs/benchmarks.md).
+struct KnownGpu {
+  const char* part_of_name;
+  double read_gbs;
+};
+constexpr KnownGpu kKnownGpus[] = {{"H200", 4540}, {"H100", 3110}};
+
 std::string UtcNow() {
   const std::time_t now = std::time(nullptr);
   std::tm utc{};
@@ -96,6 +102,13 @@ Environment CollectEnvironment() {
   e.memory_bytes = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
   e.gpus = Gpus();
   return e;
+}
+
+double GpuReadGbs(const Environment& e) {
+  for (const KnownGpu& known : kKnownGpus) {
+    if (!e.gpus.empty() && e.gpus[0].name.find(known.part_of_name) != std::string::npos) return known.read_gbs;
+  }
+  return 0;
 }
 
 nlohmann::json ToJson(const Environment& e) {

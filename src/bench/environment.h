@@ -33,6 +33,9 @@ struct Environment {
 // Everything but the bandwidth, which takes about a second: MeasureMemoryBandwidth, if wanted.
 Environment CollectEnvironment();
 
+// Read bandwidth of the first GPU's memory in GB/s, if its kind is known; else 0.
+double GpuReadGbs(const Environment& environment);
+
 // The commit baked in at build time.
 std::string BuildCommit();
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
 
 #include "bench/svg_plot.h"
@@ -188,7 +189,7 @@ std::string ProvenanceSection(const std::vector<Source>& sources) {
   std::string out = "<section><h2>Where the figures come from</h2><p class=\"note\">What was run, on what, with what.</p>\n";
   for (const Source& s : sources) {
     const Json& r = s.json;
-    out += fmt::format("<h3>{}</h3>\n<dl>", EscapeHtml(s.file));
+    out += fmt::format("<h3>{}</h3>\n<dl>", EscapeHtml(std::filesystem::path(s.file).filename().string()));
     out += fmt::format("<dt>Command</dt><dd><code>{}</code></dd>",
                        EscapeHtml(TextAt(r, {"environment", "command"}, "not recorded")));
     out += Term("Commit", TextAt(r, {"environment", "commit"}));
