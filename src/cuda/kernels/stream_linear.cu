@@ -8,15 +8,13 @@
 // - float32 activations: the same walk with FMA; slow, exact, for verification.
 // - Up to 16 tokens a pass the next unit's x is in registers while this one's is used.
 // Shared memory: warps * 32 lanes * stages * bytes a lane and unit (FP8 64, 4 bits 36, bf16 128, float32 256), 36 to
-// 64 KB a block of 8 warps, so three or four blocks, of this kernel and of the next, share an SM.
+// 64 KB a block of 8 warps, half for experts (4 warps), so several blocks, of this kernel and of the next, share an SM.
 #include "cuda/kernels/common.cuh"
 #include "cuda/kernels/dequant.cuh"
 #include "cuda/kernels/stream_linear.cuh"
 
 namespace minimo::cuda {
 namespace {
-
-constexpr int kWarps = 8;
 
 constexpr int LaneBytes(TileFormat f) { return UnitBytes(f) / 32; }
 constexpr int LaneScaleBytes(TileFormat f) { return f == TileFormat::kInt4 ? 4 : 0; }
@@ -25,7 +23,7 @@ constexpr int Stages(TileFormat f) {
 }
 
 // One warp's view of the weights of one unit in the ring, and the way there.
-template <TileFormat kF>
+template <TileFormat kF, int kWarps>
 struct Ring {
   static constexpr int kStageBytes = kWarps * 32 * (LaneBytes(kF) + LaneScaleBytes(kF));
 
@@ -48,8 +46,8 @@ struct Ring {
 };
 
 // Sums of one unit for kN tiles of 8 tokens, bf16. b(n, p): this lane's columns 8p .. 8p + 7 of its 32 for token 8n + g.
-template <TileFormat kF, int kN, typename Columns>
-__device__ __forceinline__ void multiply_unit(const Ring<kF>& ring, int stage, Columns columns, float (&part)[kN][4]) {
+template <TileFormat kF, int kN, int kWarps, typename Columns>
+__device__ __forceinline__ void multiply_unit(const Ring<kF, kWarps>& ring, int stage, Columns columns, float (&part)[kN][4]) {
   uint32_t scale_g = 0, scale_g8 = 0;
   if constexpr (kF == TileFormat::kInt4) {
     const uint32_t pair = *reinterpret_cast<const uint32_t*>(ring.scale(stage));
@@ -88,8 +86,8 @@ __device__ __forceinline__ void multiply_unit(const Ring<kF>& ring, int stage, C
 }
 
 // The same with float32 activations: sums[n][half] of token n (0..7) over this lane's columns.
-template <TileFormat kF>
-__device__ __forceinline__ void multiply_unit_f32(const Ring<kF>& ring, int stage, const uint8_t* const (&x)[8],
+template <TileFormat kF, int kWarps>
+__device__ __forceinline__ void multiply_unit_f32(const Ring<kF, kWarps>& ring, int stage, const uint8_t* const (&x)[8],
                                                   int tokens, float (&sums)[8][2]) {
   float scale[2] = {1, 1};
   if constexpr (kF == TileFormat::kInt4) {
@@ -125,7 +123,7 @@ __device__ __forceinline__ void multiply_unit_f32(const Ring<kF>& ring, int stag
 }
 
 // Writes one tile's outputs for `count` tokens from the warps' sums red[warp][token][16].
-template <typename Act, int kTokens>
+template <typename Act, int kTokens, int kWarps>
 __device__ __forceinline__ void finish_tile(const LinearParams& p, int tile, int first, int count, const float* red,
                                             const float* norm) {
   for (int o = threadIdx.x; o < kTokens * 16; o += kWarps * 32) {
@@ -193,14 +191,14 @@ struct HeldScales {
 };
 
 // kN: tiles of 8 tokens a pass.
-template <typename Act, TileFormat kF, int kN>
+template <typename Act, TileFormat kF, int kN, int kWarps>
 __global__ void __launch_bounds__(kWarps * 32) stream_linear(const LinearParams p) {
   constexpr bool kExact = sizeof(Act) == 4;
   constexpr int kTokens = 8 * kN;
   constexpr int kStages = Stages(kF);
   extern __shared__ __align__(16) uint8_t smem[];
   __shared__ float norm[kTokens];
-  const Ring<kF> ring{smem};
+  const Ring<kF, kWarps> ring{smem};
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int tile = blockIdx.x, units = p.shape.units;
   const bool fused = p.mode == LinearMode::kFusedDown;
@@ -319,7 +317,7 @@ __global__ void __launch_bounds__(kWarps * 32) stream_linear(const LinearParams 
           unit_x[n] = x[n] + (int64_t{slot} * p.x_stride + column_unit * kUnitCols) * sizeof(Act);
         }
         float part[8][2] = {};
-        multiply_unit_f32<kF>(ring, stage, unit_x, count, part);
+        multiply_unit_f32<kF, kWarps>(ring, stage, unit_x, count, part);
 #pragma unroll
         for (int n = 0; n < 8; ++n) sums[n][0] += scale0 * part[n][0], sums[n][1] += scale1 * part[n][1];
       } else {
@@ -332,9 +330,9 @@ __global__ void __launch_bounds__(kWarps * 32) stream_linear(const LinearParams 
             for (int i = 0; i < 4; ++i) now[n][i] = next[n][i];
           }
           if (u + 1 < end) load_next(u + 1);
-          multiply_unit<kF, kN>(ring, stage, [&](int n, int i) { return now[n][i]; }, part);
+          multiply_unit<kF, kN, kWarps>(ring, stage, [&](int n, int i) { return now[n][i]; }, part);
         } else {
-          multiply_unit<kF, kN>(ring, stage, [&](int n, int i) {
+          multiply_unit<kF, kN, kWarps>(ring, stage, [&](int n, int i) {
             return valid[n] ? load_l2(reinterpret_cast<const uint4*>(x[n] + int64_t{u} * kUnitCols * 2) + i)
                             : uint4{0, 0, 0, 0};
           }, part);
@@ -366,7 +364,7 @@ __global__ void __launch_bounds__(kWarps * 32) stream_linear(const LinearParams 
       }
     }
     __syncthreads();
-    finish_tile<Act, kTokens>(p, tile, first, count, red, norm);
+    finish_tile<Act, kTokens, kWarps>(p, tile, first, count, red, norm);
     if (first + kTokens < last) {
       __syncthreads();
       fill();
@@ -374,21 +372,25 @@ __global__ void __launch_bounds__(kWarps * 32) stream_linear(const LinearParams 
   }
 }
 
-template <typename Act, TileFormat kF, int kN>
+template <typename Act, TileFormat kF, int kN, int kWarps = 8>
 cudaError_t LaunchOne(const LinearParams& p, cudaStream_t stream) {
-  constexpr int kRing = Stages(kF) * Ring<kF>::kStageBytes, kSums = kWarps * 8 * kN * 16 * 4;
+  constexpr int kRing = Stages(kF) * Ring<kF, kWarps>::kStageBytes, kSums = kWarps * 8 * kN * 16 * 4;
   constexpr int kSmem = kRing > kSums ? kRing : kSums;
   static const cudaError_t configured = cudaFuncSetAttribute(
-      stream_linear<Act, kF, kN>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSmem);
+      stream_linear<Act, kF, kN, kWarps>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSmem);
   if (configured != cudaSuccess) return configured;
   const dim3 grid(p.shape.tiles, p.mode == LinearMode::kExperts ? p.max_active : 1);
-  return Launch(stream_linear<Act, kF, kN>, grid, dim3(kWarps * 32), kSmem, stream, p);
+  return Launch(stream_linear<Act, kF, kN, kWarps>, grid, dim3(kWarps * 32), kSmem, stream, p);
 }
 
 template <TileFormat kF>
 cudaError_t LaunchBf16(const LinearParams& p, cudaStream_t stream) {
-  // kExperts: a pass over more than 8 slots of an expert reads its tile again, mostly from L2.
-  const int tokens = p.mode == LinearMode::kDense ? p.tokens : p.tokens / 32;
+  // Experts are many short blocks: with 4 warps each has work enough to be worth its start. A pass over more than 8
+  // slots of an expert reads its tile again, mostly from L2.
+  if (p.mode == LinearMode::kExperts) {
+    return p.tokens <= 256 ? LaunchOne<bf16, kF, 1, 4>(p, stream) : LaunchOne<bf16, kF, 2, 4>(p, stream);
+  }
+  const int tokens = p.tokens;
   if (tokens <= 8) return LaunchOne<bf16, kF, 1>(p, stream);
   if (tokens <= 16) return LaunchOne<bf16, kF, 2>(p, stream);
   if (tokens <= 32) return LaunchOne<bf16, kF, 4>(p, stream);
