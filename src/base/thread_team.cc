@@ -19,18 +19,21 @@ inline void CpuRelax() {
 // Spins before a worker sleeps: longer than the serial gaps within a decode step (tens of us), short enough that an
 // idle engine costs nothing.
 constexpr auto kSpin = std::chrono::microseconds(200);
-constexpr int kPausesPerClockRead = 64;
+// Pauses before the first yield, about 5 us: most barriers are shorter. Beyond it the core is offered to others after
+// every round, for where there are fewer cores than threads the one waited for may be waiting for this core.
+constexpr int kPauses = 128;
 
 // Waits until done() or kSpin has passed; true if done.
 template <typename Done>
 bool SpinUntil(Done&& done) {
   const auto deadline = std::chrono::steady_clock::now() + kSpin;
   while (true) {
-    for (int i = 0; i < kPausesPerClockRead; ++i) {
+    for (int i = 0; i < kPauses; ++i) {
       if (done()) return true;
       CpuRelax();
     }
     if (std::chrono::steady_clock::now() >= deadline) return done();
+    std::this_thread::yield();
   }
 }
 
@@ -69,7 +72,6 @@ void ThreadTeam::RunErased(Region region, void* context) {
   region(context, 0);
   while (remaining_.load(std::memory_order_acquire) != 0) {
     if (SpinUntil([&] { return remaining_.load(std::memory_order_acquire) == 0; })) break;
-    std::this_thread::yield();  // more threads than cores: let the workers run
   }
 }
 
