@@ -53,6 +53,7 @@ void AddInspect(Commands& commands);
 void AddRender(Commands& commands);
 void AddRun(Commands& commands);
 void AddSynth(Commands& commands);
+void AddServe(Commands& commands);
 void AddTokenize(Commands& commands);  // and detokenize
 
 }  // namespace minimo

@@ -60,6 +60,7 @@ int Main(int argc, char** argv) {
   AddLogits(commands);
   AddInspect(commands);
   AddSynth(commands);
+  AddServe(commands);
   AddTokenize(commands);
   AddRender(commands);
   AddEval(commands);

@@ -68,7 +68,6 @@ class BlockReader {
       Json message = {{"role", "assistant"}, {"content", std::move(text_)}};
       if (!thinking_.empty()) message["reasoning_content"] = std::move(thinking_);
       if (!calls_.empty()) message["tool_calls"] = std::move(calls_);
-      SplitInlineThinking(message);
       input->messages.push_back(std::move(message));
     } else if (!had_results_ || !text_.empty()) {
       input->messages.push_back({{"role", "user"}, {"content", std::move(text_)}});

@@ -20,7 +20,6 @@ struct Parsed {
   Fields fields;
   PreparedChat chat;
   bool show_thinking = true;
-  bool one_tool = false;
 };
 
 // {"type": "enabled", "budget_tokens": N} | {"type": "disabled"} | {"type": "adaptive"}
@@ -52,12 +51,12 @@ std::optional<ApiError> Parse(const ApiContext& context, const std::string& text
   ChatInput input;
   if (auto error = ReadAnthropicChat(*body, &input)) return error;
   if (auto error = ReadThinking(*body, &input, &parsed->show_thinking)) return error;
+  ChatService::Options options;
   if (const auto choice = body->find("tool_choice"); choice != body->end() && choice->is_object()) {
     const auto one = choice->find("disable_parallel_tool_use");
-    parsed->one_tool = one != choice->end() && *one == true;
+    options.parallel_tool_calls = one == choice->end() || *one != true;
   }
   // A last message of the assistant is the beginning of its answer (a prefill).
-  ChatService::Options options;
   options.continue_final_message = input.messages.back()["role"] == "assistant";
   options.add_generation_prompt = !options.continue_final_message;
   auto prepared = context.chat.Prepare(input, options);
@@ -77,7 +76,7 @@ Answer PrepareMessages(const ApiContext& context, HttpRequest&& request) {
   return [&context, parsed, prompt, origin = OriginOf(request, parsed->fields)](const ReplyPtr& reply) {
     auto writer = std::make_unique<AnthropicWriter>(
         context, reply, std::move(parsed->fields), static_cast<int>(parsed->chat.prompt_ids.size()),
-        std::move(parsed->chat.splitters[0]), parsed->show_thinking, parsed->one_tool);
+        std::move(parsed->chat.parsers[0]), parsed->show_thinking);
     std::vector<Request> prompts;
     prompts.push_back(std::move(*prompt));
     Generation::Start(context.generation(), reply, origin, std::move(prompts), std::move(writer));

@@ -9,14 +9,13 @@
 namespace minimo::server {
 
 AnthropicWriter::AnthropicWriter(const ApiContext& context, ReplyPtr reply, Fields fields, int prompt_tokens,
-                                 std::unique_ptr<ChatSplitter> splitter, bool show_thinking, bool one_tool)
+                                 std::unique_ptr<OutputParser> parser, bool show_thinking)
     : context_(context),
       reply_(std::move(reply)),
       fields_(std::move(fields)),
       prompt_tokens_(prompt_tokens),
-      splitter_(std::move(splitter)),
+      parser_(std::move(parser)),
       show_thinking_(show_thinking),
-      one_tool_(one_tool),
       id_(NewId("msg_")) {
   usage_.prompt_tokens = prompt_tokens_;
 }
@@ -43,7 +42,7 @@ void AnthropicWriter::WriteStop(JsonWriter& json) const {
   } else if (sequence) {
     json.String("stop_sequence");
   } else {
-    json.String(tools_ > 0 ? "tool_use" : "end_turn");
+    json.String(parser_->tool_calls() > 0 ? "tool_use" : "end_turn");
   }
   json.Key("stop_sequence");
   sequence ? json.String(stop_reason_) : json.Null();
@@ -69,7 +68,7 @@ void AnthropicWriter::OnAccepted() {
   Send("ping", R"({"type":"ping"})", 0);
 }
 
-void AnthropicWriter::Open(Block block, const ChatDelta& delta) {
+void AnthropicWriter::Open(Block block, const ParsedDelta& delta) {
   Close();
   block_ = block;
   JsonWriter json;
@@ -78,7 +77,6 @@ void AnthropicWriter::Open(Block block, const ChatDelta& delta) {
     case Block::kThinking: json.Member("type", "thinking").Member("thinking", "").Member("signature", ""); break;
     case Block::kText: json.Member("type", "text").Member("text", ""); break;
     default:
-      ++tools_;
       json.Member("type", "tool_use").Member("id", NewId("toolu_")).Member("name", delta.name);
       json.Key("input").Object().EndObject();
   }
@@ -114,29 +112,28 @@ void AnthropicWriter::Close() {
   ++index_;
 }
 
-void AnthropicWriter::Take(const ChatDelta& delta, int64_t sampled_us) {
+void AnthropicWriter::Take(const ParsedDelta& delta, int64_t sampled_us) {
   const char* type = "";
   const char* member = "";
   switch (delta.kind) {
-    case ChatDelta::kReasoning:
+    case ParsedDelta::Kind::kReasoning:
       if (!show_thinking_) return;
       if (block_ != Block::kThinking) Open(Block::kThinking, delta);
       type = "thinking_delta";
       member = "thinking";
       break;
-    case ChatDelta::kContent:
+    case ParsedDelta::Kind::kContent:
       // White space between thinking and a call is no block of its own.
       if (block_ != Block::kText && delta.text.find_first_not_of(" \n\r\t") == std::string::npos) return;
       if (block_ != Block::kText) Open(Block::kText, delta);
       type = "text_delta";
       member = "text";
       break;
-    case ChatDelta::kToolBegin: Open(Block::kTool, delta); return;
-    case ChatDelta::kToolArguments:
+    case ParsedDelta::Kind::kToolCall: Open(Block::kTool, delta); return;
+    case ParsedDelta::Kind::kArguments:
       type = "input_json_delta";
       member = "partial_json";
       break;
-    case ChatDelta::kToolEnd: Close(); return;
   }
   if (!fields_.stream) {
     piece_ += delta.text;
@@ -149,17 +146,15 @@ void AnthropicWriter::Take(const ChatDelta& delta, int64_t sampled_us) {
 }
 
 void AnthropicWriter::OnEvent(int, Event&& event) {
-  std::vector<ChatDelta> deltas;
-  splitter_->Feed(event, &deltas);
+  std::vector<ParsedDelta> deltas = parser_->Feed(event.text);
+  if (event.finish != FinishReason::kNone) {
+    for (ParsedDelta& delta : parser_->Finish()) deltas.push_back(std::move(delta));
+  }
   usage_ = event.usage;
   finish_ = event.finish;
   stop_reason_ = event.stop_reason;
-  int64_t sampled_us = event.tokens.empty() ? 0 : event.timing.last_token_us;
-  for (const ChatDelta& delta : deltas) {
-    const bool tool = delta.kind != ChatDelta::kReasoning && delta.kind != ChatDelta::kContent;
-    if (tool && one_tool_ && delta.tool > 0) continue;
-    Take(delta, sampled_us);
-  }
+  const int64_t sampled_us = event.tokens.empty() ? 0 : event.timing.last_token_us;
+  for (const ParsedDelta& delta : deltas) Take(delta, sampled_us);
 }
 
 void AnthropicWriter::OnComplete() {

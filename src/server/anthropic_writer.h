@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "server/chat_delta.h"
+#include "minimo/output_parser.h"
 #include "server/fields.h"
 #include "server/generation.h"
 #include "server/protocol.h"
@@ -16,7 +16,7 @@ class AnthropicWriter final : public OutputWriter {
  public:
   // `show_thinking`: reasoning becomes thinking blocks; else it is left out.
   AnthropicWriter(const ApiContext& context, ReplyPtr reply, Fields fields, int prompt_tokens,
-                  std::unique_ptr<ChatSplitter> splitter, bool show_thinking, bool one_tool);
+                  std::unique_ptr<OutputParser> parser, bool show_thinking);
 
   void OnAccepted() override;
   void OnEvent(int choice, Event&& event) override;
@@ -26,8 +26,8 @@ class AnthropicWriter final : public OutputWriter {
  private:
   enum class Block { kNone, kThinking, kText, kTool };
 
-  void Take(const ChatDelta& delta, int64_t sampled_us);
-  void Open(Block block, const ChatDelta& delta);
+  void Take(const ParsedDelta& delta, int64_t sampled_us);
+  void Open(Block block, const ParsedDelta& delta);
   void Close();
   void Send(std::string_view event, std::string_view data, int64_t sampled_us);
   void WriteUsage(JsonWriter& json) const;
@@ -37,14 +37,12 @@ class AnthropicWriter final : public OutputWriter {
   ReplyPtr reply_;
   Fields fields_;
   const int prompt_tokens_;
-  std::unique_ptr<ChatSplitter> splitter_;
+  std::unique_ptr<OutputParser> parser_;
   const bool show_thinking_;
-  const bool one_tool_;
   const std::string id_;
   bool accepted_ = false;
   Block block_ = Block::kNone;  // the open one
   int index_ = 0;               // of the open or the next block
-  int tools_ = 0;
   std::string content_;         // whole answers: the content array's items, without brackets
   std::string piece_;           // of the open block
   Usage usage_;

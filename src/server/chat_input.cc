@@ -152,7 +152,6 @@ std::optional<ApiError> ReadMessage(const Json& message, const std::string& plac
   if (role == "assistant") {
     if (auto error = ReadReasoning(message, place, out)) return error;
     if (auto error = ReadToolCalls(message, place, out)) return error;
-    SplitInlineThinking(*out);
   }
   if (role == "tool") {
     const Json* id = Find(message, "tool_call_id");
@@ -259,29 +258,6 @@ std::optional<ApiError> CheckToolChoice(const ChatInput& input) {
   return ApiError{.param = "tool_choice",
                   .message = fmt::format("tool_choice: names \"{}\", which is not among the tools.",
                                          choice.name.substr(0, kMaxNameLength))};
-}
-
-void SplitInlineThinking(Json& message) {
-  if (message.contains("reasoning_content")) return;
-  static constexpr std::string_view kOpen = "<think>";
-  static constexpr std::string_view kClose = "</think>";
-  const std::string content = message["content"].get<std::string>();
-  const size_t end = content.find(kClose);
-  if (end == std::string::npos) return;
-  const auto trimmed = [](std::string text) {
-    const size_t begin = text.find_first_not_of('\n');
-    if (begin == std::string::npos) return std::string();
-    return text.substr(begin, text.find_last_not_of('\n') - begin + 1);
-  };
-  std::string reasoning = content.substr(0, end);
-  if (const size_t open = reasoning.find(kOpen); open != std::string::npos) {
-    if (reasoning.find_first_not_of(" \n") != open) return;  // text before the tag: not a thinking head
-    reasoning.erase(0, open + kOpen.size());
-  }
-  std::string rest = content.substr(end + kClose.size());
-  rest.erase(0, rest.find_first_not_of('\n') == std::string::npos ? rest.size() : rest.find_first_not_of('\n'));
-  message["content"] = std::move(rest);
-  message["reasoning_content"] = trimmed(std::move(reasoning));
 }
 
 std::optional<ApiError> ReadOpenAiChat(const Json& body, ChatInput* input) {

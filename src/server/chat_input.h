@@ -1,5 +1,4 @@
-// A conversation as the templates take it, whichever protocol it came by: messages with plain text, tool arguments as
-// objects, reasoning under one name.
+// A conversation as ChatTemplate::Render takes it, whichever protocol it came by, checked field by field.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -38,7 +37,5 @@ std::optional<ApiError> ReadTool(const std::string& place, const std::string& na
                                  const nlohmann::ordered_json& description, const nlohmann::ordered_json& schema,
                                  ChatInput* input);
 std::optional<ApiError> CheckToolChoice(const ChatInput& input);
-// Moves an inline <think>...</think> at the head of an assistant's content to reasoning_content, if it has none.
-void SplitInlineThinking(nlohmann::ordered_json& message);
 
 }  // namespace minimo::server

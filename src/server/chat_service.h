@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "minimo/output_parser.h"
 #include "minimo/request.h"
 #include "minimo/result.h"
-#include "server/chat_delta.h"
 
 namespace minimo::server {
 
@@ -24,8 +24,7 @@ struct OutputFormat {
 struct PreparedChat {
   std::vector<int32_t> prompt_ids;
   std::shared_ptr<const TokenMatcher> matcher;  // null: free
-  // One splitter a choice.
-  std::vector<std::unique_ptr<ChatSplitter>> splitters;
+  std::vector<std::unique_ptr<OutputParser>> parsers;  // one a choice
 };
 
 class ChatService {
@@ -35,6 +34,7 @@ class ChatService {
   struct Options {
     bool add_generation_prompt = true;
     bool continue_final_message = false;  // the last message is the beginning of the answer
+    bool parallel_tool_calls = true;
     OutputFormat format;
     int choices = 1;
   };

@@ -50,7 +50,6 @@ class OutputWriter {
   virtual void OnComplete() = 0;
   // The work failed, before or after OnAccepted; write the error and end. Nothing is called after.
   virtual void OnFailure(const ApiError& error) = 0;
-  virtual bool CalledTools() const { return false; }
 };
 
 struct GenerationContext {

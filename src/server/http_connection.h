@@ -63,6 +63,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void Wake();
   void Leave();  // counts as open no more, even if a handler still holds the reply
   void WatchForClose();
+  void FlushNow();
+  void Written(std::vector<int64_t>& stamps);
 
   boost::beast::tcp_stream stream_;
   boost::beast::flat_buffer buffer_;
@@ -82,6 +84,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool keep_alive_ = false;
   bool head_only_ = false;  // HEAD
   bool watching_ = false;
+  bool waiting_ = false;    // the coroutine waits for output
+  int64_t last_write_us_ = 0;
   HeaderList common_headers_;
   std::function<void()> on_close_;
   std::string out_;               // not yet handed to the socket

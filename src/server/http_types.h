@@ -39,7 +39,8 @@ struct HttpResponse {
   std::string body;
 };
 
-// The way back to the client for one request. Everything is called on the connection's thread, except Post.
+// The way back to the client for one request. Everything is called on the connection's thread, in the handler or in a
+// posted task, except Post itself, which any thread may call.
 // Exactly one of: Send; BeginStream, Write*, End. A Reply that is dropped unanswered closes the connection.
 class Reply {
  public:
@@ -57,7 +58,7 @@ class Reply {
   // Called once on the connection's thread if the client leaves, or is dropped as too slow, before the end.
   virtual void OnClose(std::function<void()> callback) = 0;
 
-  // Runs `task` on the connection's thread, soon; any thread may call.
+  // Runs `task` on the connection's thread, soon, and sends what it wrote; any thread may call.
   virtual void Post(std::function<void()> task) = 0;
 };
 

@@ -27,6 +27,7 @@ class JsonWriter {
   JsonWriter& String(std::string_view value);
   JsonWriter& Int(int64_t value);
   JsonWriter& Number(double value);  // not finite: null
+  JsonWriter& Float(float value);    // likewise; as few digits as tell it from its neighbours
   JsonWriter& Bool(bool value);
   JsonWriter& Null();
   JsonWriter& Raw(std::string_view json);  // a complete JSON value

@@ -223,6 +223,24 @@ void Metrics::ObserveTokenWritten(int64_t latency_us) {
   f_->token_written->Observe(static_cast<double>(latency_us) * 1e-6);
 }
 
+LatencySummary Metrics::TokenWritten() const {
+  const auto histogram = f_->token_written->Collect().histogram;
+  const auto quantile = [&](double q) {
+    const double wanted = q * static_cast<double>(histogram.sample_count);
+    double lower = 0, below = 0;
+    for (const auto& bucket : histogram.bucket) {
+      const double upto = static_cast<double>(bucket.cumulative_count);
+      if (upto >= wanted && upto > below) {
+        return 1e6 * (lower + (bucket.upper_bound - lower) * (wanted - below) / (upto - below));
+      }
+      lower = bucket.upper_bound;
+      below = upto;
+    }
+    return 1e6 * lower;
+  };
+  return {quantile(0.5), quantile(0.99)};
+}
+
 void Metrics::Update(const EngineStats& stats) {
   Families& f = *f_;
   const std::lock_guard lock(f.mutex);

@@ -20,6 +20,11 @@ struct CacheConfig {
   std::string cache_dtype;
 };
 
+struct LatencySummary {
+  double p50_us = 0;
+  double p99_us = 0;
+};
+
 class Metrics {
  public:
   Metrics(const std::string& model_name, const CacheConfig& cache, int64_t capacity_tokens, int max_model_len);
@@ -32,6 +37,7 @@ class Metrics {
 
   void ObserveHttp(const std::string& path, int status);
   void ObserveTokenWritten(int64_t latency_us);
+  LatencySummary TokenWritten() const;  // interpolated within the histogram's buckets
 
   // Takes over the engine's totals; called before Text.
   void Update(const EngineStats& stats);

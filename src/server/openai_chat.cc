@@ -88,6 +88,7 @@ std::optional<ApiError> Parse(const ApiContext& context, const std::string& text
   ChatInput input;
   ChatService::Options options{.add_generation_prompt = fields.add_generation_prompt,
                                .continue_final_message = fields.continue_final_message,
+                               .parallel_tool_calls = fields.parallel_tool_calls,
                                .choices = fields.n};
   if (auto error = ReadOpenAiChat(*body, &input)) return error;
   if (auto error = ReadFormat(*body, &options.format)) return error;
@@ -108,7 +109,7 @@ Answer PrepareChat(const ApiContext& context, HttpRequest&& request) {
   return [&context, parsed, prompt, origin = OriginOf(request, parsed->fields)](const ReplyPtr& reply) {
     auto writer = std::make_unique<OpenAiChatWriter>(context, reply, std::move(parsed->fields),
                                                      std::move(parsed->chat.prompt_ids),
-                                                     std::move(parsed->chat.splitters));
+                                                     std::move(parsed->chat.parsers));
     std::vector<Request> prompts;
     prompts.push_back(std::move(*prompt));
     Generation::Start(context.generation(), reply, origin, std::move(prompts), std::move(writer));

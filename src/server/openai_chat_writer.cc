@@ -8,14 +8,14 @@ namespace minimo::server {
 
 OpenAiChatWriter::OpenAiChatWriter(const ApiContext& context, ReplyPtr reply, Fields fields,
                                    std::vector<int32_t> prompt_ids,
-                                   std::vector<std::unique_ptr<ChatSplitter>> splitters)
+                                   std::vector<std::unique_ptr<OutputParser>> parsers)
     : context_(context),
       reply_(std::move(reply)),
       fields_(std::move(fields)),
       prompt_ids_(std::move(prompt_ids)),
-      choices_(splitters.size()),
-      usage_(static_cast<int>(splitters.size()), fields_.n) {
-  for (size_t i = 0; i < splitters.size(); ++i) choices_[i].splitter = std::move(splitters[i]);
+      choices_(parsers.size()),
+      usage_(static_cast<int>(parsers.size()), fields_.n) {
+  for (size_t i = 0; i < parsers.size(); ++i) choices_[i].parser = std::move(parsers[i]);
   const std::string id = fields_.request_id.empty() ? NewId("chatcmpl-") : "chatcmpl-" + fields_.request_id;
   JsonWriter json;
   json.Object().Member("id", id).Member("object", fields_.stream ? "chat.completion.chunk" : "chat.completion");
@@ -31,16 +31,10 @@ void OpenAiChatWriter::OnAccepted() {
   reply_->BeginStream(std::move(head));
 }
 
-bool OpenAiChatWriter::Wanted(const ChatDelta& delta) const {
-  if (delta.kind == ChatDelta::kReasoning) return fields_.include_reasoning;
-  const bool tool = delta.kind != ChatDelta::kContent;
-  return !tool || fields_.parallel_tool_calls || delta.tool == 0;
-}
-
 void OpenAiChatWriter::Absorb(int index, const Event& event) {
   Choice& choice = choices_[static_cast<size_t>(index)];
   if (!event.prompt_logprobs.empty()) prompt_logprobs_ = event.prompt_logprobs;
-  if (choice.splitter->InReasoning()) choice.reasoning_tokens += static_cast<int>(event.tokens.size());
+  if (choice.parser->in_reasoning()) choice.reasoning_tokens += static_cast<int>(event.tokens.size());
   if (fields_.logprobs) {
     const size_t visible = VisibleTokens(event, fields_.params);
     JsonWriter json;
@@ -53,18 +47,12 @@ void OpenAiChatWriter::Absorb(int index, const Event& event) {
   choice.finish = event.finish;
   choice.stop_reason = event.stop_reason;
   usage_.Set(index, event.usage);
-  deltas_.clear();
-  choice.splitter->Feed(event, &deltas_);
-  std::erase_if(deltas_, [&](const ChatDelta& delta) { return !Wanted(delta); });
-}
-
-void OpenAiChatWriter::Keep(Choice& choice, const ChatDelta& delta) {
-  switch (delta.kind) {
-    case ChatDelta::kReasoning: choice.reasoning += delta.text; break;
-    case ChatDelta::kContent: choice.content += delta.text; break;
-    case ChatDelta::kToolBegin: choice.tools.push_back({NewId("call_"), delta.name, ""}); break;
-    case ChatDelta::kToolArguments: choice.tools.back().arguments += delta.text; break;
-    case ChatDelta::kToolEnd: break;
+  deltas_ = choice.parser->Feed(event.text);
+  if (event.finish != FinishReason::kNone) {
+    for (ParsedDelta& delta : choice.parser->Finish()) deltas_.push_back(std::move(delta));
+  }
+  if (!fields_.include_reasoning) {
+    std::erase_if(deltas_, [](const ParsedDelta& delta) { return delta.kind == ParsedDelta::Kind::kReasoning; });
   }
 }
 
@@ -72,7 +60,7 @@ void OpenAiChatWriter::OnEvent(int index, Event&& event) {
   Absorb(index, event);
   Choice& choice = choices_[static_cast<size_t>(index)];
   if (!fields_.stream) {
-    for (const ChatDelta& delta : deltas_) Keep(choice, delta);
+    for (const ParsedDelta& delta : deltas_) choice.whole.Add(delta);
     return;
   }
   const int64_t sampled_us = event.tokens.empty() ? 0 : event.timing.last_token_us;
@@ -83,29 +71,26 @@ void OpenAiChatWriter::OnEvent(int index, Event&& event) {
     SendChunk(index, R"("role":"assistant","content":"")", false, 0);
     logprobs.swap(choice.logprobs);
   }
-  for (const ChatDelta& delta : deltas_) SendDelta(index, delta, sampled_us);
+  for (const ParsedDelta& delta : deltas_) SendDelta(index, delta, sampled_us);
   if (event.finish != FinishReason::kNone) SendChunk(index, "", true, deltas_.empty() ? sampled_us : 0);
 }
 
-void OpenAiChatWriter::SendDelta(int index, const ChatDelta& delta, int64_t sampled_us) {
-  Choice& choice = choices_[static_cast<size_t>(index)];
+void OpenAiChatWriter::SendDelta(int index, const ParsedDelta& delta, int64_t sampled_us) {
+  using Kind = ParsedDelta::Kind;
   switch (delta.kind) {
-    case ChatDelta::kReasoning:
-      return SendChunk(index, R"("reasoning_content":)" + Quoted(delta.text), false, sampled_us);
-    case ChatDelta::kContent: return SendChunk(index, R"("content":)" + Quoted(delta.text), false, sampled_us);
-    case ChatDelta::kToolBegin:
-      choice.tools.push_back({});  // counted, for finish_reason
+    case Kind::kReasoning: return SendChunk(index, R"("reasoning_content":)" + Quoted(delta.text), false, sampled_us);
+    case Kind::kContent: return SendChunk(index, R"("content":)" + Quoted(delta.text), false, sampled_us);
+    case Kind::kToolCall:
       return SendChunk(index,
-                       fmt::format(R"("tool_calls":[{{"index":{},"id":"{}","type":"function","function":{{"name":{},)"
+                       fmt::format(R"("tool_calls":[{{"index":{},"id":{},"type":"function","function":{{"name":{},)"
                                    R"("arguments":""}}}}])",
-                                   delta.tool, NewId("call_"), Quoted(delta.name)),
+                                   delta.index, Quoted(delta.id), Quoted(delta.name)),
                        false, sampled_us);
-    case ChatDelta::kToolArguments:
+    case Kind::kArguments:
       return SendChunk(index,
-                       fmt::format(R"("tool_calls":[{{"index":{},"function":{{"arguments":{}}}}}])", delta.tool,
+                       fmt::format(R"("tool_calls":[{{"index":{},"function":{{"arguments":{}}}}}])", delta.index,
                                    Quoted(delta.text)),
                        false, sampled_us);
-    case ChatDelta::kToolEnd: return;
   }
 }
 
@@ -121,7 +106,7 @@ void OpenAiChatWriter::WriteLogprobs(JsonWriter& json, Choice& choice) {
 
 // finish_reason, stop_reason, token_ids.
 void OpenAiChatWriter::WriteEnd(JsonWriter& json, const Choice& choice, bool last) {
-  if (last && choice.finish == FinishReason::kStop && !choice.tools.empty()) {
+  if (last && choice.finish == FinishReason::kStop && choice.parser->tool_calls() > 0) {
     json.Member("finish_reason", "tool_calls");
   } else {
     WriteFinish(json, last ? choice.finish : FinishReason::kNone);
@@ -159,17 +144,11 @@ int OpenAiChatWriter::ReasoningTokens() const {
 
 void OpenAiChatWriter::WriteMessage(JsonWriter& json, const Choice& choice) {
   json.Key("message").Object().Member("role", "assistant");
+  const ParsedOutput& whole = choice.whole;
   json.Key("content");
-  choice.content.empty() && !choice.tools.empty() ? json.Null() : json.String(choice.content);
-  if (!choice.reasoning.empty()) json.Member("reasoning_content", choice.reasoning);
-  if (!choice.tools.empty()) {
-    json.Key("tool_calls").Array();
-    for (const ToolCall& tool : choice.tools) {
-      json.Object().Member("id", tool.id).Member("type", "function").Key("function").Object();
-      json.Member("name", tool.name).Member("arguments", tool.arguments).EndObject().EndObject();
-    }
-    json.EndArray();
-  }
+  whole.content.empty() && !whole.tool_calls.empty() ? json.Null() : json.String(whole.content);
+  if (!whole.reasoning.empty()) json.Member("reasoning_content", whole.reasoning);
+  if (!whole.tool_calls.empty()) json.Key("tool_calls").Raw(whole.ToolCallsJson());
   json.Key("refusal").Null().EndObject();
 }
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "server/chat_delta.h"
+#include "minimo/output_parser.h"
 #include "server/fields.h"
 #include "server/generation.h"
 #include "server/protocol.h"
@@ -14,9 +14,9 @@ namespace minimo::server {
 
 class OpenAiChatWriter final : public OutputWriter {
  public:
-  // One splitter a choice.
+  // One parser a choice.
   OpenAiChatWriter(const ApiContext& context, ReplyPtr reply, Fields fields, std::vector<int32_t> prompt_ids,
-                   std::vector<std::unique_ptr<ChatSplitter>> splitters);
+                   std::vector<std::unique_ptr<OutputParser>> parsers);
 
   void OnAccepted() override;
   void OnEvent(int choice, Event&& event) override;
@@ -24,15 +24,11 @@ class OpenAiChatWriter final : public OutputWriter {
   void OnFailure(const ApiError& error) override;
 
  private:
-  struct ToolCall {
-    std::string id, name, arguments;
-  };
   struct Choice {
-    std::unique_ptr<ChatSplitter> splitter;
+    std::unique_ptr<OutputParser> parser;
     bool role_sent = false;
     int reasoning_tokens = 0;
-    std::string reasoning, content;  // whole answers
-    std::vector<ToolCall> tools;
+    ParsedOutput whole;              // of an answer that is not streamed
     std::string logprobs;            // entries, comma-separated; of the next chunk, or of the whole answer
     std::vector<int32_t> ids;
     FinishReason finish = FinishReason::kNone;
@@ -40,9 +36,7 @@ class OpenAiChatWriter final : public OutputWriter {
   };
 
   void Absorb(int index, const Event& event);
-  bool Wanted(const ChatDelta& delta) const;
-  void Keep(Choice& choice, const ChatDelta& delta);
-  void SendDelta(int index, const ChatDelta& delta, int64_t sampled_us);
+  void SendDelta(int index, const ParsedDelta& delta, int64_t sampled_us);
   // Sends one chunk: `delta` is the inside of the delta object.
   void SendChunk(int index, std::string_view delta, bool last, int64_t sampled_us);
   void WriteLogprobs(JsonWriter& json, Choice& choice);
@@ -59,7 +53,7 @@ class OpenAiChatWriter final : public OutputWriter {
   std::vector<Choice> choices_;
   std::vector<OutputToken> prompt_logprobs_;
   UsageSum usage_;
-  std::vector<ChatDelta> deltas_;  // scratch
+  std::vector<ParsedDelta> deltas_;  // of the event at hand
 };
 
 }  // namespace minimo::server

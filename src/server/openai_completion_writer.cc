@@ -66,9 +66,9 @@ void CompletionWriter::AddLogprob(Choice& choice, const OutputToken& token, bool
     AppendItem(choice.logprobs.top_logprobs, "null");
     return;
   }
-  const auto clamped = [](float logprob) { return static_cast<double>(std::max(logprob, -9999.0f)); };
+  const auto clamped = [](float logprob) { return std::max(logprob, -9999.0f); };
   JsonWriter value;
-  value.Number(clamped(token.logprob));
+  value.Float(clamped(token.logprob));
   AppendItem(choice.logprobs.token_logprobs, value.str());
   JsonWriter top;
   top.Object();
@@ -76,9 +76,9 @@ void CompletionWriter::AddLogprob(Choice& choice, const OutputToken& token, bool
   const size_t count = std::min(token.top.size(), static_cast<size_t>(fields_.completion_logprobs));
   for (size_t i = 0; i < count; ++i) {
     chosen_seen |= token.top[i].token == token.token;
-    top.Member(TokenText(context_.engine, token.top[i].token), clamped(token.top[i].logprob));
+    top.Key(TokenText(context_.engine, token.top[i].token)).Float(clamped(token.top[i].logprob));
   }
-  if (!chosen_seen) top.Member(text, clamped(token.logprob));
+  if (!chosen_seen) top.Key(text).Float(clamped(token.logprob));
   AppendItem(choice.logprobs.top_logprobs, top.EndObject().str());
 }
 

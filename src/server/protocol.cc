@@ -11,6 +11,12 @@
 
 namespace minimo::server {
 
+namespace {
+
+constexpr float kNever = -9999.0f;  // OpenAI's log probability of what cannot be
+
+}  // namespace
+
 int64_t UnixSeconds() { return static_cast<int64_t>(std::time(nullptr)); }
 
 std::optional<ApiError> CheckModel(const ApiContext& context, const std::string& model) {
@@ -103,7 +109,7 @@ namespace {
 
 void WriteTokenAndBytes(JsonWriter& json, const Engine& engine, int32_t token, float logprob) {
   json.Member("token", TokenText(engine, token));
-  json.Member("logprob", static_cast<double>(std::max(logprob, -9999.0f)));  // OpenAI's value for "never"
+  json.Key("logprob").Float(std::max(logprob, kNever));
   json.Key("bytes").Array();
   for (const char c : engine.tokenizer().TokenBytes(token)) json.Int(static_cast<unsigned char>(c));
   json.EndArray();
@@ -135,7 +141,7 @@ void WritePromptLogprobs(JsonWriter& json, const Engine& engine, const std::vect
     }
     const OutputToken& token = known[i - absent];
     const auto entry = [&](int32_t id, float logprob, int32_t rank) {
-      json.Key(fmt::format("{}", id)).Object().Member("logprob", static_cast<double>(std::max(logprob, -9999.0f)));
+      json.Key(fmt::format("{}", id)).Object().Key("logprob").Float(std::max(logprob, kNever));
       json.Member("rank", rank).Member("decoded_token", TokenText(engine, id)).EndObject();
     };
     json.Object();

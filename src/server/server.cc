@@ -163,6 +163,8 @@ Status Server::Start() {
 
 int Server::port() const { return state_->http.port(); }
 
+LatencySummary Server::TokenWriteLatency() const { return state_->metrics.TokenWritten(); }
+
 int Server::Drain() {
   state_->draining = true;
   state_->events.EndAll();

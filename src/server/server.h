@@ -38,6 +38,9 @@ class Server {
   // Stops accepting, waits for what runs up to drain_timeout_ms, cuts the rest. Returns how many were cut.
   int Drain();
 
+  // From a token sampled to its bytes handed to the socket, since the start; for benches.
+  LatencySummary TokenWriteLatency() const;
+
  private:
   struct State;
   std::unique_ptr<State> state_;

@@ -6,22 +6,28 @@
 namespace minimo::testing {
 namespace {
 
-using server::ChatDelta;
-
-class PlainSplitter final : public server::ChatSplitter {
+class PlainParser final : public OutputParser {
  public:
-  void Feed(const Event& event, std::vector<ChatDelta>* deltas) override {
-    text_ += event.text;
-    while (Take(event.finish != FinishReason::kNone, deltas)) {
-    }
+  std::vector<ParsedDelta> Feed(std::string_view text) override {
+    text_ += text;
+    return TakeAll(false);
   }
-  bool InReasoning() const override { return state_ == kThink; }
+  std::vector<ParsedDelta> Finish() override { return TakeAll(true); }
+  int tool_calls() const override { return calls_; }
+  bool in_reasoning() const override { return state_ == kThink; }
 
  private:
   enum State { kText, kThink, kCall };
 
+  std::vector<ParsedDelta> TakeAll(bool last) {
+    std::vector<ParsedDelta> deltas;
+    while (Take(last, &deltas)) {
+    }
+    return deltas;
+  }
+
   // Takes one piece of text_; false: nothing more can be told yet.
-  bool Take(bool last, std::vector<ChatDelta>* deltas) {
+  bool Take(bool last, std::vector<ParsedDelta>* deltas) {
     const std::string tag = state_ == kText ? "<" : state_ == kThink ? "</think>" : ">";
     const size_t at = text_.find(tag);
     if (at == std::string::npos) {
@@ -30,18 +36,13 @@ class PlainSplitter final : public server::ChatSplitter {
       return false;
     }
     Emit(at, deltas);
-    if (state_ == kThink) return Enter(kText, tag.size());
-    if (state_ == kCall) {
-      deltas->push_back({ChatDelta::kToolEnd, "", calls_ - 1, ""});
-      return Enter(kText, 1);
-    }
+    if (state_ != kText) return Enter(kText, tag.size());
     if (text_.compare(0, 7, "<think>") == 0) return Enter(kThink, 7);
     const size_t name_end = text_.find(' ', 6);
-    if (text_.compare(0, 6, "<call ") == 0 && name_end != std::string::npos) {
-      deltas->push_back({ChatDelta::kToolBegin, "", calls_++, text_.substr(6, name_end - 6)});
-      return Enter(kCall, name_end + 1);
-    }
-    return false;
+    if (text_.compare(0, 6, "<call ") != 0 || name_end == std::string::npos) return false;
+    deltas->push_back({ParsedDelta::Kind::kToolCall, "", calls_, fmt::format("call_{}", calls_), text_.substr(6, name_end - 6)});
+    ++calls_;
+    return Enter(kCall, name_end + 1);
   }
 
   bool Enter(State state, size_t consumed) {
@@ -50,12 +51,12 @@ class PlainSplitter final : public server::ChatSplitter {
     return true;
   }
 
-  void Emit(size_t count, std::vector<ChatDelta>* deltas) {
+  void Emit(size_t count, std::vector<ParsedDelta>* deltas) {
     if (count == 0) return;
-    const auto kind = state_ == kText ? ChatDelta::kContent
-                      : state_ == kThink ? ChatDelta::kReasoning
-                                         : ChatDelta::kToolArguments;
-    deltas->push_back({kind, text_.substr(0, count), std::max(0, calls_ - 1), ""});
+    const auto kind = state_ == kText    ? ParsedDelta::Kind::kContent
+                      : state_ == kThink ? ParsedDelta::Kind::kReasoning
+                                         : ParsedDelta::Kind::kArguments;
+    deltas->push_back({kind, text_.substr(0, count), std::max(0, calls_ - 1), "", ""});
     text_.erase(0, count);
   }
 
@@ -74,7 +75,7 @@ Result<server::PreparedChat> PlainChat::Prepare(const server::ChatInput& input, 
   if (input.tool_choice.kind != server::ToolChoice::kNone) prompt += fmt::format("[{} tools]\n", input.tools.size());
   server::PreparedChat prepared;
   MINIMO_ASSIGN(prepared.prompt_ids, tokenizer_.Encode(prompt));
-  for (int i = 0; i < options.choices; ++i) prepared.splitters.push_back(std::make_unique<PlainSplitter>());
+  for (int i = 0; i < options.choices; ++i) prepared.parsers.push_back(std::make_unique<PlainParser>());
   return prepared;
 }
 

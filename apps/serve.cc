@@ -1,0 +1,173 @@
+// minimo serve: the HTTP server.
+#include <nlohmann/json.hpp>
+
+#include <csignal>
+
+#include "apps/commands.h"
+#include "apps/rank_flags.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "minimo/engine.h"
+#include "models/loader.h"
+#include "server/auth.h"
+#include "server/server.h"
+#include "server/template_chat.h"
+
+namespace minimo {
+namespace {
+
+struct Flags {
+  CommonFlags common;
+  EngineOptions engine;
+  RankFlags ranks;
+  server::ServerOptions server;
+  std::vector<std::string> api_keys;
+  std::string api_key_file;
+  std::vector<std::string> origins;
+  double drain_timeout_s = 30;
+  double idle_timeout_s = 75;
+  double body_timeout_s = 60;
+  double write_timeout_s = 30;
+  double keep_alive_s = 15;
+  double kv_cache_gb = 0;
+  double gpu_memory_utilization = 0.9;
+};
+
+void AddEngineFlags(CLI::App& app, Flags& f) {
+  EngineOptions& e = f.engine;
+  app.add_option("--max-model-len", e.max_model_len, "Longest prompt and answer together; 0: the model's own");
+  app.add_option("--max-num-seqs", e.max_num_seqs, "Sequences in one step")->capture_default_str();
+  app.add_option("--max-num-batched-tokens", e.max_num_batched_tokens, "Tokens in one step; 0: chosen");
+  app.add_option("--kv-cache-dtype", e.kv_cache_dtype, "auto, f32, bf16 or fp8")->capture_default_str();
+  app.add_option("--kv-cache-gb", f.kv_cache_gb, "Memory of the KV cache in GB; 0: chosen from what is free");
+  app.add_option("--gpu-memory-utilization", f.gpu_memory_utilization, "As in vLLM; of no effect on the CPU");
+  app.add_option("--num-gpu-blocks-override", e.kv_blocks, "Blocks of the KV cache, instead of its memory");
+  app.add_option("--block-size", e.block_size, "Tokens in a KV block")->capture_default_str();
+  app.add_flag("--enable-prefix-caching,!--no-enable-prefix-caching", e.enable_prefix_caching);
+  app.add_flag("--enable-chunked-prefill,!--no-enable-chunked-prefill", e.enable_chunked_prefill);
+  app.add_option("--load-format", e.load_format, "auto or dummy (random weights)")->capture_default_str();
+}
+
+void AddServerFlags(CLI::App& app, Flags& f) {
+  server::HttpServerOptions& http = f.server.http;
+  app.add_option("--host", http.host, "Address to listen on")->capture_default_str();
+  app.add_option("--port", http.port, "0: any free one")->check(CLI::Range(0, 65535))->capture_default_str();
+  app.add_option("--served-model-name", f.server.served_model_names, "Names that requests may use; the first is shown");
+  app.add_option("--api-key", f.api_keys, "Keys of which clients must bring one; also $MINIMO_API_KEY");
+  app.add_option("--api-key-file", f.api_key_file, "File with one key a line");
+  app.add_option("--allowed-origins", f.origins, "CORS: web origins that may call, or '*'; a JSON array as in vLLM");
+  app.add_option("--max-queue", f.server.max_queue, "Sequences that may wait; beyond: 429. 0: no limit")
+      ->capture_default_str();
+  app.add_option("--max-connections", http.max_connections)->check(CLI::Range(1, 1000000))->capture_default_str();
+  app.add_option("--max-body-bytes", http.max_body_bytes)->check(CLI::Range(1024, 1 << 30))->capture_default_str();
+  app.add_option("--io-threads", http.io_threads)->check(CLI::Range(1, 64))->capture_default_str();
+  app.add_option("--drain-timeout", f.drain_timeout_s, "Seconds that running requests get after SIGTERM")
+      ->capture_default_str();
+  app.add_option("--idle-timeout", f.idle_timeout_s, "Seconds for a request's header to arrive")->capture_default_str();
+  app.add_option("--body-timeout", f.body_timeout_s, "Seconds for its body")->capture_default_str();
+  app.add_option("--write-timeout", f.write_timeout_s, "Seconds for a client to read what is written")
+      ->capture_default_str();
+  app.add_option("--keep-alive", f.keep_alive_s, "Seconds of silence in a stream before a comment line")
+      ->capture_default_str();
+}
+
+// vLLM takes '["https://a", "https://b"]'.
+std::vector<std::string> Origins(const std::vector<std::string>& given) {
+  std::vector<std::string> origins;
+  for (const std::string& text : given) {
+    const auto list = nlohmann::json::parse(text, nullptr, false);
+    if (!list.is_array()) {
+      origins.push_back(text);
+      continue;
+    }
+    for (const auto& item : list) {
+      if (item.is_string()) origins.push_back(item.get<std::string>());
+    }
+  }
+  return origins;
+}
+
+std::string ShownModelName(const std::string& model) {
+  std::string name = model;
+  while (name.size() > 1 && name.back() == '/') name.pop_back();
+  const size_t slash = name.rfind('/');
+  return slash == std::string::npos ? name : name.substr(slash + 1);
+}
+
+int Ms(double seconds) { return static_cast<int>(std::clamp(seconds, 0.0, 1e6) * 1000.0); }
+
+Status Body(Flags& f) {
+  const int64_t begin_us = SteadyClock().NowUs();
+  EngineOptions& engine_options = f.engine;
+  engine_options.model = f.common.model;
+  engine_options.backend = f.common.backend;
+  engine_options.dtype = f.common.dtype;
+  engine_options.threads = f.common.threads;
+  if (f.kv_cache_gb > 0) engine_options.kv_cache_bytes = static_cast<int64_t>(f.kv_cache_gb * 1e9);
+  MINIMO_TRY(f.ranks.Fill(&engine_options));
+  if (Follows(engine_options)) return Follow(engine_options);
+
+  // SIGTERM and SIGINT are waited for below, in this thread; every other thread must leave them alone.
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+
+  server::ServerOptions& options = f.server;
+  MINIMO_ASSIGN(options.api_keys, server::CollectApiKeys(f.api_keys, f.api_key_file));
+  options.allowed_origins = Origins(f.origins);
+  if (options.served_model_names.empty()) options.served_model_names = {ShownModelName(f.common.model)};
+  options.max_num_seqs = engine_options.max_num_seqs;
+  options.drain_timeout_ms = Ms(f.drain_timeout_s);
+  options.http.idle_timeout_ms = Ms(f.idle_timeout_s);
+  options.http.body_timeout_ms = Ms(f.body_timeout_s);
+  options.http.write_timeout_ms = Ms(f.write_timeout_s);
+  options.http.keep_alive_comment_ms = Ms(f.keep_alive_s);
+  options.cache = {engine_options.block_size, engine_options.enable_prefix_caching, engine_options.kv_cache_dtype};
+
+  MINIMO_ASSIGN(const std::string folder, ResolveModelFolder(f.common.model));
+  MINIMO_ASSIGN(const std::unique_ptr<Engine> engine, Engine::Create(engine_options));
+  MINIMO_ASSIGN(const auto chat, server::TemplateChat::Load(folder, *engine));
+  server::Server server(*engine, *chat, options);
+  MINIMO_TRY(server.Start());
+  fmt::print("listening on http://{}:{}\nmodel {} ({}), context {} tokens, KV cache {} tokens\nready in {:.2f} s\n",
+             options.http.host, server.port(), options.served_model_names[0], folder, engine->max_model_len(),
+             engine->Stats().kv_capacity_tokens, static_cast<double>(SteadyClock().NowUs() - begin_us) * 1e-6);
+  if (options.api_keys.empty() && options.http.host != "127.0.0.1" && options.http.host != "localhost") {
+    LogWarn("no --api-key: anybody who reaches {} may use the model", options.http.host);
+  }
+  std::fflush(stdout);
+
+  int signal = 0;
+  sigwait(&signals, &signal);
+  LogInfo("signal {}: no new connections; requests in progress have {} s", signal, f.drain_timeout_s);
+  // A second signal does not wait.
+  pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+  std::signal(SIGTERM, [](int) { std::_Exit(0); });
+  std::signal(SIGINT, [](int) { std::_Exit(0); });
+  const int cut = server.Drain();
+  LogInfo("drained; {} connections were cut", cut);
+  if (LostRank(engine_options)) return Error{"a rank was lost; the server answered what it could"};
+  return {};
+}
+
+}  // namespace
+
+void AddServe(Commands& commands) {
+  auto flags = std::make_shared<Flags>();
+  CLI::App& command = commands.Add("serve", "Serve a model over HTTP: the OpenAI and Anthropic APIs, metrics, a web page");
+  flags->common.AddModelArgument(command);
+  flags->common.AddRuntimeFlags(command);
+  flags->ranks.AddTo(command);
+  AddEngineFlags(command, *flags);
+  AddServerFlags(command, *flags);
+  commands.Body(command, [flags, &command] {
+    // A server tells what it does; the other commands' default is to tell what went wrong.
+    if (command.get_parent()->get_option("--log-level")->count() == 0) SetLogLevel(LogLevel::kInfo);
+    return Body(*flags);
+  });
+}
+
+}  // namespace minimo
