@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "comm/communicator.h"
 #include "minimo/engine.h"
 #include "models/loader.h"
 #include "server/auth.h"
@@ -97,8 +98,24 @@ std::string ShownModelName(const std::string& model) {
 
 int Ms(double seconds) { return static_cast<int>(std::clamp(seconds, 0.0, 1e6) * 1000.0); }
 
+// Waits for one of the signals; 0 if a rank is lost before.
+int WaitForEnd(const sigset_t& signals, const EngineOptions& options) {
+  constexpr timespec kLook{0, 200'000'000};  // how often the ranks are looked at
+  while (!LostRank(options)) {
+    const int signal = sigtimedwait(&signals, nullptr, &kLook);
+    if (signal > 0) return signal;
+  }
+  return 0;
+}
+
 Status Body(Flags& f) {
   const int64_t begin_us = SteadyClock().NowUs();
+  // These are waited for below, in this thread; every other thread, MPI's too, must leave them alone.
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int signal : {SIGTERM, SIGINT, SIGUSR1}) sigaddset(&signals, signal);  // mpirun forwards SIGUSR1
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+
   EngineOptions& engine_options = f.engine;
   engine_options.model = f.common.model;
   engine_options.backend = f.common.backend;
@@ -107,13 +124,6 @@ Status Body(Flags& f) {
   if (f.kv_cache_gb > 0) engine_options.kv_cache_bytes = static_cast<int64_t>(f.kv_cache_gb * 1e9);
   MINIMO_TRY(f.ranks.Fill(&engine_options));
   if (Follows(engine_options)) return Follow(engine_options);
-
-  // SIGTERM and SIGINT are waited for below, in this thread; every other thread must leave them alone.
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
 
   server::ServerOptions& options = f.server;
   MINIMO_ASSIGN(options.api_keys, server::CollectApiKeys(f.api_keys, f.api_key_file));
@@ -140,8 +150,11 @@ Status Body(Flags& f) {
   }
   std::fflush(stdout);
 
-  int signal = 0;
-  sigwait(&signals, &signal);
+  const int signal = WaitForEnd(signals, engine_options);
+  if (signal == 0) {
+    server.Drain();  // the engine answers every request with the error
+    return engine_options.ranks->failure();
+  }
   LogInfo("signal {}: no new connections; requests in progress have {} s", signal, f.drain_timeout_s);
   // A second signal does not wait.
   pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
