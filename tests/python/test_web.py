@@ -131,7 +131,7 @@ def test_errors_are_told_and_can_be_retried(make_minimo, page):
     settings(page, temperature="0", top_p="0.5")
     page.evaluate("document.querySelector('#settings [name=top_p]').value = '7'")  # past what the field allows
     ask(page, "What is 2+3? Answer briefly.")
-    expect(page.locator(".fault")).to_contain_text("top_p")
+    expect(page.locator(".turn .fault")).to_contain_text("top_p")
     page.evaluate("document.querySelector('#settings [name=top_p]').value = ''")
     page.get_by_role("button", name="Retry").click()
     answered(page)
@@ -162,8 +162,8 @@ def test_dashboard_moves_under_load(make_minimo, page):
     threads = [threading.Thread(target=load) for _ in range(4)]
     for t in threads:
         t.start()
-    page.wait_for_function("Number(document.getElementById('t-run').textContent) > 0", timeout=20000)
-    page.wait_for_function("parseFloat(document.getElementById('t-gen').textContent) > 0", timeout=20000)
+    expect(page.locator("#t-run")).not_to_have_text("0", timeout=20000)
+    expect(page.locator("#t-gen")).not_to_have_text("0", timeout=20000)
     expect(page.locator("#experts-hint")).to_contain_text("layers, 16 experts", timeout=20000)
     colours = page.evaluate("""() => { const c = document.getElementById('heat'); const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
         return new Set(Array.from({length: d.length / 4}, (_, i) => d.slice(4 * i, 4 * i + 3).join())).size; }""")
