@@ -8,13 +8,13 @@ cd "$(dirname "$0")/.."
 stage=${1:-build}
 
 APT_PACKAGES=(
-  g++ cmake ninja-build pkg-config git ca-certificates
+  g++ cmake ninja-build pkg-config git ca-certificates python3
   libhwy-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev libpcre2-dev libutf8proc-dev
   libboost-dev prometheus-cpp-dev libxxhash-dev
   libgtest-dev libgmock-dev libbenchmark-dev
 )
 TEST_PACKAGES=(
-  python3 python3-venv curl chromium openmpi-bin libopenmpi-dev iproute2
+  python3-venv curl chromium openmpi-bin libopenmpi-dev iproute2
 )
 REQUIREMENTS=tests/python/requirements.txt
 
