@@ -46,6 +46,7 @@ def test_256_streams_a_third_left_midway(minimo):
     leave = [draw.randint(1, length) if i % 3 == 0 else None for i, length in enumerate(lengths)]
     together = asyncio.run(all_at_once(minimo.url, lengths, leave))
     minimo.wait_idle(60)
+    assert minimo.metric("vllm:kv_cache_usage_perc") == 0, "blocks leaked"
     compared = 0
     for index in range(STREAMS):
         if leave[index] is not None:
