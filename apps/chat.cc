@@ -81,6 +81,7 @@ class Conversation {
 
 Status Body(const Flags& flags) {
   MINIMO_ASSIGN(LocalModel local, OpenLocalModel(LocalOptions(flags.common, 1)));
+  MINIMO_TRY(flags.common.CheckQuantization(local.folder));
   MINIMO_ASSIGN(ChatTemplate chat_template, ChatTemplate::FromFolder(local.folder));
   MINIMO_ASSIGN(std::string tools, flags.chat.ToolsJson());
   Conversation conversation(flags, std::move(local), std::move(chat_template), std::move(tools));

@@ -41,6 +41,8 @@ struct CommonFlags {
   void AddModelFlag(CLI::App& command);
   void AddModelArgument(CLI::App& command);
   void AddRuntimeFlags(CLI::App& command);
+  // An error if --quantization names another format than the checkpoint in `folder` has.
+  Status CheckQuantization(const std::string& folder) const;
 };
 
 void AddBench(Commands& commands);

@@ -84,6 +84,7 @@ bool Matches(const Case& c, const ParsedOutput& got) {
 Status Accuracy(const Flags& flags, const std::string& text) {
   MINIMO_ASSIGN(const auto cases, ReadCases(flags.task, text));
   MINIMO_ASSIGN(const LocalModel local, OpenLocalModel(LocalOptions(flags.common, flags.concurrency)));
+  MINIMO_TRY(flags.common.CheckQuantization(local.folder));
   MINIMO_ASSIGN(const ChatTemplate chat_template, ChatTemplate::FromFolder(local.folder));
   SamplingParams params = flags.sampling.Apply(local.engine->default_params());
   if (!flags.sampling.temperature) params.temperature = 0;
@@ -135,6 +136,7 @@ Status Accuracy(const Flags& flags, const std::string& text) {
 // Consecutive windows of `context` tokens; every token but a window's first is predicted.
 Status Perplexity(const Flags& flags, const std::string& text) {
   MINIMO_ASSIGN(const std::string folder, ResolveModelFolder(flags.common.model));
+  MINIMO_TRY(flags.common.CheckQuantization(folder));
   MINIMO_ASSIGN(const auto tokenizer, Tokenizer::FromFolder(folder));
   MINIMO_ASSIGN(const auto ids, tokenizer->Encode(text));
   if (ids.size() < 2) return Errorf("{}: {} tokens, expected at least 2", flags.task, ids.size());

@@ -112,6 +112,7 @@ Status Body(const Flags& flags) {
     MINIMO_ASSIGN(wide, ReadIds(flags.ids_file));
   }
   MINIMO_ASSIGN(const std::string folder, ResolveModelFolder(flags.common.model));
+  MINIMO_TRY(flags.common.CheckQuantization(folder));
   MINIMO_ASSIGN(const LoadedModel model, LoadModel(folder));
   if (wide.empty()) return Errorf("no token ids: expected at least one (--ids 1,2,3 or --ids-file F.json)");
   if (static_cast<int64_t>(wide.size()) > model.spec.max_positions) {

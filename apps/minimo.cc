@@ -1,12 +1,16 @@
 // The one binary: parses the command line, runs a subcommand, turns its error into one line and an exit code.
 #include <fmt/format.h>
 
+#include <nlohmann/json.hpp>
+
 #include <csignal>
 #include <cstdio>
 #include <exception>
 
 #include "apps/commands.h"
+#include "base/error.h"
 #include "base/log.h"
+#include "checkpoint/checkpoint.h"
 
 namespace minimo {
 
@@ -36,8 +40,22 @@ void CommonFlags::AddRuntimeFlags(CLI::App& command) {
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))->capture_default_str();
   command.add_option("--dtype", dtype, "auto, f32 (exact, KV cache too) or bf16 (KV cache in bf16)")
       ->check(CLI::IsMember({"auto", "f32", "bf16"}))->capture_default_str();
+  command.add_option("--quantization", quantization, "none, fp8 or w4: refuse a checkpoint in another format; default: any")
+      ->check(CLI::IsMember({"none", "fp8", "w4"}));
   command.add_option("--threads", threads, "CPU threads; 0: all cores")
       ->check(CLI::Range(0, 4096))->capture_default_str();
+}
+
+Status CommonFlags::CheckQuantization(const std::string& folder) const {
+  if (quantization.empty()) return {};
+  MINIMO_ASSIGN(const std::string text, ReadConfigText(folder));
+  const auto config = nlohmann::json::parse(text, nullptr, false);
+  const auto quant = config.is_object() ? config.value("quantization_config", nlohmann::json()) : nlohmann::json();
+  const std::string method = quant.is_object() ? quant.value("quant_method", "") : "";
+  const std::string have = method.empty() ? "none" : method == "compressed-tensors" ? "w4" : method;
+  if (have == quantization) return {};
+  return Errorf("{}: its quantization is {}, asked for {}; minimo convert makes another format of it", folder, have,
+                quantization);
 }
 
 namespace {

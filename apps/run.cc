@@ -79,6 +79,7 @@ Status Body(const Flags& flags, bool is_chat) {
   MINIMO_TRY(flags.ranks.Fill(&options));
   if (Follows(options)) return Follow(options);
   MINIMO_ASSIGN(const LocalModel local, OpenLocalModel(options));
+  MINIMO_TRY(flags.common.CheckQuantization(local.folder));
   MINIMO_ASSIGN(const Prompt prompt, MakePrompt(flags, local.folder, is_chat));
   Request request;
   MINIMO_ASSIGN(request.prompt_ids, local.engine->tokenizer().Encode(prompt.text));

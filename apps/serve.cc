@@ -138,6 +138,7 @@ Status Body(Flags& f) {
   options.cache = {engine_options.block_size, engine_options.enable_prefix_caching, engine_options.kv_cache_dtype};
 
   MINIMO_ASSIGN(const std::string folder, ResolveModelFolder(f.common.model));
+  MINIMO_TRY(f.common.CheckQuantization(folder));
   MINIMO_ASSIGN(const std::unique_ptr<Engine> engine, Engine::Create(engine_options));
   MINIMO_ASSIGN(const auto chat, server::TemplateChat::Load(folder, *engine));
   server::Server server(*engine, *chat, options);

@@ -131,6 +131,7 @@ def test_bad_input_ends_in_one_line(broken, tmp_path):
     fails("run", "--chat", "x", "--temperature", "nan", says="temperature")
     fails("run", "--chat", "x", "--top-p", "2", says="top_p")
     fails("detokenize", "--ids", "1,-5", says="-5")
+    fails("run", "--chat", "x", "--quantization", "w4", says="its quantization is fp8, asked for w4")
     (tmp_path / "m.json").write_text('[{"role": "nobody", "content": "x"}]')
     fails("render", "--messages", tmp_path / "m.json", says="unknown role: nobody")
     (tmp_path / "m.json").write_text('{')
