@@ -14,7 +14,8 @@ cleanup() {
   rm -rf "$work"
 }
 trap cleanup EXIT
-if ! command -v ip >/dev/null || ! ip netns add "$a" 2>"$work/why" || ! ip netns add "$b" 2>"$work/why"; then
+if ! command -v ip >/dev/null || ! ip netns add "$a" 2>"$work/why" || ! ip netns add "$b" 2>"$work/why" ||
+   ! ip netns exec "$a" true 2>"$work/why"; then
   echo "no network namespaces here: $(cat "$work/why" 2>/dev/null || echo 'ip is not installed')"
   exit 77
 fi
