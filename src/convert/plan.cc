@@ -7,13 +7,12 @@
 
 #include "base/error.h"
 #include "models/weight_binding.h"
+#include "tensor/scale_blocks.h"
 
 namespace minimo {
 namespace {
 
 using nlohmann::ordered_json;
-
-int64_t Blocks(int64_t size) { return (size + kScaleBlock - 1) / kScaleBlock; }
 
 // Which matrices a target changes; all others are copied as they are.
 ConvertedTensor::Kind KindOf(const TensorSpec& t, WeightFormat have, TargetFormat target) {
@@ -35,7 +34,7 @@ std::vector<TensorDeclaration> Outputs(const TensorSpec& t, ConvertedTensor::Kin
     case ConvertedTensor::Kind::kCopy: return {};
     case ConvertedTensor::Kind::kBf16: return {{t.name, DType::kBf16, t.shape}};
     case ConvertedTensor::Kind::kFp8:
-      return {{t.name, DType::kF8E4M3, t.shape}, {ScaleName(t.name), DType::kF32, {Blocks(rows), Blocks(cols)}}};
+      return {{t.name, DType::kF8E4M3, t.shape}, {ScaleName(t.name), DType::kF32, {ScaleBlocks(rows), ScaleBlocks(cols)}}};
     case ConvertedTensor::Kind::kInt4: {
       const PackedNames names = PackedNamesOf(t.name);
       return {{names.packed, DType::kI32, {rows, cols / 8}},

@@ -7,6 +7,7 @@
 
 #include "base/float_types.h"
 #include "base/thread_team.h"
+#include "tensor/scale_blocks.h"
 
 namespace minimo {
 namespace {
@@ -32,8 +33,6 @@ float Spread(uint64_t seed, uint64_t tensor, uint64_t index) {
   const double unit = static_cast<double>(Mix(seed * 31 + tensor * 1000003 + index) >> 11) * 0x1p-53;
   return 1.0f + kScaleSpread * static_cast<float>(2 * unit - 1);
 }
-
-int64_t Blocks(int64_t size) { return (size + kScaleBlock - 1) / kScaleBlock; }
 
 // Keeps the residual stream near 1: inputs are normalised, outputs of a block are damped.
 float Deviation(const TensorSpec& t, bool skewed) {
@@ -70,7 +69,7 @@ void Synthesizer::AddMatrix(const TensorSpec& t, SynthFormat format, float devia
     Add(names.shape, DType::kI64, {2}, Kind::kShape, 0, t.shape);
   } else {
     Add(t.name, DType::kF8E4M3, t.shape, Kind::kFp8Codes, deviation);
-    Add(ScaleName(t.name), DType::kF32, {Blocks(rows), Blocks(cols)}, Kind::kFp8Scales, deviation);
+    Add(ScaleName(t.name), DType::kF32, {ScaleBlocks(rows), ScaleBlocks(cols)}, Kind::kFp8Scales, deviation);
   }
 }
 

@@ -6,11 +6,10 @@
 
 #include "base/float_types.h"
 #include "models/kv_scale_grid.h"
+#include "tensor/scale_blocks.h"
 
 namespace minimo {
 namespace {
-
-int64_t Blocks(int64_t size) { return (size + kScaleBlock - 1) / kScaleBlock; }
 
 template <typename T>
 void ConvertTo(const TensorView& view, Vector* out) {
@@ -64,7 +63,7 @@ const TensorView* WeightBinder::Scales(const TensorSpec& spec, int64_t scale_row
     faults_->missing.push_back(name);
     return nullptr;
   }
-  const Shape expected = {scale_rows, Blocks(spec.shape[1])};
+  const Shape expected = {scale_rows, ScaleBlocks(spec.shape[1])};
   if (scales->shape != expected || scales->dtype != DType::kF32) {
     faults_->wrong.push_back(fmt::format("{}: found {} {}, expected F32 {}", name, NameOf(scales->dtype),
                                          ToString(scales->shape), ToString(expected)));
@@ -118,7 +117,7 @@ Weight WeightBinder::Matrix(const TensorSpec& spec) {
   if (view == nullptr) return {};
   Weight weight = WithoutScales(spec, *view);
   if (view->dtype == DType::kF8E4M3) {
-    const TensorView* scales = Scales(spec, Blocks(spec.shape[0]));
+    const TensorView* scales = Scales(spec, ScaleBlocks(spec.shape[0]));
     if (scales == nullptr) return {};
     weight.view.scales = scales->As<float>();
     weight.view.scale_stride = scales->shape[1];

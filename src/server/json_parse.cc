@@ -3,38 +3,15 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/json_depth.h"
 #include "text/utf8.h"
 
 namespace minimo::server {
-namespace {
-
-// The deepest nesting of brackets outside strings.
-int Depth(std::string_view text) {
-  int depth = 0;
-  int deepest = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      if (c == '"') in_string = false;
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '{' || c == '[') {
-      deepest = std::max(deepest, ++depth);
-    } else if (c == '}' || c == ']') {
-      --depth;
-    }
-  }
-  return deepest;
-}
-
-}  // namespace
 
 Result<nlohmann::ordered_json> ParseJsonObject(std::string_view text) {
   if (text.empty()) return Errorf("The body is empty; expected a JSON object.");
   if (!IsValidUtf8(text)) return Errorf("The body is not valid UTF-8.");
-  if (const int depth = Depth(text); depth > kMaxJsonDepth) {
+  if (const int depth = JsonDepth(text); depth > kMaxJsonDepth) {
     return Errorf("The body nests {} levels deep; at most {} are read.", depth, kMaxJsonDepth);
   }
   try {
