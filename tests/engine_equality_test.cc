@@ -11,11 +11,12 @@
 #include "minimo/engine.h"
 #include "minimo/stream.h"
 #include "minimo/tokenizer.h"
+#include "tests/support/repo_dir.h"
 
 namespace minimo {
 namespace {
 
-std::string ModelFolder(const std::string& name) { return std::string(MINIMO_SOURCE_DIR) + "/models/" + name; }
+std::string ModelFolder(const std::string& name) { return (testing::RepoDir() / "models" / name).string(); }
 
 EngineOptions Options(const std::string& model) {
   EngineOptions options;

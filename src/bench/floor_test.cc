@@ -1,5 +1,6 @@
 // The limits of the two released models as first worked out by hand: sizes, the H200 decode table, prefill.
 #include "bench/floor.h"
+#include "tests/support/repo_dir.h"
 
 #include <gtest/gtest.h>
 
@@ -12,7 +13,7 @@ constexpr double kH200Gbs = 4300;
 constexpr double kContext = 945;  // 900 tokens of prompt and half of 90
 
 ModelFacts Facts(const std::string& model, const std::string& format = "none") {
-  auto facts = ReadModelFacts(std::string(MINIMO_SOURCE_DIR) + "/bench/shapes/" + model, format);
+  auto facts = ReadModelFacts(testing::RepoDir() / "bench/shapes" / model, format);
   EXPECT_TRUE(facts.ok()) << facts.error().message;
   return facts.ok() ? *facts : ModelFacts();
 }

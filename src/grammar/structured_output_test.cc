@@ -13,6 +13,7 @@
 #include "grammar/tokenizer_vocabulary.h"
 #include "minimo/output_parser.h"
 #include "tests/grammar/random_walk.h"
+#include "tests/support/repo_dir.h"
 
 namespace minimo::grammar {
 namespace {
@@ -31,7 +32,7 @@ const Model& Load(const char* name, int32_t eos) {
   static std::map<std::string, Model> models;
   Model& model = models[name];
   if (model.tokenizer == nullptr) {
-    auto tokenizer = Tokenizer::FromFolder(std::string(MINIMO_SOURCE_DIR "/models/") + name);
+    auto tokenizer = Tokenizer::FromFolder((testing::RepoDir() / "models" / name).string());
     EXPECT_TRUE(tokenizer.ok()) << tokenizer.error().message;
     model.tokenizer = std::move(*tokenizer);
     model.vocabulary = VocabularyOf(*model.tokenizer, std::vector<int32_t>{eos});

@@ -9,6 +9,7 @@
 
 #include "minimo/request.h"
 #include "sampling/generation_config.h"
+#include "tests/support/repo_dir.h"
 
 namespace minimo {
 namespace {
@@ -79,13 +80,13 @@ class GenerationConfigTest : public ::testing::Test {
 };
 
 TEST_F(GenerationConfigTest, ShippedModels) {
-  const auto m2 = LoadGenerationConfig(MINIMO_SOURCE_DIR "/models/nano-minimax-m2");
+  const auto m2 = LoadGenerationConfig(testing::RepoDir() / "models/nano-minimax-m2");
   ASSERT_TRUE(m2.ok()) << m2.error().message;
   EXPECT_EQ(m2->params.temperature, 1.0);
   EXPECT_EQ(m2->params.top_p, 0.95);
   EXPECT_EQ(m2->params.top_k, 40);
   EXPECT_THAT(m2->eos_ids, ElementsAre(2056));
-  const auto mimo = LoadGenerationConfig(MINIMO_SOURCE_DIR "/models/nano-mimo-v2-flash");
+  const auto mimo = LoadGenerationConfig(testing::RepoDir() / "models/nano-mimo-v2-flash");
   ASSERT_TRUE(mimo.ok()) << mimo.error().message;
   EXPECT_EQ(mimo->params.temperature, 0.8);
   EXPECT_THAT(mimo->eos_ids, ElementsAre(2050));

@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "server/json_writer.h"
+#include "tests/support/repo_dir.h"
 
 namespace minimo::server {
 namespace {
@@ -49,7 +50,7 @@ TEST(FieldsTest, LogprobsIsABooleanInChatAndANumberInCompletions) {
 }
 
 TEST(FieldsTest, EveryFieldIsDocumented) {
-  std::ifstream file(std::string(MINIMO_SOURCE_DIR) + "/docs/api.md");
+  std::ifstream file(testing::RepoDir() / "docs/api.md");
   std::stringstream text;
   text << file.rdbuf();
   for (const FieldRow& row : FieldTable()) {

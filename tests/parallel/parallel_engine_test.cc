@@ -9,13 +9,14 @@
 #include "minimo/engine.h"
 #include "minimo/stream.h"
 #include "minimo/tokenizer.h"
+#include "tests/support/repo_dir.h"
 
 namespace minimo {
 namespace {
 
 EngineOptions Options(const std::string& model) {
   EngineOptions options;
-  options.model = std::string(MINIMO_SOURCE_DIR) + "/models/" + model;
+  options.model = (testing::RepoDir() / "models" / model).string();
   options.max_model_len = 256;
   options.max_num_seqs = 8;
   options.max_num_batched_tokens = 32;  // prompts in chunks beside decoding sequences

@@ -9,10 +9,9 @@
 #include <filesystem>
 #include <string>
 
-namespace minimo::testing {
+#include "tests/support/repo_dir.h"
 
-// Repository root; models/ and tests/data/ lie under it.
-inline std::filesystem::path RepoDir() { return MINIMO_SOURCE_DIR; }
+namespace minimo::testing {
 
 // The shared folder, or an empty path where there is none.
 inline std::filesystem::path SharedDir() {
