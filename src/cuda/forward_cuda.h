@@ -1,16 +1,19 @@
-// Enqueues one step of the model: the kernels in order, and the memory they work in.
+// Enqueues one step of the model, the kernels in order: decode_cuda.cc has the layers of a step with one token a
+// sequence, prefill_cuda.cc those of any other, forward_cuda.cc what both share.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
 #include "cuda/device_cuda.h"
+#include "cuda/device_kv_cuda.h"
 #include "cuda/device_weights_cuda.h"
 #include "cuda/kernels/attention.cuh"
+#include "cuda/kernels/router.cuh"
 #include "cuda/kernels/stream_linear.cuh"
 #include "cuda/kernels/tokens.cuh"
 #include "cuda/step_plan.h"
-#include "kv/kv_layout.h"
+#include "cuda/workspace_cuda.h"
 #include "minimo/result.h"
 #include "spec/model_spec.h"
 
@@ -19,55 +22,6 @@ namespace minimo::cuda {
 // Into how many runs decode attention cuts the contexts of a step: enough blocks to fill the device, runs of at least 64
 // keys (four warps of 16). Few values, so that few graphs are made.
 int DecodeSplits(const ModelSpec& spec, int tokens, int longest_context);
-
-// K and V of every layer.
-class DeviceKv {
- public:
-  static int64_t Bytes(const KvLayout& layout, int element_bytes) {
-    return layout.num_blocks * layout.BytesPerBlock() / layout.bytes_per_element * element_bytes +
-           layout.num_rings * layout.BytesPerRing() / layout.bytes_per_element * element_bytes;
-  }
-  Status Allocate(const ModelSpec& spec, const KvLayout& layout, int element_bytes);
-  const KvView& k(int layer) const { return k_[layer]; }
-  const KvView& v(int layer) const { return v_[layer]; }
-  int element_bytes() const { return element_bytes_; }
-
- private:
-  std::vector<DeviceMemory> memory_;
-  std::vector<KvView> k_, v_;
-  int element_bytes_ = 2;
-};
-
-// Activations of a step of up to max_tokens tokens. Rows of products are padded to 128 columns of zeros.
-class Workspace {
- public:
-  // Offsets only; Allocate makes the memory.
-  Workspace(const ModelSpec& spec, bool f32, int max_tokens, int max_logit_rows);
-  int64_t bytes() const { return bytes_; }
-  Status Allocate() { return memory_.AllocateZeroed(bytes_); }
-
-  template <typename T = void>
-  T* At(int64_t offset) const {
-    return reinterpret_cast<T*>(memory_.As<uint8_t>(offset));
-  }
-
-  int64_t residual, x, qkv, q, attended, hidden, expert_out, fresh_k, fresh_v;
-  int64_t row_squares, tile_squares[2], token_squares, qkv_squares;
-  int64_t router_logits, router_counter, chosen, chosen_weight, num_active, active, offsets, slot_token, slot_weight,
-      slot_of, expert_load;
-  int64_t partial, partial_max, partial_sum, attention_counters;
-  int64_t logits;
-  int x_stride, hidden_stride_moe, hidden_stride_dense;
-
- private:
-  int64_t Take(int64_t bytes) {
-    const int64_t at = bytes_;
-    bytes_ += (bytes + 255) / 256 * 256;
-    return at;
-  }
-  int64_t bytes_ = 0;
-  DeviceMemory memory_;
-};
 
 class Forward {
  public:
@@ -98,11 +52,26 @@ class Forward {
     int count;  // of partial sums a token
   };
   Squares SquaresAfter(int layer, int tokens) const;
-  LinearParams Linear(const DeviceMatrix& m, int tokens) const;
-  Status Attention(int layer, const Step& s) const;
-  Status Experts(int layer, const Step& s) const;
-  Status Dense(int layer, const Step& s) const;
+  Status Decode(const Step& s) const;
+  Status DecodeAttention(int layer, const Step& s) const;
+  Status DecodeExperts(int layer, const Step& s) const;
+  Status Prefill(const Step& s) const;
+  Status PrefillAttention(int layer, const Step& s) const;
+  Status PrefillExperts(int layer, const Step& s) const;
+
+  Status Embed(const Step& s, Squares* squares) const;
+  Status Dense(int layer, const Step& s) const;  // the whole of a dense layer's feed-forward part
   Status Run(const LinearParams& p, cudaStream_t stream) const;
+  // What the kernels of a layer take.
+  LinearParams Linear(const DeviceMatrix& m, int tokens) const;
+  LinearParams QkvOf(int layer, int tokens, Squares squares) const;
+  RopeParams RopeOf(int layer, const Step& s) const;
+  AttentionParams AttentionOf(int layer, const Step& s) const;
+  LinearParams OutputOf(int layer, int tokens) const;
+  RouterParams RouterOf(int layer, int tokens) const;
+  LinearParams GateUpOf(int layer, const RouterParams& r) const;
+  LinearParams DownOf(int layer, const RouterParams& r) const;
+  RowParams SumOf(int layer, const RouterParams& r) const;
   // Where the norm after layer i (the next input norm or the final one) finds its weight.
   const float* NormAfter(int layer) const;
 

@@ -1,0 +1,23 @@
+#include "cuda/device_kv_cuda.h"
+
+namespace minimo::cuda {
+
+Status DeviceKv::Allocate(const ModelSpec& spec, const KvLayout& layout, int element_bytes) {
+  element_bytes_ = element_bytes;
+  for (const LayerSpec& l : spec.layers) {
+    const AttentionSpec& a = l.attention;
+    const bool ring = a.window > 0;
+    const int rows = ring ? layout.ring_tokens : layout.block_size;
+    const int64_t units = ring ? layout.num_rings : layout.num_blocks;
+    for (const bool key : {true, false}) {
+      const int dim = key ? a.head_dim : a.v_head_dim;
+      DeviceMemory memory;
+      MINIMO_TRY(memory.AllocateZeroed(units * a.kv_heads * rows * dim * element_bytes));
+      (key ? k_ : v_).push_back({memory.As(), dim, a.kv_heads, rows, ring});
+      memory_.push_back(std::move(memory));
+    }
+  }
+  return {};
+}
+
+}  // namespace minimo::cuda

@@ -1,0 +1,65 @@
+#include "cuda/workspace_cuda.h"
+
+#include <algorithm>
+
+#include "cuda/kernels/attention.cuh"
+#include "cuda/kernels/router.cuh"
+#include "cuda/weight_tiles.h"
+
+namespace minimo::cuda {
+
+Workspace::Workspace(const ModelSpec& spec, bool f32, int max_tokens, int max_logit_rows) {
+  const int64_t t = max_tokens, act = f32 ? 4 : 2;
+  int64_t qkv_rows = 0, q_size = 0, o_stride = 0, k_size = 0, v_size = 0, kv_heads = 0, dense = 0, v_dim = 0;
+  for (const LayerSpec& l : spec.layers) {
+    const AttentionSpec& a = l.attention;
+    qkv_rows = std::max<int64_t>(qkv_rows, PadTo(a.q_size(), 16) + PadTo(a.k_size(), 16) + PadTo(a.v_size(), 16));
+    q_size = std::max<int64_t>(q_size, a.q_size());
+    o_stride = std::max<int64_t>(o_stride, PadTo(a.o_size(), kUnitCols));
+    k_size = std::max<int64_t>(k_size, a.k_size());
+    v_size = std::max<int64_t>(v_size, a.v_size());
+    kv_heads = std::max<int64_t>(kv_heads, a.kv_heads);
+    v_dim = std::max<int64_t>(v_dim, a.v_head_dim);
+    if (!l.moe) dense = std::max<int64_t>(dense, l.intermediate);
+  }
+  const int64_t slots = t * spec.moe.top_k, experts = spec.moe.experts;
+  x_stride = PadTo(spec.hidden, kUnitCols);
+  hidden_stride_moe = PadTo(spec.moe.intermediate, kUnitCols);
+  hidden_stride_dense = PadTo(static_cast<int>(dense), kUnitCols);
+  residual = Take(t * spec.hidden * 4);
+  x = Take(t * x_stride * act);
+  qkv = Take(t * qkv_rows * 4);
+  q = Take(t * q_size * act);
+  attended = Take(t * o_stride * act);
+  hidden = Take(std::max(slots * hidden_stride_moe, t * hidden_stride_dense) * act);
+  expert_out = Take(slots * spec.hidden * 4);
+  fresh_k = Take(t * k_size * act);
+  fresh_v = Take(t * v_size * act);
+  row_squares = Take(t * 4);
+  token_squares = Take(t * 4);
+  qkv_squares = Take(t * (qkv_rows / kTileRows) * 4);
+  const int64_t tiles = (spec.hidden + kTileRows - 1) / kTileRows;
+  for (int64_t& squares : tile_squares) squares = Take(t * tiles * 4);
+  router_logits = Take(kRouterSplits * t * experts * 4);
+  router_counter = Take(4);
+  chosen = Take(slots * 4);
+  chosen_weight = Take(slots * 4);
+  num_active = Take(4);
+  active = Take((experts + slots) * 4);
+  offsets = Take((experts + slots + 1) * 4);
+  slot_token = Take(slots * 4);
+  slot_weight = Take(slots * 4);
+  slot_of = Take(slots * 4);
+  expert_load = Take(spec.num_layers() * experts * 8);
+  // Runs of all tokens and KV heads: splits only grow while they do not fill the device twice over.
+  int64_t least_heads = kv_heads;
+  for (const LayerSpec& l : spec.layers) least_heads = std::min<int64_t>(least_heads, l.attention.kv_heads);
+  const int64_t rows = (std::max<int64_t>(t, 4 * kMultiprocessors / least_heads + kMaxSplits)) * kv_heads;
+  partial = Take(rows * 16 * v_dim * 4);
+  partial_max = Take(rows * 16 * 4);
+  partial_sum = Take(rows * 16 * 4);
+  attention_counters = Take(t * kv_heads * 4);
+  logits = Take(int64_t{max_logit_rows} * spec.vocab * 4);
+}
+
+}  // namespace minimo::cuda

@@ -1,0 +1,45 @@
+// The activations of a step on the device.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/device_cuda.h"
+#include "minimo/result.h"
+#include "spec/model_spec.h"
+
+namespace minimo::cuda {
+
+inline constexpr int kMultiprocessors = 132;  // of an H100 and an H200
+
+// Activations of a step of up to max_tokens tokens. Rows of products are padded to 128 columns of zeros.
+class Workspace {
+ public:
+  // Offsets only; Allocate makes the memory.
+  Workspace(const ModelSpec& spec, bool f32, int max_tokens, int max_logit_rows);
+  int64_t bytes() const { return bytes_; }
+  Status Allocate() { return memory_.AllocateZeroed(bytes_); }
+
+  template <typename T = void>
+  T* At(int64_t offset) const {
+    return reinterpret_cast<T*>(memory_.As<uint8_t>(offset));
+  }
+
+  int64_t residual, x, qkv, q, attended, hidden, expert_out, fresh_k, fresh_v;
+  int64_t row_squares, tile_squares[2], token_squares, qkv_squares;
+  int64_t router_logits, router_counter, chosen, chosen_weight, num_active, active, offsets, slot_token, slot_weight,
+      slot_of, expert_load;
+  int64_t partial, partial_max, partial_sum, attention_counters;
+  int64_t logits;
+  int x_stride, hidden_stride_moe, hidden_stride_dense;
+
+ private:
+  int64_t Take(int64_t bytes) {
+    const int64_t at = bytes_;
+    bytes_ += (bytes + 255) / 256 * 256;
+    return at;
+  }
+  int64_t bytes_ = 0;
+  DeviceMemory memory_;
+};
+
+}  // namespace minimo::cuda
