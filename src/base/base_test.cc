@@ -1,5 +1,9 @@
 #include <gtest/gtest.h>
 
+#include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
+
 #include <atomic>
 #include <cmath>
 #include <thread>
@@ -71,6 +75,52 @@ TEST(ThreadTeam, EveryIndexOnceWithPausesBetweenRegions) {
     for (const auto& hit : hits) ASSERT_EQ(hit.load(), 2);
     if (round % 50 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));  // let the workers fall asleep
   }
+}
+
+sem_t held_begun, held_end;
+
+void HoldThread(int) {  // sem_wait and sem_post are all that is done in the handler
+  sem_post(&held_begun);
+  while (sem_wait(&held_end) != 0) {
+  }
+}
+
+TEST(ThreadTeam, TheCallerDoesThePartsOfAWorkerThatIsAway) {
+  ThreadTeam team(2);
+  pthread_t worker{};
+  for (bool found = false; !found;) {
+    std::atomic<bool> begun{false};
+    team.Run([&](int part) {
+      if (part == 0) {  // gives the worker time to take its part
+        while (!begun.load()) std::this_thread::yield();
+        return;
+      }
+      begun.store(true);
+      found = true;
+      worker = pthread_self();
+    });
+  }
+  ASSERT_FALSE(pthread_equal(worker, pthread_self()));
+  sem_init(&held_begun, 0, 0);
+  sem_init(&held_end, 0, 0);
+  struct sigaction action {};
+  action.sa_handler = HoldThread;
+  struct sigaction before {};
+  sigaction(SIGUSR1, &action, &before);
+  pthread_kill(worker, SIGUSR1);
+  while (sem_wait(&held_begun) != 0) {
+  }
+  for (int round = 0; round < 100; ++round) {  // would hang if the worker were waited for
+    int hits[2] = {};
+    team.Run([&](int part) { ++hits[part]; });
+    ASSERT_EQ(hits[0], 1);
+    ASSERT_EQ(hits[1], 1);
+  }
+  sem_post(&held_end);
+  sigaction(SIGUSR1, &before, nullptr);
+  std::atomic<int> hits{0};
+  for (int round = 0; round < 1000; ++round) team.Run([&](int) { ++hits; });
+  EXPECT_EQ(hits.load(), 2000);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "base/thread_team.h"
 
+#include <pthread.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -7,6 +8,9 @@
 
 namespace minimo {
 namespace {
+
+using std::chrono::microseconds;
+using std::chrono::steady_clock;
 
 inline void CpuRelax() {
 #if defined(__x86_64__)
@@ -16,37 +20,60 @@ inline void CpuRelax() {
 #endif
 }
 
-// Spins before a worker sleeps: longer than the serial gaps within a decode step (tens of us), short enough that an
-// idle engine costs nothing.
-constexpr auto kSpin = std::chrono::microseconds(200);
-// Pauses before the first yield, about 5 us: most barriers are shorter. Beyond it the core is offered to others after
-// every round, for where there are fewer cores than threads the one waited for may be waiting for this core.
-constexpr int kPauses = 128;
+// Before a worker sleeps: longer than the serial gaps within a decode step and between two, short enough that an idle
+// engine costs nothing.
+constexpr auto kWorkerSpin = microseconds(300);
+// The same where there are more members than cores: whom a spinning worker waits for may need its core.
+constexpr auto kCrowdedSpin = microseconds(5);
+// Before the caller, which never sleeps, offers its core after every round.
+constexpr auto kCallerSpin = microseconds(50);
+// A round of kPauses takes 2 to 5 us. One that took longer than this was interrupted: the core is shared with others,
+// and who sleeps there is scheduled sooner after a wake-up than who has spent its time spinning.
+constexpr auto kInterrupted = microseconds(50);
+constexpr int kPauses = 64;
 
-// Waits until done() or kSpin has passed; true if done.
+std::vector<int> UsableCores() {
+  std::vector<int> cores;
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return cores;
+  for (int core = 0; core < CPU_SETSIZE; ++core) {
+    if (CPU_ISSET(core, &set)) cores.push_back(core);
+  }
+  return cores;
+}
+
+void Bind(pthread_t thread, int core) {  // a refusal only costs speed
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(core, &set);
+  pthread_setaffinity_np(thread, sizeof set, &set);
+}
+
+// Waits until done(), `limit` has passed or the core was taken away; true if done.
 template <typename Done>
-bool SpinUntil(Done&& done) {
-  const auto deadline = std::chrono::steady_clock::now() + kSpin;
+bool SpinUntil(steady_clock::duration limit, Done&& done) {
+  auto now = steady_clock::now();
+  const auto deadline = now + limit;
   while (true) {
     for (int i = 0; i < kPauses; ++i) {
       if (done()) return true;
       CpuRelax();
     }
-    if (std::chrono::steady_clock::now() >= deadline) return done();
-    std::this_thread::yield();
+    const auto before = now;
+    now = steady_clock::now();
+    if (now >= deadline || now - before > kInterrupted) return done();
   }
 }
 
 }  // namespace
 
-int AvailableCores() {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) != 0) return std::max(1u, std::thread::hardware_concurrency());
-  return std::max(1, CPU_COUNT(&set));
-}
+int AvailableCores() { return std::max<int>(1, static_cast<int>(UsableCores().size())); }
 
-ThreadTeam::ThreadTeam(int threads) {
-  const int count = threads > 0 ? threads : AvailableCores();
+ThreadTeam::ThreadTeam(int threads) : cores_(UsableCores()) {
+  const int available = std::max<int>(1, static_cast<int>(cores_.size()));
+  const int count = threads > 0 ? threads : available;
+  more_than_cores_ = count > available;
+  parts_ = std::make_unique<Part[]>(static_cast<size_t>(count));
   for (int member = 1; member < count; ++member) workers_.emplace_back([this, member] { WorkerLoop(member); });
 }
 
@@ -54,41 +81,65 @@ ThreadTeam::~ThreadTeam() {
   {
     std::lock_guard lock(mutex_);
     stop_.store(true);
-    generation_.fetch_add(1);
+    region_number_.fetch_add(1);
   }
   wake_.notify_all();
   for (std::thread& worker : workers_) worker.join();
 }
 
+void ThreadTeam::Pin() {
+  if (workers_.empty() || cores_.size() != static_cast<size_t>(size())) return;
+  Bind(pthread_self(), cores_[0]);
+  for (size_t i = 0; i < workers_.size(); ++i) Bind(workers_[i].native_handle(), cores_[i + 1]);
+}
+
+// A part goes from region - 1 to region once. Whoever moves it may read region_ and context_ until it is done, for the
+// caller begins no other region before.
+bool ThreadTeam::Begin(int part, uint64_t region) {
+  uint64_t last = region - 1;
+  std::atomic<uint64_t>& begun = parts_[part].begun;
+  return begun.load(std::memory_order_relaxed) == last &&
+         begun.compare_exchange_strong(last, region, std::memory_order_acq_rel);
+}
+
 void ThreadTeam::RunErased(Region region, void* context) {
   region_ = region;
   context_ = context;
-  remaining_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-  generation_.fetch_add(1);  // seq_cst: ordered before the look at sleepers_, which a worker raises before it sleeps
+  // seq_cst: ordered before the look at sleepers_, which a worker raises before it sleeps
+  const uint64_t number = region_number_.fetch_add(1) + 1;
   if (sleepers_.load() > 0) {
     { std::lock_guard lock(mutex_); }
     wake_.notify_all();
   }
   region(context, 0);
-  while (remaining_.load(std::memory_order_acquire) != 0) {
-    if (SpinUntil([&] { return remaining_.load(std::memory_order_acquire) == 0; })) break;
+  const int count = size();
+  for (int part = 1; part < count; ++part) {
+    if (!Begin(part, number)) continue;
+    region(context, part);
+    parts_[part].done.store(number, std::memory_order_relaxed);
+  }
+  for (int part = 1; part < count; ++part) {
+    const auto done = [&] { return parts_[part].done.load(std::memory_order_acquire) == number; };
+    if (SpinUntil(kCallerSpin, done)) continue;
+    while (!done()) std::this_thread::yield();
   }
 }
 
 void ThreadTeam::WorkerLoop(int member) {
   uint64_t seen = 0;
+  const auto limit = more_than_cores_ ? kCrowdedSpin : kWorkerSpin;
   while (true) {
-    const auto begun = [&] { return generation_.load(std::memory_order_acquire) != seen; };
-    if (!SpinUntil(begun)) {
+    if (!SpinUntil(limit, [&] { return region_number_.load(std::memory_order_acquire) != seen; })) {
       std::unique_lock lock(mutex_);
       sleepers_.fetch_add(1);
-      wake_.wait(lock, [&] { return generation_.load() != seen; });
+      wake_.wait(lock, [&] { return region_number_.load() != seen; });
       sleepers_.fetch_sub(1);
     }
-    seen = generation_.load(std::memory_order_acquire);
-    if (stop_.load()) return;
+    seen = region_number_.load(std::memory_order_acquire);
+    if (stop_.load(std::memory_order_relaxed)) return;
+    if (!Begin(member, seen)) continue;
     region_(context_, member);
-    remaining_.fetch_sub(1, std::memory_order_release);
+    parts_[member].done.store(seen, std::memory_order_release);
   }
 }
 

@@ -1,12 +1,16 @@
 // A persistent team of threads that runs one parallel region at a time: the caller is member 0. Workers spin for a
 // while after a region and then sleep, so that back-to-back operators cost a barrier and no wake-up.
 //
+// A region has one part a member. The caller takes over parts that nobody has begun by the time its own is done, so a
+// worker that sleeps, or whose core runs something else, delays nobody: the caller waits for begun parts alone.
+//
 // Thread rule: Run is called by one thread at a time. Regions do not nest.
 #pragma once
 
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -23,14 +27,18 @@ class ThreadTeam {
 
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // fn(member) on every member, member in [0, size()); returns when all have.
+  // Binds the calling thread, which shall be the one that calls Run, and each worker to a core of its own, if the team
+  // has as many members as this process may use cores; otherwise does nothing, for others may count on the same cores.
+  void Pin();
+
+  // fn(part) for each part in [0, size()), once, on any member; returns when all are done.
   template <typename Fn>
   void Run(Fn&& fn) {
     if (workers_.empty()) {
       fn(0);
       return;
     }
-    RunErased([](void* context, int member) { (*static_cast<std::remove_reference_t<Fn>*>(context))(member); },
+    RunErased([](void* context, int part) { (*static_cast<std::remove_reference_t<Fn>*>(context))(part); },
               const_cast<void*>(static_cast<const void*>(&fn)));
   }
 
@@ -42,8 +50,8 @@ class ThreadTeam {
       if (count > 0) fn(int64_t{0}, count);
       return;
     }
-    Run([&](int member) {
-      const auto [begin, end] = Split(units, size(), member);
+    Run([&](int part) {
+      const auto [begin, end] = Split(units, size(), part);
       if (begin < end) fn(begin * grain, end * grain < count ? end * grain : count);
     });
   }
@@ -67,17 +75,25 @@ class ThreadTeam {
   }
 
  private:
-  using Region = void (*)(void* context, int member);
+  using Region = void (*)(void* context, int part);
+  // Numbers of the last region whose part of this index was begun, and was done.
+  struct alignas(64) Part {
+    std::atomic<uint64_t> begun{0};
+    std::atomic<uint64_t> done{0};
+  };
   void RunErased(Region region, void* context);
   void WorkerLoop(int member);
+  bool Begin(int part, uint64_t region);
 
   std::vector<std::thread> workers_;
-  alignas(64) std::atomic<uint64_t> generation_{0};  // a region begins: +1
-  alignas(64) std::atomic<int> remaining_{0};        // workers still in the region
-  std::atomic<int> sleepers_{0};
-  std::atomic<bool> stop_{false};
-  Region region_ = nullptr;
+  std::unique_ptr<Part[]> parts_;
+  std::vector<int> cores_;     // that this process may use
+  bool more_than_cores_ = false;
+  alignas(64) std::atomic<uint64_t> region_number_{0};
+  Region region_ = nullptr;  // of region_number_, with context_: read by whoever has begun a part of it
   void* context_ = nullptr;
+  alignas(64) std::atomic<int> sleepers_{0};
+  std::atomic<bool> stop_{false};
   std::mutex mutex_;
   std::condition_variable wake_;
 };
