@@ -36,6 +36,8 @@ struct WeightView {
   const Bf16* group_scales = nullptr;  // kInt4Group: [rows, scale_stride]
   int32_t group_size = 0;              // columns a scale: 32, 64 or 128
 
+  const std::byte* tiles = nullptr;  // the same matrix laid out for integer products (ops/linear/tiles.h), or null
+
   const std::byte* Row(int64_t r) const { return data + r * row_bytes; }
   const float* ScaleRow(int64_t r) const {
     const int64_t block = scale_rows ? scale_rows[r] : (first_row + r) / kScaleBlock;
@@ -57,6 +59,7 @@ struct WeightView {
   WeightView SliceRows(int64_t begin, int64_t count) const {
     WeightView slice = *this;
     slice.rows = count;
+    slice.tiles = nullptr;
     slice.data += begin * row_bytes;
     slice.first_row += static_cast<int32_t>(begin);
     if (slice.scale_rows) slice.scale_rows += begin;
@@ -66,6 +69,7 @@ struct WeightView {
   WeightView SliceCols(int64_t begin, int64_t count) const {
     WeightView slice = *this;
     slice.cols = count;
+    slice.tiles = nullptr;
     slice.data += begin * ElementBits() / 8;
     slice.first_col += static_cast<int32_t>(begin);
     if (slice.group_scales) slice.group_scales += begin / group_size;

@@ -1,289 +1,109 @@
-// Dot products with the lanes along the columns. Each (row, token) pair has one accumulator chain per scale block and
-// one for the row, so tiles of any shape give the same bits. Weights are decoded in registers for few tokens; for many,
-// a panel of rows is decoded once into the second-level cache and reused for every token.
-//
-// FP8 codes go through fp16: e4m3 shifted into fp16's fields is the value times 2^-8, subnormals included, and the
-// hardware's fp16 -> fp32 conversion is exact; the 2^8 is folded into the block scale.
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "ops/linear/linear_cpu.cc"
-#include <hwy/foreach_target.h>
-#include <hwy/highway.h>
-
+// Stages activations, then shares the rows of all tasks out over the team.
 #include <algorithm>
+#include <atomic>
 #include <vector>
 
-#include "base/float_types.h"
 #include "base/thread_team.h"
+#include "ops/linear/cpu_isa.h"
 #include "ops/linear/linear.h"
+#include "ops/linear/row_kernels.h"
+#include "tensor/buffer.h"
 
-HWY_BEFORE_NAMESPACE();
-namespace minimo {
-namespace HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
-
-using DF = hn::ScalableTag<float>;
-using VF = hn::Vec<DF>;
-
-constexpr float kFp8Unit = 0x1p-8f;     // what a decoded FP8 code is multiplied by
-constexpr float kFp8Restore = 0x1p+8f;  // folded into the scale
-constexpr int kRowTile = 4;
-constexpr int kTokenTile = 4;
-constexpr int kDirectTokens = 4;   // up to here weights are decoded in registers
-constexpr int kPanelRows = 32;     // 32 rows x 4096 columns x 4 B = 512 KB: half of a 1 MB second-level cache
-
-// Per format: Load gives one vector of codes as float32, One gives a single code, kUnit scale factor to restore.
-struct F32Codes {
-  using T = float;
-  static const T* At(const T* row, int64_t c) { return row + c; }
-  static HWY_INLINE VF Load(DF d, const T* p) { return hn::LoadU(d, p); }
-  static float One(const T* row, int64_t c) { return row[c]; }
-  static constexpr float kRestore = 1.0f;
-};
-struct Bf16Codes {
-  using T = Bf16;
-  static const T* At(const T* row, int64_t c) { return row + c; }
-  static HWY_INLINE VF Load(DF d, const T* p) {
-    const hn::Rebind<uint16_t, DF> d16;
-    const hn::RebindToUnsigned<DF> d32;
-    const auto bits = hn::PromoteTo(d32, hn::LoadU(d16, reinterpret_cast<const uint16_t*>(p)));
-    return hn::BitCast(d, hn::ShiftLeft<16>(bits));
-  }
-  static float One(const T* row, int64_t c) { return ToFloat(row[c]); }
-  static constexpr float kRestore = 1.0f;
-};
-struct Fp16Codes {
-  using T = Fp16;
-  static const T* At(const T* row, int64_t c) { return row + c; }
-  static HWY_INLINE VF Load(DF d, const T* p) {
-    const hn::Rebind<hwy::float16_t, DF> d16;
-    return hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(p)));
-  }
-  static float One(const T* row, int64_t c) { return ToFloat(row[c]); }
-  static constexpr float kRestore = 1.0f;
-};
-struct Fp8Codes {
-  using T = Fp8E4M3;
-  static const T* At(const T* row, int64_t c) { return row + c; }
-  static HWY_INLINE VF Load(DF d, const T* p) {
-    const hn::Rebind<uint8_t, DF> d8;
-    const hn::Rebind<uint16_t, DF> d16;
-    const hn::Rebind<hwy::float16_t, DF> dh;
-    const auto code = hn::PromoteTo(d16, hn::LoadU(d8, reinterpret_cast<const uint8_t*>(p)));
-    const auto magnitude = hn::ShiftLeft<7>(hn::And(code, hn::Set(d16, 0x7f)));
-    const auto sign = hn::ShiftLeft<8>(hn::And(code, hn::Set(d16, 0x80)));
-    return hn::PromoteTo(d, hn::BitCast(dh, hn::Or(magnitude, sign)));
-  }
-  static float One(const T* row, int64_t c) { return ToFloat(row[c]) * kFp8Unit; }
-  static constexpr float kRestore = kFp8Restore;
-};
-struct Int4Codes {  // T is a byte: two columns
-  using T = uint8_t;
-  static const T* At(const T* row, int64_t c) { return row + c / 2; }
-  static HWY_INLINE VF Load(DF d, const T* p) {  // whole vectors begin at even columns: groups are even, slices too
-    const hn::Rebind<uint16_t, hn::Half<DF>> d16;
-    const hn::Rebind<uint8_t, hn::Half<DF>> d8;
-    const hn::Rebind<uint8_t, DF> d8_all;
-    const hn::RebindToSigned<DF> d32;
-    const auto pair = hn::PromoteTo(d16, hn::LoadU(d8, p));
-    const auto apart = hn::Or(hn::And(pair, hn::Set(d16, 0x0f)), hn::ShiftLeft<4>(hn::And(pair, hn::Set(d16, 0xf0))));
-    const auto codes = hn::PromoteTo(d32, hn::BitCast(d8_all, apart));
-    return hn::ConvertTo(d, hn::Sub(codes, hn::Set(d32, 8)));
-  }
-  static float One(const T* row, int64_t c) {
-    return static_cast<float>((c % 2 ? row[c / 2] >> 4 : row[c / 2] & 0xf) - 8);
-  }
-  static constexpr float kRestore = 1.0f;
-};
-
-// Columns [begin, end) that share one scale.
-struct Segment {
-  int64_t begin, end;
-  int64_t scale;  // column of the scale grid
-};
-
-// Calls fn(segment) over the columns of a weight: one for all if there are no scales.
-template <typename Fn>
-HWY_INLINE void ForSegments(const WeightView& w, Fn&& fn) {
-  if (w.group_scales != nullptr) {
-    for (int64_t c = 0; c < w.cols; c += w.group_size) {
-      fn(Segment{c, std::min<int64_t>(c + w.group_size, w.cols), c / w.group_size});
-    }
-    return;
-  }
-  if (w.scales == nullptr) {
-    fn(Segment{0, w.cols, 0});
-    return;
-  }
-  for (int64_t c = 0; c < w.cols;) {
-    const int64_t block = (w.first_col + c) / kScaleBlock;
-    const int64_t end = std::min<int64_t>((block + 1) * kScaleBlock - w.first_col, w.cols);
-    fn(Segment{c, end, block});
-    c = end;
-  }
-}
-
-HWY_INLINE float ScaleOf(const WeightView& w, int64_t row, const Segment& s) {
-  if (w.group_scales != nullptr) return ToFloat(w.group_scales[row * w.scale_stride + s.scale]);
-  return w.scales != nullptr ? w.ScaleRow(row)[s.scale] : 1.0f;
-}
-
-// out[r, t] for R rows of codes and T tokens. Codes: F32Codes for a decoded panel, else the weight's own.
-template <class Codes, int R, int T>
-HWY_INLINE void Tile(const WeightView& w, int64_t row, const typename Codes::T* const* codes, const float* const* x,
-                     float restore, float (*out)[T]) {
-  const DF d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  VF total[R][T];
-  for (int r = 0; r < R; ++r)
-    for (int t = 0; t < T; ++t) total[r][t] = hn::Zero(d);
-  ForSegments(w, [&](const Segment& s) HWY_ATTR {
-    VF sum[R][T];
-    for (int r = 0; r < R; ++r)
-      for (int t = 0; t < T; ++t) sum[r][t] = hn::Zero(d);
-    int64_t c = s.begin;
-    for (; c + lanes <= s.end; c += lanes) {
-      VF wv[R];
-      for (int r = 0; r < R; ++r) wv[r] = Codes::Load(d, Codes::At(codes[r], c));
-      for (int t = 0; t < T; ++t) {
-        const VF xv = hn::LoadU(d, x[t] + c);
-        for (int r = 0; r < R; ++r) sum[r][t] = hn::MulAdd(wv[r], xv, sum[r][t]);
-      }
-    }
-    if (c < s.end) {  // zero-padded copies of what is left
-      HWY_ALIGN float wt[R][HWY_MAX_BYTES / 4] = {};
-      HWY_ALIGN float xt[HWY_MAX_BYTES / 4] = {};
-      for (int r = 0; r < R; ++r)
-        for (int64_t i = c; i < s.end; ++i) wt[r][i - c] = Codes::One(codes[r], i);
-      for (int t = 0; t < T; ++t) {
-        for (int64_t i = c; i < s.end; ++i) xt[i - c] = x[t][i];
-        const VF xv = hn::Load(d, xt);
-        for (int r = 0; r < R; ++r) sum[r][t] = hn::MulAdd(hn::Load(d, wt[r]), xv, sum[r][t]);
-      }
-    }
-    for (int r = 0; r < R; ++r) {
-      const VF scale = hn::Set(d, ScaleOf(w, row + r, s) * restore);
-      for (int t = 0; t < T; ++t) total[r][t] = hn::MulAdd(sum[r][t], scale, total[r][t]);
-    }
-  });
-  for (int r = 0; r < R; ++r)
-    for (int t = 0; t < T; ++t) out[r][t] = hn::GetLane(hn::SumOfLanes(d, total[r][t]));
-}
-
-// One row tile against all tokens in [0, n).
-template <class Codes, int R>
-void TokensOfTile(const LinearTask& task, int64_t row, const typename Codes::T* const* codes, float restore) {
-  int64_t t = 0;
-  const auto run = [&]<int T>(std::integral_constant<int, T>) HWY_ATTR {
-    const float* x[T];
-    float out[R][T];
-    for (int i = 0; i < T; ++i) x[i] = task.X(t + i);
-    Tile<Codes, R, T>(task.weight, row, codes, x, restore, out);
-    for (int i = 0; i < T; ++i)
-      for (int r = 0; r < R; ++r) task.Out(t + i)[row + r] = out[r][i];
-    t += T;
-  };
-  while (t + kTokenTile <= task.tokens) run(std::integral_constant<int, kTokenTile>());
-  while (t < task.tokens) run(std::integral_constant<int, 1>());
-}
-
-template <class Codes>
-void Decode(const typename Codes::T* codes, int64_t count, float* out) {
-  const DF d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  int64_t c = 0;
-  for (; c + lanes <= count; c += lanes) hn::StoreU(Codes::Load(d, Codes::At(codes, c)), d, out + c);
-  for (; c < count; ++c) out[c] = Codes::One(codes, c);
-}
-
-// Rows [begin, end) of one task.
-template <class Codes>
-void Rows(const LinearTask& task, int64_t begin, int64_t end, std::vector<float>* panel) {
-  using T = typename Codes::T;
-  const WeightView& w = task.weight;
-  const auto row_codes = [&](int64_t r) { return reinterpret_cast<const T*>(w.Row(r)); };
-  if (task.tokens <= kDirectTokens) {
-    for (int64_t r = begin; r < end;) {
-      const T* codes[kRowTile];
-      const int64_t tile = std::min<int64_t>(kRowTile, end - r);
-      for (int64_t i = 0; i < tile; ++i) codes[i] = row_codes(r + i);
-      if (tile == kRowTile) {
-        TokensOfTile<Codes, kRowTile>(task, r, codes, Codes::kRestore);
-        r += kRowTile;
-      } else {
-        TokensOfTile<Codes, 1>(task, r, codes, Codes::kRestore);
-        r += 1;
-      }
-    }
-    return;
-  }
-  panel->resize(static_cast<size_t>(kPanelRows * w.cols));
-  for (int64_t first = begin; first < end; first += kPanelRows) {
-    const int64_t count = std::min<int64_t>(kPanelRows, end - first);
-    for (int64_t i = 0; i < count; ++i) Decode<Codes>(row_codes(first + i), w.cols, panel->data() + i * w.cols);
-    // Token tiles outermost, so that a tile of x stays in the first-level cache over the panel's rows.
-    for (int64_t t = 0; t < task.tokens; t += kTokenTile) {
-      LinearTask part = task;
-      const int64_t n = std::min<int64_t>(kTokenTile, task.tokens - t);
-      part.tokens = n;
-      part.x = task.x_rows ? task.x : task.x + t * task.x_stride;
-      part.out = task.out_rows ? task.out : task.out + t * task.out_stride;
-      part.x_rows = task.x_rows ? task.x_rows + t : nullptr;
-      part.out_rows = task.out_rows ? task.out_rows + t : nullptr;
-      for (int64_t i = 0; i < count;) {
-        const float* codes[kRowTile];
-        const int64_t tile = std::min<int64_t>(kRowTile, count - i);
-        for (int64_t j = 0; j < tile; ++j) codes[j] = panel->data() + (i + j) * w.cols;
-        if (tile == kRowTile) {
-          TokensOfTile<F32Codes, kRowTile>(part, first + i, codes, Codes::kRestore);
-          i += kRowTile;
-        } else {
-          TokensOfTile<F32Codes, 1>(part, first + i, codes, Codes::kRestore);
-          i += 1;
-        }
-      }
-    }
-  }
-}
-
-void LinearRows(const LinearTask& task, int64_t begin, int64_t end, std::vector<float>* panel) {
-  switch (task.weight.format) {
-    case WeightFormat::kF32: return Rows<F32Codes>(task, begin, end, panel);
-    case WeightFormat::kF16: return Rows<Fp16Codes>(task, begin, end, panel);
-    case WeightFormat::kBf16: return Rows<Bf16Codes>(task, begin, end, panel);
-    case WeightFormat::kFp8Block: return Rows<Fp8Codes>(task, begin, end, panel);
-    case WeightFormat::kInt4Group: return Rows<Int4Codes>(task, begin, end, panel);
-  }
-}
-
-}  // namespace HWY_NAMESPACE
-}  // namespace minimo
-HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
 namespace minimo {
 namespace {
 
-HWY_EXPORT(LinearRows);
+constexpr int64_t kGrain = 32;  // rows: whole pairs of tiles, whole row tiles
+// Staged by every member for itself up to here, which costs less than a barrier; beyond it the rows are shared out.
+constexpr int64_t kOwnStaging = 64 << 10;  // bytes
+// Pieces a member, handed out one by one: a disturbed core does less of them.
+constexpr int64_t kPieces = 8;
+constexpr double kLeastPiece = 128 << 10;  // weights: a piece of fewer costs more in the hand-out than it evens out
+
+ChosenKernel Choose(const WeightView& w) {
+  const CpuIsa isa = ActiveCpuIsa();
+  if (w.tiles != nullptr) {
+    const TileLayout layout(w);
+    ChosenKernel chosen{TileRowsPortable,
+                        {StageFormat::Kind::kInt8, nullptr, static_cast<int32_t>(layout.group), layout.offset()}};
+#if defined(__x86_64__)
+    if (isa >= CpuIsa::kAvx2) chosen.run = TileRowsAvx2;
+    if (isa >= CpuIsa::kAvx512) chosen.run = TileRowsAvx512;
+    if (isa >= CpuIsa::kAmx) chosen.run = TileRowsAmx;
+#endif
+    return chosen;
+  }
+#if defined(__x86_64__)
+  if (isa >= CpuIsa::kAvx512) return ExactAvx512(w);
+#endif
+  return {};
+}
+
+// Rows of x that tasks read, each staged once.
+struct Source {
+  StageFormat format;
+  const float* x = nullptr;
+  int64_t stride = 0, cols = 0;
+  int64_t rows = 0;       // 0 to the last one that a task names
+  int64_t row_bytes = 0;
+  int64_t begin = 0;      // of its bytes in the staging buffer
+};
+
+struct Job {
+  const LinearTask* task = nullptr;
+  ChosenKernel kernel;
+  int source = -1;
+};
 
 // What a row costs: its bytes must come from memory once, its products are computed for each token.
 double RowCost(const LinearTask& task) {
   return static_cast<double>(task.weight.cols) * (4.0 + static_cast<double>(task.tokens));
 }
 
-}  // namespace
-
-void LinearCpu(std::span<const LinearTask> tasks, ThreadTeam& team) {
-  double total = 0;
-  for (const LinearTask& task : tasks) total += RowCost(task) * static_cast<double>(task.weight.rows);
-  const auto rows_fn = HWY_DYNAMIC_DISPATCH(LinearRows);
-  constexpr int64_t kGrain = 4;  // rows: keep whole row tiles
-  team.Run([&](int member) {
-    thread_local std::vector<float> panel;
-    const double from = total * member / team.size();
-    const double to = total * (member + 1) / team.size();
-    double at = 0;
+class Plan {
+ public:
+  void Make(std::span<const LinearTask> tasks) {
+    jobs_.clear();
+    sources_.clear();
+    bytes_ = 0;
+    weights_ = cost_ = 0;
     for (const LinearTask& task : tasks) {
       if (task.tokens == 0 || task.weight.rows == 0) continue;
+      Job job{&task, Choose(task.weight)};
+      if (job.kernel.stage.kind != StageFormat::Kind::kNone) job.source = SourceOf(task, job.kernel.stage);
+      jobs_.push_back(job);
+      cost_ += RowCost(task) * static_cast<double>(task.weight.rows);
+      weights_ += static_cast<double>(task.weight.cols) * static_cast<double>(task.weight.rows);
+    }
+    for (Source& s : sources_) {
+      s.begin = bytes_;
+      bytes_ += s.rows * s.row_bytes;
+    }
+  }
+
+  int64_t staged_bytes() const { return bytes_; }
+  double weights() const { return weights_; }
+
+  void StageAll(std::byte* buffer) const {
+    for (const Source& s : sources_) {
+      for (int64_t r = 0; r < s.rows; ++r) Stage(s, r, buffer);
+    }
+  }
+  void StageShared(ThreadTeam& team, std::byte* buffer) const {
+    constexpr int64_t kRowsAtOnce = 8;
+    for (const Source& s : sources_) {
+      team.ParallelFor(s.rows, kRowsAtOnce, [&](int64_t begin, int64_t end) {
+        for (int64_t r = begin; r < end; ++r) Stage(s, r, buffer);
+      });
+    }
+  }
+
+  // The piece-th of `pieces` parts of all rows, equal in cost.
+  void RunPiece(int64_t piece, int64_t pieces, const std::byte* buffer) const {
+    const double from = cost_ * static_cast<double>(piece) / static_cast<double>(pieces);
+    const double to = cost_ * static_cast<double>(piece + 1) / static_cast<double>(pieces);
+    double at = 0;
+    for (const Job& job : jobs_) {
+      const LinearTask& task = *job.task;
       const double cost = RowCost(task);
       const double rows = static_cast<double>(task.weight.rows);
       const auto cut = [&](double position, bool last) {
@@ -291,13 +111,75 @@ void LinearCpu(std::span<const LinearTask> tasks, ThreadTeam& team) {
         if (last || row >= rows) return task.weight.rows;
         return std::max<int64_t>(0, static_cast<int64_t>(row) / kGrain * kGrain);
       };
-      const int64_t begin = member == 0 ? 0 : cut(from, false);
-      const int64_t end = cut(to, member == team.size() - 1);
-      if (begin < end) rows_fn(task, begin, end, &panel);
+      const int64_t begin = piece == 0 ? 0 : cut(from, false);
+      const int64_t end = cut(to, piece == pieces - 1);
+      if (begin < end) Run(job, begin, end, buffer);
       at += cost * rows;
+      if (at >= to && piece < pieces - 1) return;
     }
-  });
+  }
+
+ private:
+  int SourceOf(const LinearTask& task, const StageFormat& format) {
+    int64_t rows = task.tokens;
+    if (task.x_rows != nullptr) rows = *std::max_element(task.x_rows, task.x_rows + task.tokens) + 1;
+    const int last = static_cast<int>(sources_.size()) - 1;
+    if (last >= 0) {  // tasks that share x come one after the other
+      Source& s = sources_[static_cast<size_t>(last)];
+      if (s.x == task.x && s.stride == task.x_stride && s.cols == task.weight.cols && s.format == format) {
+        s.rows = std::max(s.rows, rows);
+        return last;
+      }
+    }
+    sources_.push_back({format, task.x, task.x_stride, task.weight.cols, rows, StagedRowBytes(format, task.weight.cols)});
+    return last + 1;
+  }
+
+  static void Stage(const Source& s, int64_t row, std::byte* buffer) {
+    StageRow(s.format, s.x + row * s.stride, s.cols, buffer + s.begin + row * s.row_bytes);
+  }
+
+  void Run(const Job& job, int64_t begin, int64_t end, const std::byte* buffer) const {
+    if (job.kernel.run == nullptr) return LinearRowsHwy(*job.task, begin, end);
+    const Source& s = sources_[static_cast<size_t>(job.source)];
+    job.kernel.run(*job.task, {buffer + s.begin, s.row_bytes}, begin, end);
+  }
+
+  std::vector<Job> jobs_;
+  std::vector<Source> sources_;
+  int64_t bytes_ = 0;
+  double cost_ = 0, weights_ = 0;
+};
+
+}  // namespace
+
+void LinearCpu(std::span<const LinearTask> tasks, ThreadTeam& team) {
+  thread_local Plan plan;
+  thread_local Buffer<std::byte> shared;
+  plan.Make(tasks);
+  if (plan.weights() == 0) return;
+  const bool share = plan.staged_bytes() > kOwnStaging && team.size() > 1;
+  if (share) {
+    shared.Reserve(static_cast<size_t>(plan.staged_bytes()));
+    plan.StageShared(team, shared.data());
+  }
+  const int64_t most = team.size() == 1 ? 1 : kPieces * team.size();
+  const int64_t pieces = std::clamp(static_cast<int64_t>(plan.weights() / kLeastPiece), int64_t{1}, most);
+  std::atomic<int64_t> next{0};
+  const Plan& made = plan;  // thread_local: members must not look it up again
+  const std::byte* common = share ? shared.data() : nullptr;
+  const auto work = [&](int) {
+    thread_local Buffer<std::byte> own;
+    const std::byte* buffer = common;
+    if (buffer == nullptr) {
+      own.Reserve(static_cast<size_t>(made.staged_bytes()));
+      made.StageAll(own.data());
+      buffer = own.data();
+    }
+    for (int64_t p = next.fetch_add(1); p < pieces; p = next.fetch_add(1)) made.RunPiece(p, pieces, buffer);
+  };
+  if (pieces == 1) return work(0);
+  team.Run(work);
 }
 
 }  // namespace minimo
-#endif

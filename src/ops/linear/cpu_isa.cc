@@ -1,0 +1,71 @@
+#include "ops/linear/cpu_isa.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace minimo {
+namespace {
+
+#if defined(__x86_64__)
+// Linux hands out the 8 KB of tile state on demand: Documentation/arch/x86/xstate.rst.
+bool MayUseTiles() {
+  constexpr long kArchReqXcompPerm = 0x1023;
+  constexpr long kXfeatureTileData = 18;
+  return syscall(SYS_arch_prctl, kArchReqXcompPerm, kXfeatureTileData) == 0;
+}
+
+CpuIsa Detect() {
+  __builtin_cpu_init();
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return CpuIsa::kPortable;
+  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+      !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq") ||
+      !__builtin_cpu_supports("avx512vbmi") || !__builtin_cpu_supports("avx512vnni")) {
+    return CpuIsa::kAvx2;
+  }
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  constexpr unsigned kAmxTile = 1u << 24, kAmxInt8 = 1u << 25;  // leaf 7, EDX
+  const bool tiles = __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & kAmxTile) != 0 && (d & kAmxInt8) != 0;
+  return tiles && MayUseTiles() ? CpuIsa::kAmx : CpuIsa::kAvx512;
+}
+#else
+CpuIsa Detect() { return CpuIsa::kPortable; }
+#endif
+
+CpuIsa FromEnvironment() {
+  const char* asked = std::getenv("MINIMO_CPU_ISA");
+  if (asked == nullptr) return CpuIsa::kAmx;
+  for (const CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512}) {
+    if (NameOf(isa) == asked) return isa;
+  }
+  return CpuIsa::kAmx;
+}
+
+std::atomic<CpuIsa>& Active() {
+  static std::atomic<CpuIsa> active = std::min(Detect(), FromEnvironment());
+  return active;
+}
+
+}  // namespace
+
+CpuIsa ActiveCpuIsa() { return Active().load(std::memory_order_relaxed); }
+
+void LimitCpuIsa(CpuIsa isa) { Active() = std::min(Detect(), isa); }
+
+std::string_view NameOf(CpuIsa isa) {
+  switch (isa) {
+    case CpuIsa::kPortable: return "portable";
+    case CpuIsa::kAvx2: return "avx2";
+    case CpuIsa::kAvx512: return "avx512";
+    case CpuIsa::kAmx: return "amx";
+  }
+  return "?";
+}
+
+}  // namespace minimo

@@ -1,0 +1,251 @@
+// The linear kernels of every ISA that this machine has: exact ones against the reference, integer ones bit by bit
+// against the portable specification and within the bound that 8-bit activations give, over odd shapes.
+#include "ops/linear/linear.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "base/float_types.h"
+#include "base/thread_team.h"
+#include "ops/linear/cpu_isa.h"
+#include "ops/linear/tiles.h"
+
+namespace minimo {
+namespace {
+
+struct OwnedWeight {
+  std::vector<std::byte> bytes;
+  std::vector<float> scales;
+  std::vector<Bf16> group_scales;
+  Buffer<std::byte> tiles;
+  WeightView view;
+};
+
+OwnedWeight MakeWeight(std::mt19937& rng, WeightFormat format, int64_t rows, int64_t cols, int group = 64) {
+  OwnedWeight w;
+  w.view.format = format;
+  w.view.rows = rows;
+  w.view.cols = cols;
+  w.view.row_bytes = cols * w.view.ElementBits() / 8;
+  w.bytes.resize(static_cast<size_t>(rows * w.view.row_bytes));
+  w.view.data = w.bytes.data();
+  std::normal_distribution<float> normal;
+  if (format == WeightFormat::kBf16) {
+    auto* values = reinterpret_cast<Bf16*>(w.bytes.data());
+    for (int64_t i = 0; i < rows * cols; ++i) values[i] = ToBf16(0.05f * normal(rng));
+  }
+  if (format == WeightFormat::kFp8Block) {  // every code but NaN, and a scale for each block
+    for (std::byte& b : w.bytes) {
+      const auto code = static_cast<uint8_t>(rng());
+      b = std::byte{static_cast<uint8_t>((code & 0x7f) == 0x7f ? code ^ 1 : code)};
+    }
+    w.view.scale_stride = (cols + 127) / 128;
+    for (int64_t i = 0; i < (rows + 127) / 128 * w.view.scale_stride; ++i) w.scales.push_back(1e-3f * normal(rng));
+    w.view.scales = w.scales.data();
+  }
+  if (format == WeightFormat::kInt4Group) {
+    for (std::byte& b : w.bytes) b = std::byte{static_cast<uint8_t>(rng())};
+    w.view.group_size = group;
+    w.view.scale_stride = cols / group;
+    for (int64_t i = 0; i < rows * w.view.scale_stride; ++i) w.group_scales.push_back(ToBf16(0.01f * normal(rng)));
+    w.view.group_scales = w.group_scales.data();
+  }
+  return w;
+}
+
+void AddTiles(OwnedWeight* w, ThreadTeam& team) {
+  w->tiles = Buffer<std::byte>(static_cast<size_t>(TilesBytes(w->view)));
+  PackTiles(w->view, team, w->tiles.data());
+  w->view.tiles = w->tiles.data();
+}
+
+std::vector<float> Normal(std::mt19937& rng, int64_t count) {
+  std::normal_distribution<float> normal;
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& v : values) v = normal(rng);
+  return values;
+}
+
+std::vector<CpuIsa> Isas() {
+  LimitCpuIsa(CpuIsa::kAmx);
+  std::vector<CpuIsa> isas;
+  for (const CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAmx}) {
+    if (isa <= ActiveCpuIsa()) isas.push_back(isa);
+  }
+  return isas;
+}
+
+struct RestoreIsa {
+  ~RestoreIsa() { LimitCpuIsa(CpuIsa::kAmx); }
+};
+
+std::vector<float> Product(const WeightView& w, const std::vector<float>& x, int64_t tokens, ThreadTeam& team) {
+  std::vector<float> out(static_cast<size_t>(tokens * w.rows), -1.0f);
+  const LinearTask task{w, x.data(), w.cols, nullptr, out.data(), w.rows, nullptr, tokens};
+  LinearCpu({&task, 1}, team);
+  return out;
+}
+
+struct Case {
+  WeightFormat format;
+  int64_t rows, cols, tokens;
+  int group = 64;
+};
+
+std::vector<Case> Cases() {
+  std::vector<Case> cases;
+  for (const WeightFormat f : {WeightFormat::kBf16, WeightFormat::kFp8Block}) {
+    for (const auto& [rows, cols] : {std::pair{1, 1}, {3, 7}, {17, 128}, {64, 129}, {65, 192}, {130, 1000}, {47, 3072}}) {
+      for (const int tokens : {1, 2, 3, 5, 7, 13, 33}) cases.push_back({f, rows, cols, tokens});
+    }
+  }
+  for (const int group : {32, 64, 128}) {
+    for (const auto& [rows, groups] : {std::pair{1, 1}, {16, 2}, {65, 3}, {130, 24}}) {
+      for (const int tokens : {1, 2, 4, 6, 19, 40}) {
+        cases.push_back({WeightFormat::kInt4Group, rows, int64_t{groups} * group, tokens, group});
+      }
+    }
+  }
+  return cases;
+}
+
+std::string Name(const Case& c, CpuIsa isa) {
+  return std::to_string(static_cast<int>(c.format)) + " " + std::to_string(c.rows) + " x " + std::to_string(c.cols) +
+         ", group " + std::to_string(c.group) + ", " + std::to_string(c.tokens) + " tokens, " + std::string(NameOf(isa));
+}
+
+TEST(LinearKernels, ExactOnesMatchTheReference) {
+  const RestoreIsa restore;
+  std::mt19937 rng(11);
+  ThreadTeam team(3);
+  for (const Case& c : Cases()) {
+    const OwnedWeight w = MakeWeight(rng, c.format, c.rows, c.cols, c.group);
+    const auto x = Normal(rng, c.tokens * c.cols);
+    std::vector<float> want(static_cast<size_t>(c.tokens * c.rows));
+    const LinearTask task{w.view, x.data(), c.cols, nullptr, want.data(), c.rows, nullptr, c.tokens};
+    LinearRef({&task, 1});
+    for (const CpuIsa isa : Isas()) {
+      LimitCpuIsa(isa);
+      const auto got = Product(w.view, x, c.tokens, team);
+      for (int64_t r = 0; r < c.rows; ++r) {
+        double norm = 0;
+        for (int64_t col = 0; col < c.cols; ++col) norm += std::pow(double{Dequantize(w.view, r, col)}, 2);
+        // A float32 sum of n products in any order errs by about sqrt(n) 2^-24 |w| |x|.
+        const double bound = 4 * std::sqrt(static_cast<double>(c.cols)) * 0x1p-24 * std::sqrt(norm) *
+                                 (2 + std::sqrt(static_cast<double>(c.cols))) + 1e-30;
+        for (int64_t t = 0; t < c.tokens; ++t) {
+          ASSERT_NEAR(got[t * c.rows + r], want[t * c.rows + r], bound) << Name(c, isa) << " row " << r;
+        }
+      }
+    }
+  }
+}
+
+// What integer products compute, in double: each group's activations rounded to 127 steps of its largest.
+double QuantizedDot(const WeightView& w, int64_t r, const float* x) {
+  const TileLayout layout(w);
+  double sum = 0;
+  for (int64_t g = 0; g < layout.groups; ++g) {
+    const int64_t begin = g * layout.group, end = std::min(w.cols, begin + layout.group);
+    float most = 0;
+    for (int64_t c = begin; c < end; ++c) most = std::max(most, std::fabs(x[c]));
+    for (int64_t c = begin; c < end; ++c) {
+      sum += double{DequantizeTile(w, r, c)} * std::nearbyint(x[c] * (127.0f / most)) * (most / 127.0f);
+    }
+  }
+  return sum;
+}
+
+TEST(LinearKernels, IntegerOnesAgreeBitByBitOnEveryIsa) {
+  const RestoreIsa restore;
+  std::mt19937 rng(12);
+  ThreadTeam team(3);
+  for (const Case& c : Cases()) {
+    OwnedWeight w = MakeWeight(rng, c.format, c.rows, c.cols, c.group);
+    AddTiles(&w, team);
+    const auto x = Normal(rng, c.tokens * c.cols);
+    LimitCpuIsa(CpuIsa::kPortable);
+    const auto want = Product(w.view, x, c.tokens, team);
+    for (int64_t t = 0; t < c.tokens; ++t) {
+      for (int64_t r = 0; r < c.rows; ++r) {
+        double norm = 0;
+        for (int64_t col = 0; col < c.cols; ++col) norm += std::pow(double{DequantizeTile(w.view, r, col)}, 2);
+        const double bound = 1e-5 * std::sqrt(norm * static_cast<double>(c.cols)) + 1e-30;
+        ASSERT_NEAR(want[t * c.rows + r], QuantizedDot(w.view, r, x.data() + t * c.cols), bound)
+            << Name(c, CpuIsa::kPortable) << " row " << r << " token " << t;
+      }
+    }
+    for (const CpuIsa isa : Isas()) {
+      LimitCpuIsa(isa);
+      ASSERT_EQ(Product(w.view, x, c.tokens, team), want) << Name(c, isa);
+    }
+  }
+}
+
+TEST(LinearKernels, ATokenDoesNotSeeItsBatchNorTheThreads) {
+  const RestoreIsa restore;
+  std::mt19937 rng(13);
+  ThreadTeam many(4), one(1);
+  constexpr int64_t kRows = 200, kCols = 448, kTokens = 41;
+  for (const auto format : {WeightFormat::kBf16, WeightFormat::kFp8Block, WeightFormat::kInt4Group}) {
+    for (const bool tiles : {false, true}) {
+      OwnedWeight w = MakeWeight(rng, format, kRows, kCols);
+      if (tiles) AddTiles(&w, one);
+      const auto x = Normal(rng, kTokens * kCols);
+      for (const CpuIsa isa : Isas()) {
+        LimitCpuIsa(isa);
+        const auto whole = Product(w.view, x, kTokens, many);
+        for (const int64_t chunk : {1, 2, 3, 7}) {
+          for (int64_t t = 0; t + chunk <= kTokens; t += chunk) {
+            const std::vector<float> part(x.begin() + t * kCols, x.begin() + (t + chunk) * kCols);
+            const std::vector<float> expected(whole.begin() + t * kRows, whole.begin() + (t + chunk) * kRows);
+            ASSERT_EQ(Product(w.view, part, chunk, one), expected) << NameOf(isa) << " chunks of " << chunk;
+          }
+        }
+      }
+    }
+  }
+}
+
+// Requantising: at most half a step of a 128-column group's largest weight, 4-bit weights not at all.
+TEST(Tiles, KeepWeightsWithinHalfAStep) {
+  std::mt19937 rng(14);
+  ThreadTeam team(2);
+  for (const auto format : {WeightFormat::kBf16, WeightFormat::kFp8Block, WeightFormat::kInt4Group}) {
+    OwnedWeight w = MakeWeight(rng, format, 50, 320);
+    AddTiles(&w, team);
+    for (int64_t r = 0; r < w.view.rows; ++r) {
+      for (int64_t c = 0; c < w.view.cols; ++c) {
+        double most = 0;
+        for (int64_t i = c / 128 * 128; i < std::min<int64_t>(w.view.cols, c / 128 * 128 + 128); ++i) {
+          most = std::max(most, std::fabs(double{Dequantize(w.view, r, i)}));
+        }
+        const double bound = format == WeightFormat::kInt4Group ? 0 : 0.505 * 1.008 * most / 127;  // the scale is bf16
+        ASSERT_NEAR(DequantizeTile(w.view, r, c), Dequantize(w.view, r, c), bound) << r << " " << c;
+      }
+    }
+  }
+}
+
+TEST(LinearKernels, ZerosAndHugeActivationsStayFinite) {
+  const RestoreIsa restore;
+  std::mt19937 rng(15);
+  ThreadTeam team(2);
+  OwnedWeight w = MakeWeight(rng, WeightFormat::kFp8Block, 40, 256);
+  AddTiles(&w, team);
+  for (const CpuIsa isa : Isas()) {
+    LimitCpuIsa(isa);
+    std::vector<float> x(256, 0.0f);
+    for (const float y : Product(w.view, x, 1, team)) EXPECT_EQ(y, 0.0f);
+    x[3] = 1e-38f;
+    x[200] = 1e30f;
+    for (const float y : Product(w.view, x, 1, team)) EXPECT_TRUE(std::isfinite(y));
+  }
+}
+
+}  // namespace
+}  // namespace minimo
