@@ -171,12 +171,14 @@ void LinearCpu(std::span<const LinearTask> tasks, ThreadTeam& team) {
   const auto work = [&](int) {
     thread_local Buffer<std::byte> own;
     const std::byte* buffer = common;
+    int64_t p = next.fetch_add(1);
+    if (p >= pieces) return;
     if (buffer == nullptr) {
       own.Reserve(static_cast<size_t>(made.staged_bytes()));
       made.StageAll(own.data());
       buffer = own.data();
     }
-    for (int64_t p = next.fetch_add(1); p < pieces; p = next.fetch_add(1)) made.RunPiece(p, pieces, buffer);
+    for (; p < pieces; p = next.fetch_add(1)) made.RunPiece(p, pieces, buffer);
   };
   if (pieces == 1) return work(0);
   team.Run(work);
