@@ -69,7 +69,7 @@ Result<Collected> Compute(OfflineRunner& runner, size_t layers, const std::vecto
 Result<Collected> ComputeOnRank(const LoadedModel& model, const ParallelPlan& plan, Communicator* comm,
                                 const std::vector<int32_t>& ids, const Flags& flags, int threads) {
   const DType kv = flags.common.dtype == "bf16" ? DType::kBf16 : DType::kF32;
-  const RankModel part = ShardModel(model, plan, comm);
+  MINIMO_ASSIGN(const RankModel part, ShardModel(model, plan, comm));
   ThreadTeam team(threads);
   OfflineRunner runner(part, team, kv, static_cast<int>(ids.size()));
   return Compute(runner, model.spec.layers.size(), ids, flags);
@@ -78,10 +78,10 @@ Result<Collected> ComputeOnRank(const LoadedModel& model, const ParallelPlan& pl
 // Rank 0's results. Under mpirun this process is one rank, else all ranks are threads.
 Result<Collected> ComputeOnRanks(const LoadedModel& model, const std::vector<int32_t>& ids, const Flags& flags,
                                  Communicator* world) {
-  const int ranks = world != nullptr ? world->size() : std::max(1, flags.ranks.tensor_parallel_size);
-  const ParallelFlags parallel{ranks, flags.ranks.enable_expert_parallel, flags.ranks.moe_prefill,
-                               flags.ranks.moe_decode};
-  MINIMO_ASSIGN(const ParallelPlan plan, PlanRanks(model.spec, parallel, 1));
+  const ParallelFlags parallel{world != nullptr ? world->size() : flags.ranks.tensor_parallel_size,
+                               flags.ranks.enable_expert_parallel, flags.ranks.moe_prefill, flags.ranks.moe_decode};
+  MINIMO_ASSIGN(const ParallelPlan plan, PlanModel(model, parallel, 1));
+  const int ranks = plan.ranks;
   const int threads = std::max(1, (flags.common.threads > 0 ? flags.common.threads : AvailableCores()) / ranks);
   if (world != nullptr) {
     MINIMO_TRY(CheckSameCheckpoint(model, *world));
@@ -113,7 +113,7 @@ Status Body(const Flags& flags) {
   }
   MINIMO_ASSIGN(const std::string folder, ResolveModelFolder(flags.common.model));
   MINIMO_TRY(flags.common.CheckQuantization(folder));
-  MINIMO_ASSIGN(const LoadedModel model, LoadModel(folder));
+  MINIMO_ASSIGN(const LoadedModel model, LoadModel(folder, {.rank_files = true}));
   if (wide.empty()) return Errorf("no token ids: expected at least one (--ids 1,2,3 or --ids-file F.json)");
   if (static_cast<int64_t>(wide.size()) > model.spec.max_positions) {
     return Errorf("{} token ids, the model's context holds {}", wide.size(), model.spec.max_positions);

@@ -1,7 +1,7 @@
 // Streams a checkpoint into another format: bounded memory, resumable, checked.
 //
-// OUT holds, while it grows, whole shards and minimo-convert.json (what was asked, what the source was, a checksum of
-// every finished shard); the shard in the making is a .tmp. config.json is written last, so a folder with one is whole.
+// OUT holds, while it grows, whole files and minimo-convert.json (what was asked, what the source was, a checksum of
+// every finished file); what is in the making is a .tmp. config.json is written last, so a folder with one is whole.
 // The same call continues where the last one stopped; another request or another source for the same OUT is refused.
 #pragma once
 
@@ -20,9 +20,9 @@ class ThreadTeam;
 struct ConvertOptions {
   std::string in;
   std::string out;
-  TargetFormat target = TargetFormat::kBf16;
+  ConvertRequest request;
   int threads = 0;
-  int64_t shard_bytes = int64_t{4} << 30;  // of weights a file: what a stop loses at most
+  int64_t group_bytes = int64_t{4} << 30;  // of weights a file, or a file of every rank: what a stop loses at most
 };
 
 struct ConvertReport {
@@ -37,7 +37,7 @@ struct ConvertReport {
 // `progress` is told output bytes done and in all; returning false stops: what is finished stays for the next call.
 Result<ConvertReport> Convert(const ConvertOptions& options, const std::function<bool(int64_t, int64_t)>& progress);
 
-// Reads every shard of a finished OUT and compares checksums and headers with minimo-convert.json.
+// Reads every file of a finished OUT and compares checksums and headers with minimo-convert.json.
 Status VerifyConversion(const std::string& out, const std::function<bool(int64_t, int64_t)>& progress);
 
 }  // namespace minimo

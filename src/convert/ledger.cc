@@ -29,9 +29,9 @@ Result<std::optional<Ledger>> Ledger::Read(const std::string& folder) {
     const auto json = nlohmann::json::parse(text);
     ledger.request = json.at("request");
     ledger.source = json.at("source");
-    ledger.shards = json.at("shards");
-    for (const auto& shard : json.at("done")) {
-      ledger.done.push_back({shard.at("file"), shard.at("bytes"), shard.at("xxh3"), shard.at("layer_error")});
+    ledger.files = json.at("files");
+    for (const auto& file : json.at("done")) {
+      ledger.done.push_back({file.at("file"), file.at("bytes"), file.at("xxh3"), file.at("layer_error")});
     }
   } catch (const nlohmann::json::exception& fault) {
     return Errorf("{}: damaged ({}); delete the folder and convert again", path, fault.what());
@@ -40,11 +40,11 @@ Result<std::optional<Ledger>> Ledger::Read(const std::string& folder) {
 }
 
 Status Ledger::Write(const std::string& folder) const {
-  nlohmann::ordered_json json = {{"request", request}, {"source", source}, {"shards", shards}};
+  nlohmann::ordered_json json = {{"request", request}, {"source", source}, {"files", files}};
   json["done"] = nlohmann::json::array();
-  for (const ShardRecord& shard : done) {
-    json["done"].push_back({{"file", shard.file}, {"bytes", shard.bytes}, {"xxh3", shard.xxh3},
-                            {"layer_error", shard.layer_error}});
+  for (const FileRecord& file : done) {
+    json["done"].push_back({{"file", file.file}, {"bytes", file.bytes}, {"xxh3", file.xxh3},
+                            {"layer_error", file.layer_error}});
   }
   return WriteFileAtomically(PathIn(folder), json.dump(1) + "\n");
 }

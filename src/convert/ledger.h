@@ -1,4 +1,4 @@
-// minimo-convert.json: what a conversion was asked, what it read, and which shards are whole.
+// minimo-convert.json: what a conversion was asked, what it read, and which files are whole.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,8 @@
 
 namespace minimo {
 
-struct ShardRecord {
-  std::string file;
+struct FileRecord {
+  std::string file;                 // relative to the folder
   int64_t bytes = 0;
   std::string xxh3;                 // of the whole file, hexadecimal
   std::vector<double> layer_error;  // squared error and squared norm a layer, flattened: [2 * (layers + 1)]
@@ -21,8 +21,8 @@ struct ShardRecord {
 struct Ledger {
   std::string request;  // the target and its parameters
   std::string source;   // a fingerprint of the source folder
-  int shards = 0;       // in all
-  std::vector<ShardRecord> done;
+  int files = 0;        // in all
+  std::vector<FileRecord> done;
 
   static std::string PathIn(const std::string& folder);
   static Result<std::optional<Ledger>> Read(const std::string& folder);  // nothing: no ledger there

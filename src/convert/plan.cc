@@ -1,11 +1,12 @@
 #include "convert/plan.h"
 
 #include <algorithm>
-#include <map>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "base/error.h"
+#include "convert/rank_copy.h"
+#include "models/shard.h"
+#include "models/tensor_share.h"
 #include "models/weight_binding.h"
 #include "tensor/scale_blocks.h"
 
@@ -18,9 +19,9 @@ using nlohmann::ordered_json;
 ConvertedTensor::Kind KindOf(const TensorSpec& t, WeightFormat have, TargetFormat target) {
   using Kind = ConvertedTensor::Kind;
   if (!t.IsMatrix() || !t.quantizable) return Kind::kCopy;
-  const bool quantised = have == WeightFormat::kFp8Block || have == WeightFormat::kInt4Group;
   switch (target) {
-    case TargetFormat::kBf16: return quantised || have != WeightFormat::kBf16 ? Kind::kBf16 : Kind::kCopy;
+    case TargetFormat::kAsIs: return Kind::kCopy;
+    case TargetFormat::kBf16: return have != WeightFormat::kBf16 ? Kind::kBf16 : Kind::kCopy;
     case TargetFormat::kFp8: return have != WeightFormat::kFp8Block && t.released_fp8 ? Kind::kFp8 : Kind::kCopy;
     case TargetFormat::kW4:
       return t.expert >= 0 && have != WeightFormat::kInt4Group && t.shape[1] % kW4Group == 0 ? Kind::kInt4 : Kind::kCopy;
@@ -71,9 +72,11 @@ ordered_json Int4Config(const ordered_json& source) {
 
 Result<std::string> NewConfig(const std::string& folder, TargetFormat target, const std::vector<std::string>& kept_bf16) {
   MINIMO_ASSIGN(const std::string text, ReadConfigText(folder));
+  if (target == TargetFormat::kAsIs) return text;
   ordered_json config = ordered_json::parse(text, nullptr, false);
   const ordered_json source = config.value("quantization_config", ordered_json());
   switch (target) {
+    case TargetFormat::kAsIs: break;
     case TargetFormat::kBf16: config.erase("quantization_config"); break;
     case TargetFormat::kFp8:
       config["quantization_config"] = {{"activation_scheme", "dynamic"}, {"fmt", "e4m3"}, {"quant_method", "fp8"},
@@ -86,70 +89,145 @@ Result<std::string> NewConfig(const std::string& folder, TargetFormat target, co
   return config.dump(2) + "\n";
 }
 
-}  // namespace
+// A tensor of the manifest as the checkpoint holds it, and what becomes of it.
+struct Source {
+  const TensorSpec* spec;
+  Weight weight;  // if quantizable
+  ConvertedTensor::Kind kind = ConvertedTensor::Kind::kCopy;
+};
 
-Result<ConvertPlan> PlanConversion(const LoadedModel& model, TargetFormat target, int64_t shard_bytes) {
-  const Checkpoint& checkpoint = *model.checkpoint;
-  const Manifest manifest = model.family->manifest(model.spec);
+Result<std::vector<Source>> BindSources(const LoadedModel& model, const Manifest& manifest, TargetFormat target) {
   BindingFaults faults;
-  WeightBinder binder(checkpoint, &faults);
-  ConvertPlan plan;
-  std::vector<std::string> kept_bf16;
-  std::map<std::string, Weight> fused;  // V of a layer whose K has been bound, by name
-  size_t changed = 0;
+  WeightBinder binder(*model.checkpoint, &faults);
+  std::vector<Source> sources;
+  Weight value;  // V of the layer whose K has just been bound
   for (size_t i = 0; i < manifest.size(); ++i) {
     const TensorSpec& t = manifest[i];
-    ConvertedTensor out;
-    out.layer = t.mtp ? -1 : t.layer;
-    out.sources = SourceNames(checkpoint, t.name);
-    if (t.quantizable) {
-      if (t.part == TensorPart::kK && !t.mtp) {
-        binder.KeyValue(t, manifest[i + 1], model.spec.layers[t.layer].attention, &out.weight, &fused[manifest[i + 1].name]);
-      } else if (const auto value = fused.find(t.name); value != fused.end()) {
-        out.weight = value->second;
-      } else {
-        out.weight = binder.Matrix(t);
-      }
+    Source source{&t, {}};
+    if (t.part == TensorPart::kK && !t.mtp) {
+      binder.KeyValue(t, manifest[i + 1], model.spec.layers[t.layer].attention, &source.weight, &value);
+    } else if (t.part == TensorPart::kV && !t.mtp) {
+      source.weight = std::move(value);
+    } else if (t.quantizable) {
+      source.weight = binder.Matrix(t);
     }
-    out.kind = KindOf(t, out.weight.view.format, target);
-    for (const std::string& name : out.sources) plan.input_bytes += checkpoint.Find(name)->bytes();
-    if (out.kind != ConvertedTensor::Kind::kCopy) {
-      out.outputs = Outputs(t, out.kind);
-      ++changed;
-      plan.tensors.push_back(std::move(out));
-      continue;
-    }
-    if (target == TargetFormat::kFp8 && t.IsMatrix() && t.quantizable && !t.released_fp8) {
-      kept_bf16.push_back(t.name.substr(0, t.name.rfind(".weight")));
-    }
-    for (const std::string& name : out.sources) {  // a weight and its scales, as they are
-      ConvertedTensor copy;
-      copy.layer = out.layer;
-      copy.source = *checkpoint.Find(name);
-      copy.outputs = {{name, copy.source.dtype, copy.source.shape}};
-      copy.sources = {name};
-      plan.tensors.push_back(std::move(copy));
-    }
+    source.kind = KindOf(t, source.weight.view.format, target);
+    sources.push_back(std::move(source));
   }
-  if (!faults.empty()) return Errorf("{}: {}", checkpoint.folder(), faults.missing.empty() ? faults.wrong[0] : faults.missing[0]);
-  if (changed == 0) return Errorf("{}: holds nothing to convert, it has this format already", checkpoint.folder());
+  MINIMO_TRY(faults.AsStatus(model.checkpoint->folder()));
+  return sources;
+}
 
-  kept_bf16.push_back("lm_head");
-  MINIMO_ASSIGN(plan.config, NewConfig(checkpoint.folder(), target, kept_bf16));
-  size_t first = 0;
-  int64_t in_shard = 0;
-  for (size_t i = 0; i < plan.tensors.size(); ++i) {
-    int64_t bytes = 0;
-    for (const TensorDeclaration& d : plan.tensors[i].outputs) bytes += d.bytes();
-    if (in_shard > 0 && in_shard + bytes > shard_bytes) {
-      plan.shards.emplace_back(first, i);
-      first = i;
-      in_shard = 0;
-    }
-    in_shard += bytes;
-    plan.output_bytes += bytes;
+int64_t RowGrainOf(const std::vector<Source>& sources) {
+  int64_t grain = 1;
+  for (const Source& s : sources) {
+    if (s.spec->part != TensorPart::kExpertDown) continue;
+    const bool packed = s.kind == ConvertedTensor::Kind::kInt4;
+    grain = std::max(grain, packed ? kW4Group : int64_t{s.weight.view.group_size});
   }
-  plan.shards.emplace_back(first, plan.tensors.size());
+  return grain;
+}
+
+Result<ShardLayout> PlanLayout(const LoadedModel& model, const ConvertRequest& request, int64_t row_grain) {
+  const int ranks = request.tensor_parallel_size, experts = request.expert_parallel_size;
+  if (ranks == 1) return Errorf("--tensor-parallel-size is 1: one rank loads the checkpoint as it is, expected 2 or more");
+  if (experts > 0 && ranks % experts != 0) {
+    return Errorf("--expert-parallel-size {} does not divide the {} ranks; each share of the experts needs as many ranks",
+                  experts, ranks);
+  }
+  if (experts > model.spec.moe.experts) {
+    return Errorf("--expert-parallel-size is {}, there are only {} experts to share", experts, model.spec.moe.experts);
+  }
+  ParallelFlags flags;
+  flags.tensor_parallel_size = ranks;
+  if (experts > 0) flags.moe_decode = fmt::format("{}x{}", ranks / experts, experts);
+  MINIMO_ASSIGN(const ParallelPlan plan, PlanRanks(model.spec, flags, 1));
+  return ShardLayout{ranks, plan.decode, row_grain, model.spec.mtp_layers, fmt::format("{:016x}", Fingerprint(model))};
+}
+
+// Encoding half a block would give it a scale of its own.
+bool CutsBlocks(const TensorSpec& part, const TensorSpec& whole) {
+  const auto cut = [](int64_t first, int64_t count, int64_t size) {
+    return first % kScaleBlock != 0 || ((first + count) % kScaleBlock != 0 && first + count != size);
+  };
+  return cut(part.first_row, part.shape[0], whole.shape[0]) || cut(part.first_col, part.shape[1], whole.shape[1]);
+}
+
+Status AddPart(const Checkpoint& checkpoint, const Source& source, const TensorSpec& part, int rank, ConvertPlan* plan) {
+  std::vector<ConvertedTensor> made;
+  if (source.kind != ConvertedTensor::Kind::kCopy) {
+    if (source.kind == ConvertedTensor::Kind::kFp8 && CutsBlocks(part, *source.spec)) {
+      return Errorf("{}: {} ranks cut its 128x128 blocks; convert to fp8 first, then share the result among the ranks",
+                    part.name, plan->ranks());
+    }
+    ConvertedTensor out;
+    out.kind = source.kind;
+    out.weight = source.weight;
+    out.weight.view = source.weight.view.SliceRows(part.first_row, part.shape[0]).SliceCols(part.first_col, part.shape[1]);
+    out.outputs = Outputs(part, source.kind);
+    made.push_back(std::move(out));
+  } else if (plan->layout) {
+    made = CopyPart(checkpoint, part, source.weight);
+  } else {
+    for (const std::string& name : SourceNames(checkpoint, part.name)) made.push_back(CopyWhole(name, *checkpoint.Find(name)));
+  }
+  for (ConvertedTensor& tensor : made) {
+    tensor.layer = part.mtp ? -1 : part.layer;
+    tensor.rank = rank;
+    const bool copy = tensor.kind == ConvertedTensor::Kind::kCopy;
+    tensor.mapped = checkpoint.IsMapped(copy ? tensor.source.data : tensor.weight.view.data);
+    plan->tensors.push_back(std::move(tensor));
+  }
+  return {};
+}
+
+void CutIntoGroups(int64_t group_bytes, ConvertPlan* plan) {
+  size_t first = 0;
+  int64_t in_group = 0;
+  for (size_t i = 0; i < plan->tensors.size(); ++i) {
+    int64_t bytes = 0;
+    for (const TensorDeclaration& d : plan->tensors[i].outputs) bytes += d.bytes();
+    if (in_group > 0 && in_group + bytes > group_bytes) {
+      plan->groups.emplace_back(first, i);
+      first = i;
+      in_group = 0;
+    }
+    in_group += bytes;
+    plan->output_bytes += bytes;
+  }
+  plan->groups.emplace_back(first, plan->tensors.size());
+}
+
+}  // namespace
+
+Result<ConvertPlan> PlanConversion(const LoadedModel& model, const ConvertRequest& request, int64_t group_bytes) {
+  const Checkpoint& checkpoint = *model.checkpoint;
+  const Manifest manifest = model.family->manifest(model.spec);
+  MINIMO_ASSIGN(const std::vector<Source> sources, BindSources(model, manifest, request.target));
+  ConvertPlan plan;
+  if (request.tensor_parallel_size > 0) {
+    MINIMO_ASSIGN(plan.layout, PlanLayout(model, request, RowGrainOf(sources)));
+  }
+  size_t changed = 0;
+  std::vector<std::string> kept_bf16;
+  for (const Source& source : sources) {
+    const TensorSpec& t = *source.spec;
+    changed += source.kind != ConvertedTensor::Kind::kCopy;
+    if (t.IsMatrix() && t.quantizable && !t.released_fp8) kept_bf16.push_back(t.name.substr(0, t.name.rfind(".weight")));
+    for (const std::string& name : SourceNames(checkpoint, t.name)) plan.input_bytes += checkpoint.Find(name)->bytes();
+    for (int rank = 0; rank < plan.ranks(); ++rank) {
+      const Manifest part = plan.layout ? RankManifest({t}, model.spec, plan.ranks(), plan.layout->experts, rank,
+                                                       plan.layout->row_grain)
+                                        : Manifest{t};
+      if (!part.empty()) MINIMO_TRY(AddPart(checkpoint, source, part.front(), rank, &plan));
+    }
+  }
+  if (changed == 0 && request.target != TargetFormat::kAsIs) {
+    return Errorf("{}: holds nothing to convert, it has this format already", checkpoint.folder());
+  }
+  kept_bf16.push_back("lm_head");
+  MINIMO_ASSIGN(plan.config, NewConfig(checkpoint.folder(), request.target, kept_bf16));
+  CutIntoGroups(group_bytes, &plan);
   return plan;
 }
 

@@ -25,8 +25,9 @@ void Advise(const std::byte* data, int64_t bytes, int advice) {
 }
 
 void AdviseSource(const ConvertedTensor& t, int advice) {
+  if (!t.mapped) return;
   if (t.kind == ConvertedTensor::Kind::kCopy) {
-    Advise(t.source.data, t.source.bytes(), advice);
+    Advise(t.source.data, t.source.rows * t.source.stride, advice);
   } else {
     Advise(t.weight.view.data, t.weight.view.rows * t.weight.view.row_bytes, advice);
   }
@@ -118,15 +119,15 @@ class Encoder {
 
 }  // namespace
 
-WriteQueue::WriteQueue(SafetensorsWriter& writer) : writer_(writer), thread_([this] { Loop(); }) {}
+WriteQueue::WriteQueue() : thread_([this] { Loop(); }) {}
 
 WriteQueue::~WriteQueue() { (void)Close(); }
 
-bool WriteQueue::Push(std::vector<std::byte> block) {
+bool WriteQueue::Push(SafetensorsWriter& writer, std::vector<std::byte> block) {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return queue_.size() < kDepth || !status_.ok(); });
   if (!status_.ok()) return false;
-  queue_.push_back(std::move(block));
+  queue_.push_back({&writer, std::move(block)});
   changed_.notify_all();
   return true;
 }
@@ -159,12 +160,12 @@ void WriteQueue::Loop() {
   while (true) {
     changed_.wait(lock, [&] { return !queue_.empty() || closing_; });
     if (queue_.empty()) return;
-    std::vector<std::byte> block = std::move(queue_.front());
+    Item item = std::move(queue_.front());
     lock.unlock();
-    Status written = writer_.Append(block.data(), block.size());
+    Status written = item.writer->Append(item.block.data(), item.block.size());
     lock.lock();
     queue_.pop_front();
-    spare_.push_back(std::move(block));
+    spare_.push_back(std::move(item.block));
     if (!written.ok()) {
       status_ = std::move(written);
       queue_.clear();
@@ -177,22 +178,35 @@ void WriteQueue::Loop() {
 
 namespace {
 
-// Streams one tensor; false when the queue has failed or `advance` says stop.
-bool StreamTensor(const ConvertedTensor& t, ThreadTeam& team, WriteQueue& queue,
-                  const std::function<bool(int64_t)>& advance, ErrorSums* errors) {
-  const auto send = [&](std::vector<std::byte> block) {
-    const auto bytes = static_cast<int64_t>(block.size());
-    return queue.Push(std::move(block)) && advance(bytes);
-  };
-  if (t.kind == ConvertedTensor::Kind::kCopy) {
-    for (int64_t at = 0; at < t.source.bytes(); at += kBlockBytes) {
-      const int64_t bytes = std::min(kBlockBytes, t.source.bytes() - at);
+using Send = std::function<bool(std::vector<std::byte>)>;  // false: stop
+
+bool StreamCopy(const ConvertedTensor::Rows& source, WriteQueue& queue, const Send& send) {
+  if (source.row_bytes == source.stride) {
+    const int64_t total = source.rows * source.row_bytes;
+    for (int64_t at = 0; at < total; at += kBlockBytes) {
+      const int64_t bytes = std::min(kBlockBytes, total - at);
       std::vector<std::byte> block = queue.TakeBlock(static_cast<size_t>(bytes));
-      std::memcpy(block.data(), t.source.data + at, static_cast<size_t>(bytes));
+      std::memcpy(block.data(), source.data + at, static_cast<size_t>(bytes));
       if (!send(std::move(block))) return false;
     }
     return true;
   }
+  const int64_t step = std::max<int64_t>(1, kBlockBytes / source.row_bytes);
+  for (int64_t row = 0; row < source.rows; row += step) {
+    const int64_t rows = std::min(step, source.rows - row);
+    std::vector<std::byte> block = queue.TakeBlock(static_cast<size_t>(rows * source.row_bytes));
+    for (int64_t r = 0; r < rows; ++r) {
+      std::memcpy(block.data() + r * source.row_bytes, source.data + (row + r) * source.stride,
+                  static_cast<size_t>(source.row_bytes));
+    }
+    if (!send(std::move(block))) return false;
+  }
+  return true;
+}
+
+// Streams one tensor; false when the queue has failed or `advance` says stop.
+bool StreamTensor(const ConvertedTensor& t, ThreadTeam& team, WriteQueue& queue, const Send& send, ErrorSums* errors) {
+  if (t.kind == ConvertedTensor::Kind::kCopy) return StreamCopy(t.source, queue, send);
   Encoder encoder(t);
   const int64_t rows = t.weight.view.rows, row_bytes = encoder.RowBytes();
   const int64_t step = std::max<int64_t>(1, kBlockBytes / (row_bytes * kBand)) * kBand;
@@ -222,25 +236,37 @@ bool StreamTensor(const ConvertedTensor& t, ThreadTeam& team, WriteQueue& queue,
 
 }  // namespace
 
-Status WriteConvertedShard(const std::string& path, std::span<const ConvertedTensor> tensors, ThreadTeam& team,
+Status WriteConvertedFiles(std::span<const OutputFile> files, std::span<const ConvertedTensor> tensors, ThreadTeam& team,
                            const std::function<bool(int64_t)>& advance, ErrorSums* errors) {
-  std::vector<TensorDeclaration> declarations;
-  for (const ConvertedTensor& t : tensors) declarations.insert(declarations.end(), t.outputs.begin(), t.outputs.end());
-  MINIMO_ASSIGN(SafetensorsWriter writer, SafetensorsWriter::Create(path, declarations, {{"format", "pt"}}));
+  std::map<int, SafetensorsWriter> writers;
+  for (const OutputFile& file : files) {
+    std::vector<TensorDeclaration> declarations;
+    for (const ConvertedTensor& t : tensors) {
+      if (t.rank == file.rank) declarations.insert(declarations.end(), t.outputs.begin(), t.outputs.end());
+    }
+    MINIMO_ASSIGN(SafetensorsWriter writer, SafetensorsWriter::Create(file.path, declarations, file.metadata));
+    writers.emplace(file.rank, std::move(writer));
+  }
   bool whole = true;
   {
-    WriteQueue queue(writer);
-    constexpr size_t kAhead = 4;  // tensors whose pages are asked for early
-    for (size_t i = 0; i < std::min(kAhead, tensors.size()); ++i) AdviseSource(tensors[i], MADV_WILLNEED);
+    WriteQueue queue;
+    const size_t ahead = 4 * files.size();  // parts whose pages are asked for early: of about four source tensors
+    for (size_t i = 0; i < std::min(ahead, tensors.size()); ++i) AdviseSource(tensors[i], MADV_WILLNEED);
     for (size_t i = 0; i < tensors.size() && whole; ++i) {
-      if (i + kAhead < tensors.size()) AdviseSource(tensors[i + kAhead], MADV_WILLNEED);
-      whole = StreamTensor(tensors[i], team, queue, advance, errors);
+      if (i + ahead < tensors.size()) AdviseSource(tensors[i + ahead], MADV_WILLNEED);
+      SafetensorsWriter& writer = writers.at(tensors[i].rank);
+      const auto send = [&](std::vector<std::byte> block) {
+        const auto bytes = static_cast<int64_t>(block.size());
+        return queue.Push(writer, std::move(block)) && advance(bytes);
+      };
+      whole = StreamTensor(tensors[i], team, queue, send, errors);
       AdviseSource(tensors[i], MADV_DONTNEED);
     }
     MINIMO_TRY(queue.Close());
   }
-  if (!whole) return Errorf("{}: stopped; the same command goes on from the last whole shard", path);
-  return writer.Finish();
+  if (!whole) return Errorf("{}: stopped; the same command goes on from the last whole file", files.front().path);
+  for (auto& [rank, writer] : writers) MINIMO_TRY(writer.Finish());
+  return {};
 }
 
 }  // namespace minimo

@@ -29,9 +29,9 @@ Result<std::unique_ptr<CpuExecutor>> CpuExecutor::Create(const LoadedModel& mode
 Result<std::unique_ptr<CpuExecutor>> CpuExecutor::CreateRank(const LoadedModel& model, const ParallelPlan& plan,
                                                              Communicator* comm, const KvLayout& layout,
                                                              DType kv_dtype, int threads) {
+  MINIMO_ASSIGN(RankModel part, ShardModel(model, plan, comm));
   try {
-    return std::unique_ptr<CpuExecutor>(
-        new CpuExecutor(ShardModel(model, plan, comm), layout, kv_dtype, threads));
+    return std::unique_ptr<CpuExecutor>(new CpuExecutor(std::move(part), layout, kv_dtype, threads));
   } catch (const std::bad_alloc&) {
     return Errorf("the KV cache of {} blocks and {} rings takes {} bytes, more memory than there is; ask for less",
                   layout.num_blocks, layout.num_rings,

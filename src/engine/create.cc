@@ -91,8 +91,8 @@ Result<Prepared> Prepare(const EngineOptions& options) {
   prepared.model = loaded.model;
   const ModelSpec& spec = prepared.model->spec;
   MINIMO_ASSIGN(GenerationConfig generation, LoadGenerationConfig(loaded.text_folder));
-  MINIMO_ASSIGN(prepared.plan, PlanFor(options, spec));
-  prepared.cuda = WantsCuda(options);
+  MINIMO_ASSIGN(prepared.plan, PlanFor(options, *prepared.model));
+  prepared.cuda = WantsCuda(options) && prepared.plan.ranks == 1;
   if (options.backend == "cuda" && !prepared.cuda) return Error{"the cuda backend runs on one device, not on ranks"};
 
   EngineParts& parts = prepared.parts;

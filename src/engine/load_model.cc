@@ -60,6 +60,7 @@ Result<EngineModel> LoadEngineModel(const EngineOptions& options) {
   MINIMO_ASSIGN(model.text_folder, ResolveModelFolder(options.model));
   LoadOptions load;
   load.num_layers = options.num_layers;
+  load.rank_files = true;
   MINIMO_ASSIGN(LoadedModel loaded, LoadModel(model.text_folder, load));
   model.model = std::make_shared<const LoadedModel>(std::move(loaded));
   return model;

@@ -52,16 +52,16 @@ PatientRanks::~PatientRanks() {
   if (comm_ != nullptr) comm_->set_timeout_ms(after_ms_);
 }
 
-Result<ParallelPlan> PlanFor(const EngineOptions& options, const ModelSpec& spec) {
+Result<ParallelPlan> PlanFor(const EngineOptions& options, const LoadedModel& model) {
   const int processes = options.ranks ? options.ranks->size() : 0;
   ParallelFlags flags{options.tensor_parallel_size, options.enable_expert_parallel, options.moe_prefill,
                       options.moe_decode};
-  if (flags.tensor_parallel_size == 0) flags.tensor_parallel_size = std::max(1, processes);
+  if (flags.tensor_parallel_size == 0) flags.tensor_parallel_size = processes;
   if (processes > 1 && flags.tensor_parallel_size != processes) {
     return Errorf("--tensor-parallel-size is {}, but {} processes were started; make them equal, or leave the flag out",
                   flags.tensor_parallel_size, processes);
   }
-  return PlanRanks(spec, flags, options.max_num_seqs);
+  return PlanModel(model, flags, options.max_num_seqs);
 }
 
 int RanksOnHost(const EngineOptions& options, const ParallelPlan& plan) {
@@ -142,7 +142,7 @@ Status FollowEngine(const EngineOptions& options) {
     Status ready = loaded.ok() ? Status() : Status(loaded.error());
     if (ready.ok()) {
       model = std::move(loaded->model);
-      const auto plan = PlanFor(options, model->spec);
+      const auto plan = PlanFor(options, *model);
       if (!plan.ok()) ready = plan.error();
     }
     MINIMO_TRY(AgreeOn(&comm, ready));

@@ -14,7 +14,7 @@
 namespace minimo {
 
 // How many ranks the options ask for, and how they share the model; refuses in words what cannot work.
-Result<ParallelPlan> PlanFor(const EngineOptions& options, const ModelSpec& spec);
+Result<ParallelPlan> PlanFor(const EngineOptions& options, const LoadedModel& model);
 
 // Ranks of this plan that share this host's memory and cores.
 int RanksOnHost(const EngineOptions& options, const ParallelPlan& plan);

@@ -6,19 +6,11 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "models/weight_binding.h"
+#include "models/weight_slots.h"
 
 namespace minimo {
 namespace fs = std::filesystem;
 namespace {
-
-constexpr size_t kMaxNamed = 40;  // names in one message; a lost shard would list tens of thousands
-
-std::string Listed(const std::vector<std::string>& names) {
-  std::string text;
-  for (size_t i = 0; i < names.size() && i < kMaxNamed; ++i) text += (i ? ", " : "") + names[i];
-  if (names.size() > kMaxNamed) text += fmt::format(" and {} more", names.size() - kMaxNamed);
-  return text;
-}
 
 // The block size is part of the format; other methods are refused before anything is read.
 void CheckQuantization(ConfigFields& fields) {
@@ -50,38 +42,6 @@ int CountMtpLayers(const Checkpoint& checkpoint, const ModelFamily& family) {
     ++depth;
   }
   return depth;
-}
-
-Vector* VectorSlot(const TensorSpec& t, DecoderWeights* w) {
-  LayerWeights* layer = t.layer >= 0 ? &w->layers[t.layer] : nullptr;
-  switch (t.part) {
-    case TensorPart::kFinalNorm: return &w->final_norm;
-    case TensorPart::kInputNorm: return &layer->input_norm;
-    case TensorPart::kPostAttentionNorm: return &layer->post_attention_norm;
-    case TensorPart::kQNorm: return &layer->q_norm;
-    case TensorPart::kKNorm: return &layer->k_norm;
-    case TensorPart::kSinks: return &layer->sinks;
-    case TensorPart::kRouterBias: return &layer->router_bias;
-    default: return nullptr;
-  }
-}
-
-Weight* MatrixSlot(const TensorSpec& t, DecoderWeights* w) {
-  LayerWeights* layer = t.layer >= 0 ? &w->layers[t.layer] : nullptr;
-  switch (t.part) {
-    case TensorPart::kEmbedding: return &w->embedding;
-    case TensorPart::kLmHead: return &w->lm_head;
-    case TensorPart::kQ: return &layer->q;
-    case TensorPart::kO: return &layer->o;
-    case TensorPart::kRouter: return &layer->router;
-    case TensorPart::kGate: return &layer->dense.gate;
-    case TensorPart::kUp: return &layer->dense.up;
-    case TensorPart::kDown: return &layer->dense.down;
-    case TensorPart::kExpertGate: return &layer->experts[t.expert].gate;
-    case TensorPart::kExpertUp: return &layer->experts[t.expert].up;
-    case TensorPart::kExpertDown: return &layer->experts[t.expert].down;
-    default: return nullptr;
-  }
 }
 
 void Bind(const Manifest& manifest, const ModelSpec& spec, WeightBinder* binder, DecoderWeights* weights,
@@ -158,6 +118,7 @@ Result<LoadedModel> BindModel(const ModelConfig& config, std::shared_ptr<const C
   model.family = config.family;
   model.spec = config.spec;
   model.checkpoint = checkpoint;
+  model.folder = checkpoint->folder();
   model.spec.mtp_layers = CountMtpLayers(*checkpoint, *model.family);
 
   const Manifest whole = model.family->manifest(model.spec);
@@ -171,22 +132,15 @@ Result<LoadedModel> BindModel(const ModelConfig& config, std::shared_ptr<const C
   }
 
   DecoderWeights& weights = model.weights;
-  weights.layers.resize(model.spec.layers.size());
-  for (size_t i = 0; i < weights.layers.size(); ++i) {
-    if (model.spec.layers[i].moe) weights.layers[i].experts.resize(static_cast<size_t>(model.spec.moe.experts));
-  }
+  weights = EmptyWeights(model.spec);
   BindingFaults faults;
   WeightBinder binder(*checkpoint, &faults);
   Bind(model.family->manifest(model.spec), model.spec, &binder, &weights, &model.fused_kv_layers);
   if (model.spec.tied_embeddings) weights.lm_head = weights.embedding;
-  if (!faults.empty()) {
-    std::string message;
-    if (!faults.missing.empty()) message += fmt::format("missing tensors: {}", Listed(faults.missing));
-    for (size_t i = 0; i < faults.wrong.size() && i < kMaxNamed; ++i) {
-      message += (message.empty() ? "" : "; ") + faults.wrong[i];
-    }
+  if (const Status bound = faults.AsStatus(checkpoint->folder()); !bound.ok()) {
+    std::string message = bound.error().message;
     for (const std::string& note : model.notes) message += "; " + note;
-    return Errorf("{}: {}", checkpoint->folder(), message);
+    return Error{message};
   }
   for (const std::string& note : model.notes) LogWarn("{}: {}", checkpoint->folder(), note);
   return model;
@@ -194,6 +148,23 @@ Result<LoadedModel> BindModel(const ModelConfig& config, std::shared_ptr<const C
 
 Result<LoadedModel> LoadModel(const std::string& folder, const LoadOptions& options) {
   MINIMO_ASSIGN(const ModelConfig config, ReadModelConfig(folder));
+  MINIMO_ASSIGN(std::optional<ShardLayout> layout, ReadShardLayout(folder));
+  if (layout && !options.rank_files) {
+    return Errorf("{}: holds the files of {} ranks, not a whole checkpoint; name the one they were made from, or run them "
+                  "with run or serve", folder, layout->ranks);
+  }
+  if (layout) {
+    LoadedModel model;
+    model.family = config.family;
+    model.spec = config.spec;
+    model.spec.mtp_layers = layout->mtp_layers;
+    if (options.num_layers > 0 && options.num_layers < model.spec.num_layers()) {
+      model.spec.layers.resize(static_cast<size_t>(options.num_layers));
+    }
+    model.folder = folder;
+    model.shards = std::move(layout);
+    return model;
+  }
   MINIMO_ASSIGN(Checkpoint checkpoint, Checkpoint::Open(folder));
   return BindModel(config, std::make_shared<const Checkpoint>(std::move(checkpoint)), options);
 }

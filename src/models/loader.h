@@ -3,26 +3,31 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "checkpoint/checkpoint.h"
-#include "spec/model_spec.h"
 #include "layers/weight.h"
 #include "minimo/result.h"
 #include "models/model.h"
+#include "models/shard_layout.h"
+#include "spec/model_spec.h"
 
 namespace minimo {
 
 struct LoadOptions {
-  int num_layers = 0;  // > 0: only the first N decoder layers
+  int num_layers = 0;       // > 0: only the first N decoder layers
+  bool rank_files = false;  // also one that is written as a file set a rank; else it is refused
 };
 
 struct LoadedModel {
   const ModelFamily* family = nullptr;
   ModelSpec spec;
-  DecoderWeights weights;
-  std::shared_ptr<const Checkpoint> checkpoint;
+  std::string folder;                            // empty: random weights
+  DecoderWeights weights;                        // empty if `shards`
+  std::shared_ptr<const Checkpoint> checkpoint;  // null if `shards`
+  std::optional<ShardLayout> shards;             // each rank opens files of its own (ShardModel)
   int fused_kv_layers = 0;          // layers whose K/V scales follow the fused grid
   std::vector<std::string> notes;   // oddities worth telling: unknown tensors, incomplete MTP, ...
 };

@@ -30,6 +30,9 @@ struct TensorSpec {
   bool quantizable = false;   // may be FP8 (a weight_scale_inv beside it) or 4-bit: the checkpoint decides
   bool released_fp8 = false;  // is FP8 in the released files: what a conversion to FP8 makes
   bool mtp = false;          // of a multi-token-prediction layer: optional as a whole
+  bool part_of_rank = false; // one rank's rows and columns of the tensor; their place in the whole:
+  int64_t first_row = 0;
+  int64_t first_col = 0;
 
   bool IsMatrix() const { return shape.size() == 2; }
 };

@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "models/tensor_share.h"
+#include "models/weight_slots.h"
 
 namespace minimo {
 namespace {
@@ -10,47 +12,36 @@ namespace {
 constexpr int64_t kSampleBytes = 64;   // of a tensor in the fingerprint, from its middle
 constexpr int64_t kMaxSamples = 4096;  // tensors sampled: each touches one page
 
-Weight Rows(const Weight& weight, const Range& range) {
-  return {weight.view.SliceRows(range.begin, range.count), weight.owners};
+Weight Part(const Weight& weight, const TensorShare& share) {
+  return {weight.view.SliceRows(share.rows.begin, share.rows.count).SliceCols(share.cols.begin, share.cols.count),
+          weight.owners};
 }
-Weight Cols(const Weight& weight, const Range& range) {
-  return {weight.view.SliceCols(range.begin, range.count), weight.owners};
-}
-Vector Part(const Vector& vector, int64_t begin, int64_t count) {
+Vector Part(const Vector& vector, const Range& range) {
   if (vector.empty()) return {};
-  return {vector.begin() + begin, vector.begin() + begin + count};
-}
-Range Scaled(const Range& range, int64_t unit) { return {range.begin * unit, range.count * unit}; }
-
-FfnWeights PartOf(const FfnWeights& ffn, const Range& rows) {
-  return {Rows(ffn.gate, rows), Rows(ffn.up, rows), Cols(ffn.down, rows)};
+  return {vector.begin() + range.begin, vector.begin() + range.end()};
 }
 
-Range DenseRows(int64_t intermediate, int ranks, int rank) {
-  return ShareOf(intermediate, ranks, rank, ShareGrain(intermediate, ranks));
-}
-
-// Rows that a share must be a multiple of: a scale group of the down projection's columns.
-int64_t RowGrain(const std::vector<FfnWeights>& experts) {
-  return std::max(1, experts.empty() ? 1 : experts.front().down.view.group_size);
-}
-
-std::vector<FfnWeights> PartOf(const std::vector<FfnWeights>& experts, const MoeShare& share) {
-  std::vector<FfnWeights> part(experts.size());
-  if (share.rows.count == 0) return part;
-  for (int64_t e = share.experts.begin; e < share.experts.end(); ++e) part[e] = PartOf(experts[e], share.rows);
-  return part;
-}
-
-void ShardAttention(const LayerWeights& from, const AttentionSpec& a, const HeadShare& share, LayerWeights* to) {
-  const Range q = Scaled(share.heads, a.head_dim), k = Scaled(share.kv_heads, a.head_dim);
-  to->q = Rows(from.q, q);
-  to->k = Rows(from.k, k);
-  to->v = Rows(from.v, Scaled(share.kv_heads, a.v_head_dim));
-  to->o = Cols(from.o, Scaled(share.heads, a.v_head_dim));
-  to->q_norm = Part(from.q_norm, q.begin, q.count);
-  to->k_norm = Part(from.k_norm, k.begin, k.count);
-  to->sinks = Part(from.sinks, share.heads.begin, share.heads.count);
+void SliceWeights(const LoadedModel& model, const ParallelPlan& plan, int rank, DecoderWeights* part) {
+  DecoderWeights whole = model.weights;  // views and small vectors
+  const int64_t grain = RowGrain(whole);
+  *part = EmptyWeights(model.spec);
+  for (size_t i = 0; plan.hybrid() && i < part->layers.size(); ++i) {
+    part->layers[i].decode_experts.resize(part->layers[i].experts.size());
+  }
+  for (const TensorSpec& t : model.family->manifest(model.spec)) {
+    if (t.mtp) continue;
+    const TensorShare share = ShareTensor(t, model.spec, plan.ranks, plan.prefill, rank, grain);
+    if (Vector* vector = VectorSlot(t, part)) *vector = Part(*VectorSlot(t, &whole), share.rows);
+    Weight* matrix = MatrixSlot(t, part);
+    if (matrix == nullptr) continue;
+    const Weight& from = *MatrixSlot(t, &whole);
+    if (!share.empty()) *matrix = Part(from, share);
+    if (t.expert < 0 || !plan.hybrid()) continue;
+    const TensorShare decode = ShareTensor(t, model.spec, plan.ranks, plan.decode, rank, grain);
+    FfnWeights& expert = part->layers[t.layer].decode_experts[t.expert];
+    if (!decode.empty()) *FfnSlot(t.part, &expert) = Part(from, decode);
+  }
+  if (model.spec.tied_embeddings) part->lm_head = part->embedding;
 }
 
 struct Hash {
@@ -71,39 +62,65 @@ ModelSpec RankSpec(const ModelSpec& whole, const ParallelPlan& plan, int rank) {
     const HeadShare heads = ShareHeads(layer.attention.heads, layer.attention.kv_heads, plan.ranks, rank);
     layer.attention.heads = static_cast<int>(heads.heads.count);
     layer.attention.kv_heads = static_cast<int>(heads.kv_heads.count);
-    if (!layer.moe) layer.intermediate = static_cast<int>(DenseRows(layer.intermediate, plan.ranks, rank).count);
+    if (!layer.moe) {
+      const int64_t grain = ShareGrain(layer.intermediate, plan.ranks);
+      layer.intermediate = static_cast<int>(ShareOf(layer.intermediate, plan.ranks, rank, grain).count);
+    }
   }
   return part;
 }
 
-RankModel ShardModel(const LoadedModel& whole, const ParallelPlan& plan, Communicator* comm) {
+Result<ParallelPlan> PlanModel(const LoadedModel& model, ParallelFlags flags, int max_num_seqs) {
+  if (!model.shards) {
+    flags.tensor_parallel_size = std::max(1, flags.tensor_parallel_size);
+    return PlanRanks(model.spec, flags, max_num_seqs);
+  }
+  const ShardLayout& layout = *model.shards;
+  if (flags.tensor_parallel_size != 0 && flags.tensor_parallel_size != layout.ranks) {
+    return Errorf("{}: holds the files of {} ranks, asked for {}; use --tensor-parallel-size {}, or the checkpoint they "
+                  "were made from", model.folder, layout.ranks, flags.tensor_parallel_size, layout.ranks);
+  }
+  if (!flags.enable_expert_parallel && flags.moe_prefill.empty() && flags.moe_decode.empty()) return layout.Plan();
+  flags.tensor_parallel_size = layout.ranks;
+  if (!flags.enable_expert_parallel) {
+    const std::string experts = fmt::format("{}x{}", layout.experts.tensor, layout.experts.expert);
+    if (flags.moe_prefill.empty()) flags.moe_prefill = experts;
+    if (flags.moe_decode.empty()) flags.moe_decode = experts;
+  }
+  MINIMO_ASSIGN(const ParallelPlan plan, PlanRanks(model.spec, flags, max_num_seqs));
+  if (plan.prefill == layout.experts && plan.decode == layout.experts) return plan;
+  return Errorf("{}: its files share the experts as {}, asked for {} in prefill and {} in decode; leave the flags out, "
+                "or use the checkpoint they were made from", model.folder, ToString(layout.experts),
+                ToString(plan.prefill), ToString(plan.decode));
+}
+
+int64_t RowGrain(const DecoderWeights& whole) {
+  int32_t grain = 1;
+  for (const LayerWeights& layer : whole.layers) {
+    if (!layer.experts.empty()) grain = std::max(grain, layer.experts.front().down.view.group_size);
+  }
+  return grain;
+}
+
+Result<RankModel> ShardModel(const LoadedModel& whole, const ParallelPlan& plan, Communicator* comm) {
   RankModel part;
   part.spec = whole.spec;
-  part.weights = whole.weights;
+  const int rank = plan.ranks == 1 ? 0 : comm->rank();
+  if (whole.shards) {
+    MINIMO_TRY(OpenRankWeights(whole, rank, &part));
+  } else if (plan.ranks == 1) {
+    part.weights = whole.weights;
+  } else {
+    SliceWeights(whole, plan, rank, &part.weights);
+  }
   if (plan.ranks == 1) return part;
-  const int rank = comm->rank();
   part.spec = RankSpec(whole.spec, plan, rank);
   part.share.comm = comm;
   part.share.vocab = ShareOf(whole.spec.vocab, plan.ranks, rank);
-  part.weights.embedding = Rows(whole.weights.embedding, part.share.vocab);
-  part.weights.lm_head = Rows(whole.weights.lm_head, part.share.vocab);
-  for (int i = 0; i < whole.spec.num_layers(); ++i) {
-    const LayerSpec& layer = whole.spec.layers[i];
-    const LayerWeights& from = whole.weights.layers[i];
-    LayerWeights& to = part.weights.layers[i];
-    const HeadShare heads = ShareHeads(layer.attention.heads, layer.attention.kv_heads, plan.ranks, rank);
-    part.share.heads.push_back(heads);
-    part.share.whole.push_back({layer.attention.q_size(), layer.attention.k_size()});
-    ShardAttention(from, layer.attention, heads, &to);
-    if (layer.moe) {
-      const auto part_in = [&](const MoeLayout& layout) {
-        return PartOf(from.experts, ShareExperts(whole.spec.moe, layout, rank, RowGrain(from.experts)));
-      };
-      to.experts = part_in(plan.prefill);
-      if (plan.hybrid()) to.decode_experts = part_in(plan.decode);
-    } else {
-      to.dense = PartOf(from.dense, DenseRows(layer.intermediate, plan.ranks, rank));
-    }
+  for (const LayerSpec& layer : whole.spec.layers) {
+    const AttentionSpec& a = layer.attention;
+    part.share.heads.push_back(ShareHeads(a.heads, a.kv_heads, plan.ranks, rank));
+    part.share.whole.push_back({a.q_size(), a.k_size()});
   }
   return part;
 }
@@ -115,6 +132,7 @@ uint64_t Fingerprint(const LoadedModel& model) {
   hash.Add(sizes, sizeof sizes);
   hash.Add(&s.norm_eps, sizeof s.norm_eps);
   hash.Add(s.model_type.data(), s.model_type.size());
+  if (model.shards) hash.Add(model.shards->ToJson().data(), model.shards->ToJson().size());
   if (model.checkpoint == nullptr) return hash.value;
   const auto& tensors = model.checkpoint->tensors();
   const int64_t every = std::max<int64_t>(1, std::ssize(tensors) / kMaxSamples);
@@ -141,7 +159,7 @@ Status CheckSameCheckpoint(const LoadedModel& model, Communicator& comm) {
   if (others.empty()) return {};
   return Errorf("the checkpoint of rank{} {} is not that of rank 0 (on rank {} it is {}); give all ranks the same files",
                 others.size() == 1 ? "" : "s", fmt::join(others, ", "), comm.rank(),
-                model.checkpoint ? model.checkpoint->folder() : "random");
+                model.folder.empty() ? "random" : model.folder);
 }
 
 }  // namespace minimo

@@ -1,12 +1,12 @@
 #include "models/weight_binding.h"
 
-#include <fmt/format.h>
-
 #include <cstring>
+#include <numeric>
 
+#include "base/error.h"
 #include "base/float_types.h"
 #include "models/kv_scale_grid.h"
-#include "tensor/scale_blocks.h"
+#include "models/tensor_share.h"
 
 namespace minimo {
 namespace {
@@ -16,7 +16,24 @@ void ConvertTo(const TensorView& view, Vector* out) {
   for (size_t i = 0; i < out->size(); ++i) (*out)[i] = ToFloat(view.As<T>()[i]);
 }
 
+constexpr size_t kMaxNamed = 40;  // names in one message; a lost shard would list tens of thousands
+
 }  // namespace
+
+std::string Listed(const std::vector<std::string>& names) {
+  std::string text;
+  for (size_t i = 0; i < names.size() && i < kMaxNamed; ++i) text += (i ? ", " : "") + names[i];
+  if (names.size() > kMaxNamed) text += fmt::format(" and {} more", names.size() - kMaxNamed);
+  return text;
+}
+
+Status BindingFaults::AsStatus(const std::string& folder) const {
+  if (empty()) return {};
+  std::string message;
+  if (!missing.empty()) message += fmt::format("missing tensors: {}", Listed(missing));
+  for (size_t i = 0; i < wrong.size() && i < kMaxNamed; ++i) message += (message.empty() ? "" : "; ") + wrong[i];
+  return Errorf("{}: {}", folder, message);
+}
 
 const TensorView* WeightBinder::FindChecked(const TensorSpec& spec) {
   const TensorView* view = checkpoint_.Find(spec.name);
@@ -53,6 +70,8 @@ Weight WeightBinder::WithoutScales(const TensorSpec& spec, const TensorView& vie
   weight.view.cols = spec.shape[1];
   weight.view.data = view.data;
   weight.view.row_bytes = spec.shape[1] * SizeOf(view.dtype);
+  weight.view.first_row = static_cast<int32_t>(spec.first_row % kScaleBlock);
+  weight.view.first_col = static_cast<int32_t>(spec.first_col % kScaleBlock);
   return weight;
 }
 
@@ -63,7 +82,7 @@ const TensorView* WeightBinder::Scales(const TensorSpec& spec, int64_t scale_row
     faults_->missing.push_back(name);
     return nullptr;
   }
-  const Shape expected = {scale_rows, ScaleBlocks(spec.shape[1])};
+  const Shape expected = {scale_rows, CoveringBlocks(spec.first_col, spec.shape[1])};
   if (scales->shape != expected || scales->dtype != DType::kF32) {
     faults_->wrong.push_back(fmt::format("{}: found {} {}, expected F32 {}", name, NameOf(scales->dtype),
                                          ToString(scales->shape), ToString(expected)));
@@ -77,7 +96,7 @@ Weight WeightBinder::Packed(const TensorSpec& spec, const TensorView& packed) {
   const int64_t rows = spec.shape[0], cols = spec.shape[1];
   if (packed.dtype != DType::kI32 || packed.shape != Shape{rows, cols / 8} || cols % 8 != 0) {
     faults_->wrong.push_back(fmt::format("{}: found {} {}, expected I32 {} (8 columns a word)", names.packed,
-                                         NameOf(packed.dtype), ToString(packed.shape), ToString({rows, cols / 8})));
+                                         NameOf(packed.dtype), ToString(packed.shape), ToString(Shape{rows, cols / 8})));
     return {};
   }
   const TensorView* scale = checkpoint_.Find(names.scale);
@@ -116,11 +135,18 @@ Weight WeightBinder::Matrix(const TensorSpec& spec) {
   const TensorView* view = FindChecked(spec);
   if (view == nullptr) return {};
   Weight weight = WithoutScales(spec, *view);
-  if (view->dtype == DType::kF8E4M3) {
-    const TensorView* scales = Scales(spec, ScaleBlocks(spec.shape[0]));
-    if (scales == nullptr) return {};
-    weight.view.scales = scales->As<float>();
-    weight.view.scale_stride = scales->shape[1];
+  if (view->dtype != DType::kF8E4M3) return weight;
+  const TensorView* found = checkpoint_.Find(ScaleName(spec.name));
+  const bool expanded = spec.part_of_rank && found != nullptr && !found->shape.empty() && found->shape[0] == spec.shape[0];
+  const TensorView* scales = Scales(spec, expanded ? spec.shape[0] : CoveringBlocks(spec.first_row, spec.shape[0]));
+  if (scales == nullptr) return {};
+  weight.view.scales = scales->As<float>();
+  weight.view.scale_stride = scales->shape[1];
+  if (expanded) {
+    auto map = std::make_shared<std::vector<int32_t>>(spec.shape[0]);
+    std::iota(map->begin(), map->end(), 0);
+    weight.view.scale_rows = map->data();
+    weight.owners = {map};
   }
   return weight;
 }

@@ -1,4 +1,6 @@
-// One manifest entry against the checkpoint: dtype and shape checked, scales found, a Weight or Vector made.
+// One manifest entry against the checkpoint: dtype and shape checked, scales found, a Weight or Vector made. An entry
+// may be a rank's part (RankManifest): its scales are then those of the blocks that the part touches, or, where the
+// whole's grid is not the plain one (MiMo's fused K/V scales), expanded to one row of scales a row of weights.
 #pragma once
 
 #include <string>
@@ -6,6 +8,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "layers/weight.h"
+#include "minimo/result.h"
 #include "models/manifest.h"
 
 namespace minimo {
@@ -15,7 +18,11 @@ struct BindingFaults {
   std::vector<std::string> missing;
   std::vector<std::string> wrong;  // "NAME: found F16 [3, 4], expected [4, 3]"
   bool empty() const { return missing.empty() && wrong.empty(); }
+  Status AsStatus(const std::string& folder) const;  // one line, OK if empty
 };
+
+// "a, b, c and 7 more"
+std::string Listed(const std::vector<std::string>& names);
 
 class WeightBinder {
  public:

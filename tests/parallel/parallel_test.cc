@@ -75,7 +75,7 @@ TEST_F(ParallelModel, FourBitExperts) {
     ConvertOptions options;
     options.in = (RepoDir() / "models" / name).string();
     options.out = (scratch.path() / name).string();
-    options.target = TargetFormat::kW4;
+    options.request.target = TargetFormat::kW4;
     options.threads = 1;
     ASSERT_TRUE(Convert(options, [](int64_t, int64_t) { return true; }).ok());
     std::vector<int32_t> ids;
