@@ -63,6 +63,19 @@ Error AbortState::error() const {
 
 std::unique_ptr<Communicator> MakeAlone() { return std::make_unique<Alone>(); }
 
+Status AgreeOn(Communicator* comm, const Status& mine) {
+  if (comm == nullptr || comm->size() == 1) return mine;
+  const std::string text = mine.ok() ? "" : mine.error().message;
+  MINIMO_ASSIGN(const auto all, comm->AllGatherBytes(std::as_bytes(std::span(text))));
+  std::string faults;
+  for (int r = 0; r < comm->size(); ++r) {
+    if (all[r].empty()) continue;
+    const std::string fault(reinterpret_cast<const char*>(all[r].data()), all[r].size());
+    faults += fmt::format("{}rank {} of {}: {}", faults.empty() ? "" : "; ", r, comm->size(), fault);
+  }
+  return faults.empty() ? Status() : Status(Error{faults});
+}
+
 Error Communicator::Fail(std::string why) {
   abort_->Set(std::move(why));
   return abort_->error();

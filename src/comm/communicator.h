@@ -128,6 +128,10 @@ class Communicator {
   std::atomic<int> timeout_ms_;
 };
 
+// `mine` if all ranks are well, else on every rank an error that names those that are not. Collective; `comm` may be
+// null.
+Status AgreeOn(Communicator* comm, const Status& mine);
+
 // One rank: every collective is a copy.
 std::unique_ptr<Communicator> MakeAlone();
 

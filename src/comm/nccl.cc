@@ -1,8 +1,10 @@
 #include "comm/nccl.h"
 
 #include <dlfcn.h>
+#include <glob.h>
 
 #include <cstdlib>
+#include <vector>
 
 #include "base/check.h"
 #include "base/error.h"
@@ -11,14 +13,48 @@ namespace minimo {
 namespace nccl {
 namespace {
 
+constexpr char kName[] = "libnccl.so.2";
+
+// Where Python packages keep it (PyTorch brings its own), for machines without a system-wide one.
+std::vector<std::string> Places() {
+  std::vector<std::string> patterns;
+  for (const char* root : {std::getenv("VIRTUAL_ENV"), std::getenv("CONDA_PREFIX")}) {
+    if (root != nullptr) patterns.push_back(fmt::format("{}/lib/python3*/site-packages", root));
+  }
+  for (const char* packages : {"/usr/lib/python3/dist-packages", "/usr/local/lib/python3*/dist-packages",
+                               "/usr/local/lib/python3*/site-packages", "/opt/*/lib/python3*/site-packages",
+                               "/opt/*/.venv/lib/python3*/site-packages"}) {
+    patterns.push_back(packages);
+  }
+  std::vector<std::string> places;
+  for (const std::string& pattern : patterns) {
+    glob_t found = {};
+    if (glob((pattern + "/nvidia/nccl/lib/" + kName).c_str(), 0, nullptr, &found) == 0) {
+      places.insert(places.end(), found.gl_pathv, found.gl_pathv + found.gl_pathc);
+    }
+    globfree(&found);
+  }
+  return places;
+}
+
 Result<Api> Load() {
+  // NVLink multicast can leave a host's switches in a state that only a reset mends; who wants it asks for it.
+  setenv("NCCL_NVLS_ENABLE", "0", 0);
   const char* override_path = std::getenv("MINIMO_NCCL_LIBRARY");
-  const char* path = override_path != nullptr ? override_path : "libnccl.so.2";
-  void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  std::string path = override_path != nullptr ? override_path : kName;
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
-    const char* why = dlerror();
-    return Errorf("more than one GPU needs NCCL, which cannot be opened: {} (install libnccl2, or name the file in "
-                  "MINIMO_NCCL_LIBRARY)", why != nullptr ? why : path);
+    const char* reason = dlerror();
+    const std::string why = reason != nullptr ? reason : path;
+    for (const std::string& place : override_path == nullptr ? Places() : std::vector<std::string>()) {
+      if ((library = dlopen(place.c_str(), RTLD_NOW | RTLD_LOCAL)) == nullptr) continue;
+      path = place;
+      break;
+    }
+    if (library == nullptr) {
+      return Errorf("more than one GPU needs NCCL, which cannot be opened: {} (install libnccl2, or name the file in "
+                    "MINIMO_NCCL_LIBRARY)", why);
+    }
   }
   Api api;
   std::string missing;

@@ -11,6 +11,7 @@
 
 #include "kv/kv_layout.h"
 #include "kv/step.h"
+#include "layers/rank_share.h"
 #include "layers/weight.h"
 #include "minimo/result.h"
 #include "spec/model_spec.h"
@@ -29,6 +30,11 @@ struct CudaOptions {
   bool random_weights = false;  // random values of the spec's shapes; the released formats
   int random_int4_group = 0;    // random weights: experts in 4 bits, groups of 32, 64 or 128 columns; 0: FP8
   bool random_fp8_head = false;
+  // One of several ranks, a device each: its share (device_part.h, like the spec and the weights); null: all of it. Every
+  // rank makes the same calls; rank 0 alone gets logits. The share and its communicator outlive the executor.
+  const RankShare* share = nullptr;
+  int rank_timeout_ms = 8000;  // how long a silent rank is waited for
+  bool peer_memory = true;     // small sums through the GPUs' own memory; false: all by NCCL
 };
 
 struct CudaDevice {
@@ -63,7 +69,7 @@ class CudaExecutor {
 
   virtual const KvLayout& kv_layout() const = 0;
   virtual int vocab_size() const = 0;
-  // logits: [step.NumLogits(), vocab_size], host memory of this object's, valid until the next Run. An error is a fault
+  // logits: [step.NumLogits(), vocab_size] (empty on ranks other than 0), host memory of this object's, valid until the next Run. An error is a fault
   // of the device, which stays.
   virtual Status Run(const StepRecord& step, std::span<float>* logits) = 0;
   virtual CudaExpertLoad GetExpertLoad() const = 0;

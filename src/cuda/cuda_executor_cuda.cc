@@ -6,6 +6,7 @@
 #include "cuda/cuda_executor.h"
 #include "cuda/device_cuda.h"
 #include "cuda/device_weights_cuda.h"
+#include "cuda/exchange_cuda.h"
 #include "cuda/forward_cuda.h"
 #include "cuda/kernels/greedy.cuh"
 #include "cuda/kernels/router.cuh"
@@ -21,6 +22,10 @@ constexpr int kFirstTableEntries = 1 << 16;
 WeightOptions WeightsOf(const CudaOptions& o) { return {o.f32, o.random_weights, o.random_int4_group, o.random_fp8_head}; }
 
 int LogitRows(const CudaOptions& o) { return std::min(o.max_tokens, kMaxLogitRows); }
+
+ExchangeOptions ExchangeOf(const CudaOptions& o) {
+  return {o.max_tokens, LogitRows(o), o.rank_timeout_ms, o.peer_memory};
+}
 
 std::string Gib(int64_t bytes) { return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (1 << 30)); }
 
@@ -62,6 +67,9 @@ class CudaExecutorImpl final : public CudaExecutor {
 
   Status Load(const DecoderWeights* weights, ThreadTeam& team) {
     MINIMO_TRY(stream_.Create());
+    if (options_.share != nullptr) {
+      MINIMO_ASSIGN(exchange_, Exchange::Create(spec_, *options_.share, ExchangeOf(options_)));
+    }
     MINIMO_TRY(weights_.Fill(weights, &team, stream_.get()));
     MINIMO_TRY(kv_.Allocate(spec_, layout_, options_.f32 ? 4 : 2));
     MINIMO_TRY(workspace_.Allocate());
@@ -69,7 +77,8 @@ class CudaExecutorImpl final : public CudaExecutor {
     MINIMO_TRY(host_logits_.Allocate(int64_t{LogitRows(options_)} * spec_.vocab * 4));
     for (const bool decode : {false, true}) {
       forward_[decode] = std::make_unique<Forward>(spec_, weights_, kv_, workspace_,
-                                                   decode ? decode_layout_ : step_layout_, options_.f32);
+                                                   decode ? decode_layout_ : step_layout_, options_.f32,
+                                                   exchange_.get());
       MINIMO_TRY(forward_[decode]->Prepare(stream_.get()));
       MINIMO_TRY(ReservePacked(decode, LayoutOf(decode).BlockTables() + kFirstTableEntries));
     }
@@ -93,16 +102,19 @@ class CudaExecutorImpl final : public CudaExecutor {
     for (int first = 0; first < rows; first += most) {
       const int count = std::min(most, rows - first);
       if (!graph) MINIMO_TRY(forward_[decode_]->Head(Packed(), plan_.tokens, first, count, stream_.get()));
+      if (!Leads()) continue;
       const size_t bytes = static_cast<size_t>(count) * spec_.vocab * 4;
       MINIMO_CUDA_TRY(cudaMemcpyAsync(host_logits_.As(), workspace_.At(workspace_.logits), bytes,
                                       cudaMemcpyDeviceToHost, stream_.get()));
       if (rows > most) {
-        MINIMO_CUDA_TRY(cudaStreamSynchronize(stream_.get()));
+        MINIMO_TRY(Finish());
         std::memcpy(logits_.data() + static_cast<size_t>(first) * spec_.vocab, host_logits_.As(), bytes);
       }
     }
     MINIMO_TRY(Copies(step.ring_snapshots, true));
-    MINIMO_CUDA_TRY(cudaStreamSynchronize(stream_.get()));
+    MINIMO_TRY(Finish());
+    *output = {};
+    if (!Leads()) return {};
     float* logits = rows > most ? logits_.data() : host_logits_.As<float>();
     *output = {logits, static_cast<size_t>(rows) * spec_.vocab};
     return {};
@@ -142,7 +154,7 @@ class CudaExecutorImpl final : public CudaExecutor {
     last_tokens->resize(static_cast<size_t>(plan_.tokens));
     MINIMO_CUDA_TRY(cudaMemcpyAsync(last_tokens->data(), Packed() + decode_layout_.TokenIds(), last_tokens->size() * 4,
                                     cudaMemcpyDeviceToHost, stream_.get()));
-    MINIMO_CUDA_TRY(cudaStreamSynchronize(stream_.get()));
+    MINIMO_TRY(Finish());
     float ms = 0;
     MINIMO_CUDA_TRY(cudaEventElapsedTime(&ms, begin.get(), end.get()));
     MINIMO_CUDA_TRY(cudaGraphExecDestroy(graph));
@@ -162,6 +174,7 @@ class CudaExecutorImpl final : public CudaExecutor {
 
   // Plans the step, sends it, does the copies that come before it.
   Status Start(const StepRecord& step) {
+    MINIMO_CUDA_TRY(cudaSetDevice(options_.device));  // the engine's thread is not the one that made this
     decode_ = step.tokens.size() == step.sequences.size() &&
               step.tokens.size() <= static_cast<size_t>(decode_layout_.max_tokens);
     MINIMO_TRY(PlanStep(step, LayoutOf(decode_), spec_.vocab, layout_.num_blocks, layout_.num_rings, &plan_));
@@ -176,6 +189,11 @@ class CudaExecutorImpl final : public CudaExecutor {
                                     cudaMemcpyHostToDevice, stream_.get()));
     MINIMO_TRY(Copies(step.block_copies, false));
     return Copies(step.ring_restores, true);
+  }
+
+  bool Leads() const { return exchange_ == nullptr || exchange_->leads(); }
+  Status Finish() {
+    return exchange_ ? exchange_->Finish(stream_.get()) : ToStatus(cudaStreamSynchronize(stream_.get()), "a step");
   }
 
   // 0: not a decode step.
@@ -258,13 +276,15 @@ class CudaExecutorImpl final : public CudaExecutor {
     p.position = Packed() + decode_layout_.Positions();
     p.past = Packed() + decode_layout_.Past();
     p.last = Packed() + decode_layout_.Last();
-    return ToStatus(LaunchGreedy(p, stream_.get()), "argmax");
+    MINIMO_CUDA_TRY(LaunchGreedy(p, stream_.get()));
+    return exchange_ ? exchange_->Broadcast(p.token, p.rows, stream_.get()) : Status();
   }
 
   ModelSpec spec_;
   KvLayout layout_;
   CudaOptions options_;
   Stream stream_;
+  std::unique_ptr<Exchange> exchange_;  // null: one device
   DeviceWeights weights_;
   DeviceKv kv_;
   Workspace workspace_;
@@ -313,17 +333,20 @@ Result<CudaDevice> FindCudaDevice(int device) {
 
 Result<int64_t> CudaExecutor::BytesBesideKv(const ModelSpec& spec, const DecoderWeights* weights,
                                             const CudaOptions& options) {
-  MINIMO_ASSIGN(const DeviceWeights plan, DeviceWeights::Plan(spec, weights, WeightsOf(options)));
-  return plan.bytes() + Workspace(spec, options.f32, options.max_tokens, LogitRows(options)).bytes() + kReserveBytes;
+  MINIMO_ASSIGN(const DeviceWeights plan, DeviceWeights::Plan(spec, weights, WeightsOf(options), options.share));
+  const int64_t exchange = options.share != nullptr ? Exchange::Bytes(spec, *options.share, ExchangeOf(options)) : 0;
+  return plan.bytes() + Workspace(spec, options.f32, options.max_tokens, LogitRows(options)).bytes() + exchange +
+         kReserveBytes;
 }
 
-Result<std::unique_ptr<CudaExecutor>> CudaExecutor::Create(const ModelSpec& spec, const DecoderWeights* weights,
-                                                           const KvLayout& layout, const CudaOptions& options,
-                                                           ThreadTeam& team) {
+namespace {
+
+// What can be refused before anything is loaded.
+Status CheckFits(const ModelSpec& spec, const DecoderWeights* weights, const KvLayout& layout,
+                 const CudaOptions& options, const DeviceWeights& plan) {
   MINIMO_TRY(CheckSpec(spec));
   MINIMO_ASSIGN(const CudaDevice device, FindCudaDevice(options.device));
-  MINIMO_ASSIGN(DeviceWeights plan, DeviceWeights::Plan(spec, weights, WeightsOf(options)));
-  MINIMO_ASSIGN(const int64_t beside, BytesBesideKv(spec, weights, options));
+  MINIMO_ASSIGN(const int64_t beside, CudaExecutor::BytesBesideKv(spec, weights, options));
   const int64_t kv = DeviceKv::Bytes(layout, options.f32 ? 4 : 2);
   if (beside + kv > device.free_bytes) {
     const double part = static_cast<double>(device.free_bytes - (beside - plan.bytes()) - kv) / plan.bytes();
@@ -333,6 +356,18 @@ Result<std::unique_ptr<CudaExecutor>> CudaExecutor::Create(const ModelSpec& spec
                   Gib(device.free_bytes), std::max(0, static_cast<int>(part * spec.num_layers())), spec.num_layers());
   }
   LogInfo("{}: weights {}, KV cache {}, free {}", device.name, Gib(plan.bytes()), Gib(kv), Gib(device.free_bytes));
+  return {};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<CudaExecutor>> CudaExecutor::Create(const ModelSpec& spec, const DecoderWeights* weights,
+                                                           const KvLayout& layout, const CudaOptions& options,
+                                                           ThreadTeam& team) {
+  MINIMO_ASSIGN(DeviceWeights plan, DeviceWeights::Plan(spec, weights, WeightsOf(options), options.share));
+  // Together, or ranks that are well would wait inside NCCL for those that are not.
+  MINIMO_TRY(AgreeOn(options.share != nullptr ? options.share->comm : nullptr,
+                     CheckFits(spec, weights, layout, options, plan)));
   auto executor = std::make_unique<CudaExecutorImpl>(spec, layout, options, std::move(plan));
   MINIMO_TRY(executor->Load(weights, team));
   return std::unique_ptr<CudaExecutor>(std::move(executor));

@@ -26,8 +26,9 @@ Status Forward::Decode(const Step& s) const {
   MINIMO_TRY(Embed(s, &squares));
   for (int i = 0; i < spec_.num_layers(); ++i) {
     MINIMO_TRY(Run(QkvOf(i, s.tokens, squares), s.stream));
+    MINIMO_TRY(ShareNorms(i, s));
     MINIMO_TRY(DecodeAttention(i, s));
-    MINIMO_TRY(Run(OutputOf(i, s.tokens), s.stream));
+    MINIMO_TRY(RunToResidual(OutputOf(i, s.tokens), s));
     MINIMO_TRY(spec_.layers[i].moe ? DecodeExperts(i, s) : Dense(i, s));
     squares = SquaresAfter(i, s.tokens);
   }
@@ -52,10 +53,12 @@ Status Forward::DecodeAttention(int layer, const Step& s) const {
 Status Forward::DecodeExperts(int layer, const Step& s) const {
   const RouterParams r = RouterOf(layer, s.tokens);
   MINIMO_CUDA_TRY(LaunchRouter(r, s.stream));
+  MINIMO_TRY(KeepLocalExperts(r, s));
   MINIMO_TRY(Run(GateUpOf(layer, r), s.stream));
   LinearParams down = DownOf(layer, r);
-  if (s.tokens > 1) {
+  if (s.tokens > 1 || weights_.experts_here() < r.experts) {
     MINIMO_TRY(Run(down, s.stream));
+    if (exchange_ != nullptr) return AddParts(r.slot_of, NormAfter(layer), w_.At<float>(w_.tile_squares[1]), s);
     return ToStatus(LaunchRow(SumOf(layer, r), f32_, s.stream), "sum of the experts");
   }
   down.mode = LinearMode::kFusedDown;
@@ -65,7 +68,7 @@ Status Forward::DecodeExperts(int layer, const Step& s) const {
   down.next_x = w_.At(w_.x);
   down.next_x_stride = w_.x_stride;
   down.next_square_sums = w_.At<float>(w_.tile_squares[1]);
-  return Run(down, s.stream);
+  return RunToResidual(down, s);
 }
 
 }  // namespace minimo::cuda

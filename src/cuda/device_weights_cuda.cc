@@ -52,10 +52,12 @@ void DeviceWeights::Place(DeviceMatrix* m, int64_t copies) {
 }
 
 Result<DeviceWeights> DeviceWeights::Plan(const ModelSpec& spec, const DecoderWeights* weights,
-                                          const WeightOptions& options) {
+                                          const WeightOptions& options, const RankShare* share) {
   DeviceWeights plan;
   plan.spec_ = spec;
   plan.options_ = options;
+  plan.experts_ = share == nullptr ? Range{0, spec.moe.experts} : share->experts.experts;
+  const int head_rows = share == nullptr ? spec.vocab : static_cast<int>(share->vocab.count);
   const bool f32 = options.f32;
   const auto format = [&](const Weight* w, TileFormat released) {
     return options.random ? released : FormatOf(w->view, f32);
@@ -63,10 +65,10 @@ Result<DeviceWeights> DeviceWeights::Plan(const ModelSpec& spec, const DecoderWe
   const auto vector = [&](int64_t size) { return DeviceVector{plan.Take(size * 4)}; };
   plan.embedding_f32_ = !options.random && weights->embedding.view.format != WeightFormat::kBf16;
   plan.embedding_ = plan.Take(int64_t{spec.vocab} * spec.hidden * (plan.embedding_f32_ ? 4 : 2));
-  plan.head_.rows = spec.vocab;
+  plan.head_.rows = head_rows;
   plan.head_.cols = spec.hidden;
   const TileFormat released_head = options.random_fp8_head ? TileFormat::kFp8 : TileFormat::kBf16;
-  plan.head_.shape = ShapeOf(format(options.random ? nullptr : &weights->lm_head, released_head), spec.vocab, spec.hidden);
+  plan.head_.shape = ShapeOf(format(options.random ? nullptr : &weights->lm_head, released_head), head_rows, spec.hidden);
   plan.Place(&plan.head_, 1);
   plan.final_norm_ = vector(spec.hidden);
   for (int i = 0; i < spec.num_layers(); ++i) {
@@ -90,7 +92,7 @@ Result<DeviceWeights> DeviceWeights::Plan(const ModelSpec& spec, const DecoderWe
     d.o.shape = ShapeOf(format(w ? &w->o : nullptr, released_o), spec.hidden, a.o_size());
     plan.Place(&d.o, 1);
     const int intermediate = l.moe ? spec.moe.intermediate : l.intermediate;
-    const int64_t copies = l.moe ? spec.moe.experts : 1;
+    const int64_t copies = l.moe ? plan.experts_.count : 1;
     int group = options.random_int4_group;
     TileFormat up = l.moe && group > 0 ? TileFormat::kInt4 : TileFormat::kFp8, down = up;
     if (w) {
@@ -101,7 +103,9 @@ Result<DeviceWeights> DeviceWeights::Plan(const ModelSpec& spec, const DecoderWe
         down = first ? FormatOf(e.down.view, f32) : Common(down, FormatOf(e.down.view, f32), f32);
       };
       if (!l.moe) add(w->dense, true);
-      for (size_t e = 0; e < w->experts.size(); ++e) add(w->experts[e], e == 0);
+      for (int64_t e = plan.experts_.begin; l.moe && e < plan.experts_.end(); ++e) {
+        add(w->experts[e], e == plan.experts_.begin);
+      }
     }
     d.gate_up.rows = intermediate;
     d.gate_up.cols = spec.hidden;
@@ -163,7 +167,7 @@ Status DeviceWeights::FillRandom(cudaStream_t stream) {
   for (int i = 0; i < spec_.num_layers(); ++i) {
     const DeviceLayer& d = layers_[i];
     const AttentionSpec& a = spec_.layers[i].attention;
-    const int64_t copies = spec_.layers[i].moe ? spec_.moe.experts : 1;
+    const int64_t copies = spec_.layers[i].moe ? experts_.count : 1;
     MINIMO_TRY(matrix(d.qkv, 1, deviation(d.qkv)));
     MINIMO_TRY(matrix(d.o, 1, deviation(d.o)));
     MINIMO_TRY(matrix(d.gate_up, copies, deviation(d.gate_up)));
@@ -208,9 +212,10 @@ Status DeviceWeights::FillFromFiles(const DecoderWeights& weights, ThreadTeam& t
     MINIMO_TRY(matrix(d.qkv, 0, d.v_row, w.v, nullptr));
     MINIMO_TRY(matrix(d.o, 0, 0, w.o, nullptr));
     if (spec_.layers[i].moe) {
-      for (size_t e = 0; e < w.experts.size(); ++e) {
-        MINIMO_TRY(matrix(d.gate_up, static_cast<int64_t>(e), 0, w.experts[e].gate, &w.experts[e].up));
-        MINIMO_TRY(matrix(d.down, static_cast<int64_t>(e), 0, w.experts[e].down, nullptr));
+      for (int64_t e = 0; e < experts_.count; ++e) {
+        const FfnWeights& expert = w.experts[experts_.begin + e];
+        MINIMO_TRY(matrix(d.gate_up, e, 0, expert.gate, &expert.up));
+        MINIMO_TRY(matrix(d.down, e, 0, expert.down, nullptr));
       }
       MINIMO_TRY(uploader.CopyAsFloat(memory_.As<float>(d.router.offset), w.router.view));
       MINIMO_TRY(floats(d.router_bias, w.router_bias));

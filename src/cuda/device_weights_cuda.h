@@ -7,6 +7,7 @@
 
 #include "cuda/device_cuda.h"
 #include "cuda/weight_tiles.h"
+#include "layers/rank_share.h"
 #include "layers/weight.h"
 #include "minimo/result.h"
 #include "spec/model_spec.h"
@@ -46,8 +47,10 @@ struct WeightOptions {
 
 class DeviceWeights {
  public:
-  // Decides every format and place. `weights` may be null only if options.random.
-  static Result<DeviceWeights> Plan(const ModelSpec& spec, const DecoderWeights* weights, const WeightOptions& options);
+  // Decides every format and place. `weights` may be null only if options.random. `share`: null, or this rank's, whose
+  // spec and weights the others then are; the embedding is whole on every rank (one exchange a step less).
+  static Result<DeviceWeights> Plan(const ModelSpec& spec, const DecoderWeights* weights, const WeightOptions& options,
+                                    const RankShare* share = nullptr);
 
   int64_t bytes() const { return bytes_; }
   // Bytes read by one decode step of one token (all layers; head apart), for floors.
@@ -58,6 +61,7 @@ class DeviceWeights {
 
   const DeviceLayer& layer(int i) const { return layers_[i]; }
   const DeviceMatrix& head() const { return head_; }
+  int experts_here() const { return static_cast<int>(experts_.count); }  // of a MoE layer's
   DeviceVector final_norm() const { return final_norm_; }
   const void* embedding() const { return memory_.As<uint8_t>(embedding_); }
   bool embedding_f32() const { return embedding_f32_; }
@@ -77,6 +81,7 @@ class DeviceWeights {
 
   ModelSpec spec_;
   WeightOptions options_;
+  Range experts_;  // of the MoE layers, that lie here
   std::vector<DeviceLayer> layers_;
   DeviceMatrix head_;
   DeviceVector final_norm_;

@@ -29,8 +29,14 @@ const float* Forward::NormAfter(int layer) const {
 }
 
 Forward::Squares Forward::SquaresAfter(int layer, int tokens) const {
+  if (exchange_ != nullptr) return {w_.At<float>(w_.tile_squares[1]), ExchangeParts(spec_.hidden)};
   if (spec_.layers[layer].moe && tokens > 1) return {w_.At<float>(w_.row_squares), 1};
   return {w_.At<float>(w_.tile_squares[1]), weights_.layer(layer).down.shape.tiles};
+}
+
+Forward::Squares Forward::SquaresAfterAttention(int layer) const {
+  const int parts = exchange_ != nullptr ? ExchangeParts(spec_.hidden) : weights_.layer(layer).o.shape.tiles;
+  return {w_.At<float>(w_.tile_squares[0]), parts};
 }
 
 LinearParams Forward::Linear(const DeviceMatrix& m, int tokens) const {
@@ -48,7 +54,9 @@ LinearParams Forward::Linear(const DeviceMatrix& m, int tokens) const {
 }
 
 Status Forward::Run(const LinearParams& p, cudaStream_t stream) const {
-  if (!f32_ && CanStreamOne(p)) return ToStatus(LaunchStreamOne(p, stream), "linear");
+  // stream_one takes all of a token's experts to be here.
+  const bool all_here = p.mode == LinearMode::kDense || weights_.experts_here() == spec_.moe.experts;
+  if (!f32_ && all_here && CanStreamOne(p)) return ToStatus(LaunchStreamOne(p, stream), "linear");
   if (!f32_ && PrefersTiles(p, spec_.moe.experts)) return ToStatus(LaunchTileLinear(p, stream), "linear");
   return ToStatus(LaunchStreamLinear(p, f32_, stream), "linear");
 }
@@ -87,9 +95,10 @@ Status Forward::Head(const int32_t* packed, int tokens, int first, int count, cu
   head.slot_token = packed + layout_.LogitRows() + first;
   head.square_sums = squares.sums;
   head.square_sum_count = squares.count;
-  head.out = w_.At<float>(w_.logits);
-  head.out_stride = spec_.vocab;
-  return Run(head, stream);
+  head.out = exchange_ != nullptr ? exchange_->local_logits() : w_.At<float>(w_.logits);
+  head.out_stride = weights_.head().rows;
+  MINIMO_TRY(Run(head, stream));
+  return exchange_ != nullptr ? exchange_->GatherLogits(count, w_.At<float>(w_.logits), stream) : Status();
 }
 
 LinearParams Forward::QkvOf(int layer, int tokens, Squares squares) const {
@@ -125,6 +134,11 @@ RopeParams Forward::RopeOf(int layer, const Step& s) const {
   rope.norm_eps = static_cast<float>(spec_.norm_eps);
   rope.square_sums = w_.At<float>(w_.qkv_squares);
   rope.square_sum_count = d.qkv.shape.tiles;
+  if (exchange_ != nullptr) {
+    const auto& whole = exchange_->share().whole[layer];
+    rope.norm_sums = exchange_->norm_sums();
+    rope.whole_q = static_cast<int>(whole.q), rope.whole_k = static_cast<int>(whole.k);
+  }
   rope.inverse_frequency = frequencies_.As<const float>(frequency_of_layer_[layer]);
   rope.value_scale = a.value_scale;
   rope.q = w_.At(w_.q);
@@ -179,8 +193,8 @@ RouterParams Forward::RouterOf(int layer, int tokens) const {
   r.top_groups = spec_.moe.top_groups;
   r.residual = w_.At<float>(w_.residual);
   r.norm_weight = weights_.Floats(d.post_norm);
-  r.square_sums = w_.At<float>(w_.tile_squares[0]);
-  r.square_sum_count = d.o.shape.tiles;
+  r.square_sums = SquaresAfterAttention(layer).sums;
+  r.square_sum_count = SquaresAfterAttention(layer).count;
   r.norm_eps = static_cast<float>(spec_.norm_eps);
   r.weights = weights_.Floats(d.router);
   r.bias = weights_.Floats(d.router_bias);
@@ -216,7 +230,7 @@ LinearParams Forward::GateUpOf(int layer, const RouterParams& r) const {
   up.slot_token = r.slot_token;
   up.slot_weight = r.slot_weight;
   up.top_k = r.top_k;
-  up.max_active = static_cast<int>(std::min<int64_t>(r.experts, int64_t{r.tokens} * r.top_k));
+  up.max_active = static_cast<int>(std::min<int64_t>(weights_.experts_here(), int64_t{r.tokens} * r.top_k));
   up.out_x = w_.At(w_.hidden);
   up.out_x_stride = w_.hidden_stride_moe;
   return up;
@@ -233,7 +247,7 @@ LinearParams Forward::DownOf(int layer, const RouterParams& r) const {
   down.offsets = r.offsets;
   down.slot_weight = r.slot_weight;
   down.top_k = r.top_k;
-  down.max_active = static_cast<int>(std::min<int64_t>(r.experts, int64_t{r.tokens} * r.top_k));
+  down.max_active = static_cast<int>(std::min<int64_t>(weights_.experts_here(), int64_t{r.tokens} * r.top_k));
   down.out = w_.At<float>(w_.expert_out);
   down.out_stride = spec_.hidden;
   return down;
@@ -260,8 +274,8 @@ Status Forward::Dense(int layer, const Step& s) const {
   up.epilogue = Epilogue::kSwiGlu;
   up.x = w_.At(w_.x);
   up.x_stride = w_.x_stride;
-  up.square_sums = w_.At<float>(w_.tile_squares[0]);
-  up.square_sum_count = d.o.shape.tiles;
+  up.square_sums = SquaresAfterAttention(layer).sums;
+  up.square_sum_count = SquaresAfterAttention(layer).count;
   up.out_x = w_.At(w_.hidden);
   up.out_x_stride = w_.hidden_stride_dense;
   MINIMO_TRY(Run(up, s.stream));
@@ -274,7 +288,7 @@ Status Forward::Dense(int layer, const Step& s) const {
   down.next_x = w_.At(w_.x);
   down.next_x_stride = w_.x_stride;
   down.next_square_sums = w_.At<float>(w_.tile_squares[1]);
-  return Run(down, s.stream);
+  return RunToResidual(down, s);
 }
 
 }  // namespace minimo::cuda

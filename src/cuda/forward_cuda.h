@@ -1,5 +1,6 @@
 // Enqueues one step of the model, the kernels in order: decode_cuda.cc has the layers of a step with one token a
-// sequence, prefill_cuda.cc those of any other, forward_cuda.cc what both share.
+// sequence, prefill_cuda.cc those of any other, forward_cuda.cc what both share, forward_ranks_cuda.cc what several GPUs
+// say to each other.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +9,7 @@
 #include "cuda/device_cuda.h"
 #include "cuda/device_kv_cuda.h"
 #include "cuda/device_weights_cuda.h"
+#include "cuda/exchange_cuda.h"
 #include "cuda/kernels/attention.cuh"
 #include "cuda/kernels/router.cuh"
 #include "cuda/kernels/stream_linear.cuh"
@@ -26,15 +28,16 @@ int DecodeSplits(const ModelSpec& spec, int tokens, int longest_context);
 class Forward {
  public:
   Forward(const ModelSpec& spec, const DeviceWeights& weights, const DeviceKv& kv, const Workspace& workspace,
-          const StepLayout& layout, bool f32)
-      : spec_(spec), weights_(weights), kv_(kv), w_(workspace), layout_(layout), f32_(f32) {}
+          const StepLayout& layout, bool f32, Exchange* exchange = nullptr)
+      : spec_(spec), weights_(weights), kv_(kv), w_(workspace), layout_(layout), f32_(f32), exchange_(exchange) {}
   Status Prepare(cudaStream_t stream);  // constants on the device
 
   // All layers. `packed`: StepLayout, device.
   // decode_splits > 0: one token a sequence, contexts cut into that many runs.
   Status Layers(const int32_t* packed, int tokens, int decode_splits, const std::vector<int>& tiles,
                 cudaStream_t stream) const;
-  // After them: logits of rows [first, first + count) of the plan's logit rows go to the workspace from its start.
+  // After them: logits of rows [first, first + count) of the plan's logit rows go to the workspace from its start; of
+  // several ranks, those of all to rank 0's.
   Status Head(const int32_t* packed, int tokens, int first, int count, cudaStream_t stream) const;
 
  private:
@@ -52,6 +55,7 @@ class Forward {
     int count;  // of partial sums a token
   };
   Squares SquaresAfter(int layer, int tokens) const;
+  Squares SquaresAfterAttention(int layer) const;
   Status Decode(const Step& s) const;
   Status DecodeAttention(int layer, const Step& s) const;
   Status DecodeExperts(int layer, const Step& s) const;
@@ -72,6 +76,15 @@ class Forward {
   LinearParams GateUpOf(int layer, const RouterParams& r) const;
   LinearParams DownOf(int layer, const RouterParams& r) const;
   RowParams SumOf(int layer, const RouterParams& r) const;
+  // Of several ranks (forward_ranks_cuda.cc); for one GPU they do nothing. The router's lists without the experts of
+  // others:
+  Status KeepLocalExperts(const RouterParams& r, const Step& s) const;
+  // The QK norm's sums over all heads.
+  Status ShareNorms(int layer, const Step& s) const;
+  // The residual gets the sum over ranks of the rows of expert_out, or of each token's slots in it.
+  Status AddParts(const int* slot_of, const float* next_norm, float* squares, const Step& s) const;
+  // Runs a product whose epilogue is kResidual; of several ranks each has a part of it.
+  Status RunToResidual(LinearParams p, const Step& s) const;
   // Where the norm after layer i (the next input norm or the final one) finds its weight.
   const float* NormAfter(int layer) const;
 
@@ -81,6 +94,7 @@ class Forward {
   const Workspace& w_;
   const StepLayout& layout_;
   bool f32_;
+  Exchange* exchange_;  // null: one GPU has the whole model
   DeviceMemory frequencies_;
   std::vector<int64_t> frequency_of_layer_;  // byte offsets
 };

@@ -10,8 +10,9 @@ Status Forward::Prefill(const Step& s) const {
   MINIMO_TRY(Embed(s, &squares));
   for (int i = 0; i < spec_.num_layers(); ++i) {
     MINIMO_TRY(Run(QkvOf(i, s.tokens, squares), s.stream));
+    MINIMO_TRY(ShareNorms(i, s));
     MINIMO_TRY(PrefillAttention(i, s));
-    MINIMO_TRY(Run(OutputOf(i, s.tokens), s.stream));
+    MINIMO_TRY(RunToResidual(OutputOf(i, s.tokens), s));
     MINIMO_TRY(spec_.layers[i].moe ? PrefillExperts(i, s) : Dense(i, s));
     squares = SquaresAfter(i, s.tokens);
   }
@@ -46,8 +47,10 @@ Status Forward::PrefillAttention(int layer, const Step& s) const {
 Status Forward::PrefillExperts(int layer, const Step& s) const {
   const RouterParams r = RouterOf(layer, s.tokens);
   MINIMO_CUDA_TRY(LaunchRouter(r, s.stream));
+  MINIMO_TRY(KeepLocalExperts(r, s));
   MINIMO_TRY(Run(GateUpOf(layer, r), s.stream));
   MINIMO_TRY(Run(DownOf(layer, r), s.stream));
+  if (exchange_ != nullptr) return AddParts(r.slot_of, NormAfter(layer), w_.At<float>(w_.tile_squares[1]), s);
   return ToStatus(LaunchRow(SumOf(layer, r), f32_, s.stream), "sum of the experts");
 }
 

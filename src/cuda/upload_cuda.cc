@@ -39,6 +39,12 @@ float Element(const WeightView& v, int64_t r, int64_t c) {
   }
 }
 
+// True if the view begins inside a block of scale columns (a rank's share of a small model): the kernel, which knows
+// blocks from column 0 on, then gets float32.
+bool StraddlesScales(const WeightView& v) {
+  return v.format == WeightFormat::kFp8Block && v.scales != nullptr && v.first_col % kScaleBlock != 0;
+}
+
 }  // namespace
 
 Status Uploader::Allocate() {
@@ -87,17 +93,21 @@ Status Uploader::CopyAsFloat(float* device, const WeightView& view) {
   for (int64_t first = 0; first < view.rows; first += rows_a_slot) {
     const int64_t count = std::min(rows_a_slot, view.rows - first);
     MINIMO_ASSIGN(const int slot, NextSlot());
-    float* to = host_[slot].As<float>();
-    team_.ParallelFor(count, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) {
-        for (int64_t c = 0; c < view.cols; ++c) to[r * view.cols + c] = Element(view, first + r, c);
-      }
-    });
-    MINIMO_CUDA_TRY(cudaMemcpyAsync(device + first * view.cols, to, static_cast<size_t>(count * view.cols * 4),
+    PutFloats(host_[slot].As<float>(), view, first, count);
+    MINIMO_CUDA_TRY(cudaMemcpyAsync(device + first * view.cols, host_[slot].As(), static_cast<size_t>(count * view.cols * 4),
                                     cudaMemcpyHostToDevice, stream_));
     MINIMO_CUDA_TRY(cudaEventRecord(done_[slot].get(), stream_));
   }
   return {};
+}
+
+int64_t Uploader::PutFloats(float* to, const WeightView& view, int64_t first, int64_t count) {
+  team_.ParallelFor(count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      for (int64_t c = 0; c < view.cols; ++c) to[r * view.cols + c] = Element(view, first + r, c);
+    }
+  });
+  return count * view.cols * 4;
 }
 
 int64_t Uploader::PutRows(uint8_t* to, const WeightView& view, int64_t first, int64_t count) {
@@ -122,7 +132,8 @@ Status Uploader::Repack(const TileShape& shape, const WeightView& top, const Wei
   const WeightView* sources[2] = {&top, interleaved ? bottom : &top};
   const int distinct = interleaved ? 2 : 1;
   const int64_t tile_rows = interleaved ? 8 : 16;  // of a source in one tile
-  const int64_t row_bytes = top.cols * std::max(top.ElementBits(), sources[1]->ElementBits()) / 8;
+  const bool as_floats = StraddlesScales(top) || StraddlesScales(*sources[1]);
+  const int64_t row_bytes = as_floats ? top.cols * 4 : top.cols * std::max(top.ElementBits(), sources[1]->ElementBits()) / 8;
   const bool int4 = top.format == WeightFormat::kInt4Group;
   if (int4 && (top.cols % 8 != 0 || sources[1]->group_size != top.group_size)) {
     return Errorf("4-bit weights of {} columns in groups of {} are not supported on CUDA: columns must come in eights "
@@ -140,7 +151,7 @@ Status Uploader::Repack(const TileShape& shape, const WeightView& top, const Wei
     const int64_t count = std::min(rows_a_slot, top.rows - first);
     MINIMO_ASSIGN(const int slot, NextSlot());
     RepackParams p;
-    p.source = SourceOf(top.format);
+    p.source = as_floats ? SourceType::kF32 : SourceOf(top.format);
     p.shape = shape;
     if (int4) p.shape.group_cols = top.group_size;
     p.shape.tiles = static_cast<int>((count + tile_rows - 1) / tile_rows);
@@ -152,9 +163,10 @@ Status Uploader::Repack(const TileShape& shape, const WeightView& top, const Wei
     for (int s = 0; s < distinct; ++s) {
       const WeightView& v = *sources[s];
       const void* data = device_[slot].As(at);
-      at = Align(at + PutRows(host_[slot].As(at), v, first, count));
+      at = Align(at + (as_floats ? PutFloats(host_[slot].As<float>(at), v, first, count)
+                                 : PutRows(host_[slot].As(at), v, first, count)));
       const void* scale = nullptr;
-      if (v.format == WeightFormat::kFp8Block) {
+      if (v.format == WeightFormat::kFp8Block && !as_floats) {
         scale = device_[slot].As(at);
         float* to = host_[slot].As<float>(at);
         for (int64_t r = 0; r < count; ++r) {

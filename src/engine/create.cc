@@ -76,7 +76,7 @@ int64_t KvBudget(const EngineOptions& options, const KvLayout& geometry, int max
 // Everything but the executor: what can go wrong before the ranks meet.
 struct Prepared {
   EngineParts parts;
-  std::shared_ptr<const LoadedModel> model;
+  EngineModel model;
   ParallelPlan plan;
   KvLayout layout;  // of the fullest rank
   DType kv_dtype = DType::kF32;
@@ -88,15 +88,18 @@ Result<Prepared> Prepare(const EngineOptions& options) {
   Prepared prepared;
   MINIMO_ASSIGN(prepared.kv_dtype, KvDType(options));
   MINIMO_ASSIGN(EngineModel loaded, LoadEngineModel(options));
-  prepared.model = loaded.model;
-  const ModelSpec& spec = prepared.model->spec;
+  prepared.model = loaded;
+  const ModelSpec& spec = loaded.model->spec;
   MINIMO_ASSIGN(GenerationConfig generation, LoadGenerationConfig(loaded.text_folder));
-  MINIMO_ASSIGN(prepared.plan, PlanFor(options, *prepared.model));
-  prepared.cuda = WantsCuda(options) && prepared.plan.ranks == 1;
-  if (options.backend == "cuda" && !prepared.cuda) return Error{"the cuda backend runs on one device, not on ranks"};
+  MINIMO_ASSIGN(prepared.plan, PlanFor(options, *loaded.model));
+  prepared.cuda = WantsCuda(options) && (prepared.plan.ranks == 1 || options.ranks != nullptr);
+  if (options.backend == "cuda" && !prepared.cuda) {
+    return Errorf("the cuda backend wants a process for each GPU: minimo launch -n {} -- serve ... instead of {} ranks "
+                  "in one process", prepared.plan.ranks, prepared.plan.ranks);
+  }
 
   EngineParts& parts = prepared.parts;
-  parts.model = prepared.model;
+  parts.model = loaded.model;
   parts.spec = spec;
   parts.default_params = std::move(generation.params);
   parts.eos_ids = generation.eos_ids.empty() ? spec.eos_token_ids : std::move(generation.eos_ids);
@@ -114,11 +117,8 @@ Result<Prepared> Prepare(const EngineOptions& options) {
   int batched_tokens = kCpuBatchedTokens;
   if (prepared.cuda) {
     plan_options.budget_bytes = options.kv_cache_bytes;
-    MINIMO_ASSIGN(CudaParts device, MakeCudaParts(options, loaded, plan_options));
-    plan = device.plan;
-    batched_tokens = device.max_batched_tokens;
-    parts.team = device.team;
-    parts.executor = std::move(device.executor);
+    MINIMO_ASSIGN(plan, PlanCudaKv(options, loaded, prepared.plan, plan_options));
+    batched_tokens = CudaBatchedTokens(options);
   } else {
     MINIMO_ASSIGN(plan, PlanKv(geometry, plan_options));
   }
@@ -145,9 +145,8 @@ Result<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options) {
   MINIMO_TRY(AgreeOn(options.ranks.get(), prepared.ok() ? Status() : Status(prepared.error())));
   EngineParts parts = std::move(prepared->parts);
   LogInfo("{}", Describe(prepared->layout));
-  if (prepared->cuda) return std::unique_ptr<Engine>(std::make_unique<EngineThread>(std::move(parts)));
-  MINIMO_ASSIGN(RankedExecutor ranked, MakeRankedExecutor(options, *prepared->model, prepared->plan, prepared->layout,
-                                                          prepared->kv_dtype));
+  MINIMO_ASSIGN(RankedExecutor ranked, MakeRankedExecutor(options, prepared->model, prepared->cuda, prepared->plan,
+                                                          prepared->layout, prepared->kv_dtype));
   parts.executor = std::move(ranked.executor);
   parts.team = ranked.team;
   return std::unique_ptr<Engine>(std::make_unique<EngineThread>(std::move(parts)));

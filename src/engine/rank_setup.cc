@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/thread_team.h"
 #include "engine/cpu_executor.h"
+#include "engine/cuda_backend.h"
 #include "engine/load_model.h"
 #include "models/shard.h"
 
@@ -35,7 +36,22 @@ struct Decisions {
   int32_t bytes_per_element;
   int32_t num_layers;
   DType kv_dtype;
+  bool cuda;
 };
+
+// One process's rank, on the CPU or a device.
+Result<RankedExecutor> MakeLocal(const EngineOptions& options, const EngineModel& model, bool cuda,
+                                 const ParallelPlan& plan, const KvLayout& layout, DType kv_dtype) {
+  if (cuda) {
+    MINIMO_ASSIGN(CudaParts device, MakeCudaParts(options, model, plan, layout));
+    return RankedExecutor{std::move(device.executor), device.team};
+  }
+  Communicator* comm = plan.ranks > 1 ? options.ranks.get() : nullptr;
+  const int threads = comm != nullptr ? ThreadsEach(options, RanksOnHost(options, plan)) : options.threads;
+  MINIMO_ASSIGN(auto local, CpuExecutor::CreateRank(*model.model, plan, comm, layout, kv_dtype, threads));
+  ThreadTeam* team = &local->team();
+  return RankedExecutor{std::move(local), team};
+}
 
 Status CheckWorld(Communicator& comm, const LoadedModel& model) {
   Status same = CheckSameCheckpoint(model, comm);
@@ -73,80 +89,67 @@ int RanksOnHost(const EngineOptions& options, const ParallelPlan& plan) {
   return plan.ranks;
 }
 
-Status AgreeOn(Communicator* comm, const Status& mine) {
-  if (comm == nullptr || comm->size() == 1) return mine;
-  const std::string text = mine.ok() ? "" : mine.error().message;
-  MINIMO_ASSIGN(const auto all, comm->AllGatherBytes(std::as_bytes(std::span(text))));
-  std::string faults;
-  for (int r = 0; r < comm->size(); ++r) {
-    if (all[r].empty()) continue;
-    const std::string fault(reinterpret_cast<const char*>(all[r].data()), all[r].size());
-    faults += fmt::format("{}rank {} of {}: {}", faults.empty() ? "" : "; ", r, comm->size(), fault);
-  }
-  return faults.empty() ? Status() : Status(Error{faults});
-}
-
-Result<RankedExecutor> MakeRankedExecutor(const EngineOptions& options, const LoadedModel& model,
+Result<RankedExecutor> MakeRankedExecutor(const EngineOptions& options, const EngineModel& model, bool cuda,
                                           const ParallelPlan& plan, const KvLayout& layout, DType kv_dtype) {
-  for (const std::string& line : Describe(model.spec, plan, {})) LogInfo("{}", line);
+  for (const std::string& line : Describe(model.model->spec, plan, {})) LogInfo("{}", line);
   if (!options.ranks || options.ranks->size() == 1) {
-    if (plan.ranks > 1) {
-      return MakeThreadRanksExecutor(model, plan, layout, kv_dtype, ThreadsEach(options, plan.ranks),
-                                     TimeoutMs(options));
-    }
-    MINIMO_ASSIGN(auto executor, CpuExecutor::Create(model, layout, kv_dtype, options.threads));
-    ThreadTeam* team = &executor->team();
-    return RankedExecutor{std::move(executor), team};
+    if (plan.ranks == 1) return MakeLocal(options, model, cuda, plan, layout, kv_dtype);
+    return MakeThreadRanksExecutor(*model.model, plan, layout, kv_dtype, ThreadsEach(options, plan.ranks),
+                                   TimeoutMs(options));
   }
   Communicator& comm = *options.ranks;
-  MINIMO_TRY(AgreeOn(&comm, CheckWorld(comm, model)));
+  MINIMO_TRY(AgreeOn(&comm, CheckWorld(comm, *model.model)));
   Decisions d{plan, layout.num_blocks, layout.num_rings, layout.ring_tokens, layout.block_size,
-              layout.bytes_per_element, model.spec.num_layers(), kv_dtype};
+              layout.bytes_per_element, model.model->spec.num_layers(), kv_dtype, cuda};
   MINIMO_TRY(comm.Broadcast(std::as_writable_bytes(std::span(&d, 1)), 0));
-  auto local = CpuExecutor::CreateRank(model, plan, &comm, layout, kv_dtype,
-                                       ThreadsEach(options, RanksOnHost(options, plan)));
+  MINIMO_TRY(AgreeOn(&comm, {}));  // followers can do what was decided
+  auto local = MakeLocal(options, model, cuda, plan, layout, kv_dtype);
   MINIMO_TRY(AgreeOn(&comm, local.ok() ? Status() : Status(local.error())));
-  ThreadTeam* team = &(*local)->team();
-  return RankedExecutor{std::make_unique<ParallelExecutor>(std::move(*local), comm), team};
+  return RankedExecutor{std::make_unique<ParallelExecutor>(std::move(local->executor), comm), local->team};
 }
 
 namespace {
 
 // The follower's half of MakeRankedExecutor.
-Result<std::unique_ptr<CpuExecutor>> MakeFollower(const EngineOptions& options, const LoadedModel& model,
-                                                  Communicator& comm) {
-  MINIMO_TRY(AgreeOn(&comm, CheckWorld(comm, model)));
+Result<std::unique_ptr<Executor>> MakeFollower(const EngineOptions& options, const EngineModel& model,
+                                               Communicator& comm) {
+  MINIMO_TRY(AgreeOn(&comm, CheckWorld(comm, *model.model)));
   Decisions d{};
   MINIMO_TRY(comm.Broadcast(std::as_writable_bytes(std::span(&d, 1)), 0));
+  Status able;
+  if (d.cuda != WantsCuda(options)) {
+    able = Errorf("rank 0 runs on {}, this one {}; give --backend cuda or --backend cpu", d.cuda ? "a GPU" : "the CPU",
+                  d.cuda ? "finds none" : "has a GPU");
+  }
+  MINIMO_TRY(AgreeOn(&comm, able));
   KvLayout layout;
   layout.num_blocks = d.num_blocks;
   layout.num_rings = d.num_rings;
   layout.ring_tokens = d.ring_tokens;
   layout.block_size = d.block_size;
   layout.bytes_per_element = d.bytes_per_element;
-  auto local = CpuExecutor::CreateRank(model, d.plan, &comm, layout, d.kv_dtype,
-                                       ThreadsEach(options, RanksOnHost(options, d.plan)));
+  auto local = MakeLocal(options, model, d.cuda, d.plan, layout, d.kv_dtype);
   MINIMO_TRY(AgreeOn(&comm, local.ok() ? Status() : Status(local.error())));
-  return local;
+  return std::move(local->executor);
 }
 
 }  // namespace
 
 Status FollowEngine(const EngineOptions& options) {
   Communicator& comm = *options.ranks;
-  std::unique_ptr<CpuExecutor> local;
-  std::shared_ptr<const LoadedModel> model;
+  std::unique_ptr<Executor> local;
+  EngineModel model;
   {
     const PatientRanks patience(options);
     auto loaded = LoadEngineModel(options);
     Status ready = loaded.ok() ? Status() : Status(loaded.error());
     if (ready.ok()) {
-      model = std::move(loaded->model);
-      const auto plan = PlanFor(options, *model);
+      model = std::move(*loaded);
+      const auto plan = PlanFor(options, *model.model);
       if (!plan.ok()) ready = plan.error();
     }
     MINIMO_TRY(AgreeOn(&comm, ready));
-    MINIMO_ASSIGN(local, MakeFollower(options, *model, comm));
+    MINIMO_ASSIGN(local, MakeFollower(options, model, comm));
   }
   return FollowSteps(*local, comm);
 }

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "comm/communicator.h"
+#include "engine/load_model.h"
 #include "engine/parallel_executor.h"
 #include "minimo/engine.h"
 #include "models/loader.h"
@@ -19,10 +20,6 @@ Result<ParallelPlan> PlanFor(const EngineOptions& options, const LoadedModel& mo
 // Ranks of this plan that share this host's memory and cores.
 int RanksOnHost(const EngineOptions& options, const ParallelPlan& plan);
 
-// `mine` if all ranks are well, else on every rank an error that names those that are not. Collective; `comm` may be
-// null.
-Status AgreeOn(Communicator* comm, const Status& mine);
-
 // Loading and starting take longer than a step: until this is destroyed a slow rank is waited for.
 class PatientRanks {
  public:
@@ -34,9 +31,9 @@ class PatientRanks {
   int after_ms_;
 };
 
-// The leader's executor for the plan: one rank, thread ranks, or rank 0 of options.ranks, whose followers are told
-// the layout. Every process has passed AgreeOn before. The model outlives the executor.
-Result<RankedExecutor> MakeRankedExecutor(const EngineOptions& options, const LoadedModel& model,
+// The leader's executor for the plan, on the CPU or on CUDA devices: one rank, thread ranks, or rank 0 of options.ranks,
+// whose followers are told the layout. Every process has passed AgreeOn before. The model outlives the executor.
+Result<RankedExecutor> MakeRankedExecutor(const EngineOptions& options, const EngineModel& model, bool cuda,
                                           const ParallelPlan& plan, const KvLayout& layout, DType kv_dtype);
 
 }  // namespace minimo

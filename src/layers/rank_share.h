@@ -14,6 +14,7 @@ struct RankShare {
   Communicator* comm = nullptr;  // null: one rank holds everything
   Range vocab;                   // its rows of the embedding and of the head
   std::vector<HeadShare> heads;  // [layers]
+  MoeShare experts;              // of every MoE layer, in prefill
   // Sizes of the whole flat query and key, per layer, for norms over them.
   struct WholeSizes {
     int64_t q = 0;

@@ -102,6 +102,20 @@ int64_t RowGrain(const DecoderWeights& whole) {
   return grain;
 }
 
+RankShare MakeRankShare(const ModelSpec& whole, const ParallelPlan& plan, Communicator* comm, int64_t expert_row_grain) {
+  RankShare share;
+  share.comm = comm;
+  const int rank = comm == nullptr ? 0 : comm->rank();
+  share.vocab = ShareOf(whole.vocab, plan.ranks, rank);
+  share.experts = ShareExperts(whole.moe, plan.prefill, rank, expert_row_grain);
+  for (const LayerSpec& layer : whole.layers) {
+    const AttentionSpec& a = layer.attention;
+    share.heads.push_back(ShareHeads(a.heads, a.kv_heads, plan.ranks, rank));
+    share.whole.push_back({a.q_size(), a.k_size()});
+  }
+  return share;
+}
+
 Result<RankModel> ShardModel(const LoadedModel& whole, const ParallelPlan& plan, Communicator* comm) {
   RankModel part;
   part.spec = whole.spec;
@@ -115,13 +129,7 @@ Result<RankModel> ShardModel(const LoadedModel& whole, const ParallelPlan& plan,
   }
   if (plan.ranks == 1) return part;
   part.spec = RankSpec(whole.spec, plan, rank);
-  part.share.comm = comm;
-  part.share.vocab = ShareOf(whole.spec.vocab, plan.ranks, rank);
-  for (const LayerSpec& layer : whole.spec.layers) {
-    const AttentionSpec& a = layer.attention;
-    part.share.heads.push_back(ShareHeads(a.heads, a.kv_heads, plan.ranks, rank));
-    part.share.whole.push_back({a.q_size(), a.k_size()});
-  }
+  part.share = MakeRankShare(whole.spec, plan, comm, whole.shards ? whole.shards->row_grain : RowGrain(whole.weights));
   return part;
 }
 

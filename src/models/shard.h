@@ -26,6 +26,9 @@ ModelSpec RankSpec(const ModelSpec& whole, const ParallelPlan& plan, int rank);
 // Rows of an expert that a share must be a multiple of, so that no scale group of the down projection is cut.
 int64_t RowGrain(const DecoderWeights& whole);
 
+// What the layers need to know of one rank's share, each expert's rows cut at multiples of `expert_row_grain`.
+RankShare MakeRankShare(const ModelSpec& whole, const ParallelPlan& plan, Communicator* comm, int64_t expert_row_grain);
+
 // `comm` may be null if the plan has one rank. It and the model's files outlive the result. Fails only where the rank
 // has files of its own and they are not as they should be.
 Result<RankModel> ShardModel(const LoadedModel& whole, const ParallelPlan& plan, Communicator* comm);

@@ -19,69 +19,15 @@
 #include "cuda/cuda_executor.h"
 #include "engine/cpu_executor.h"
 #include "layers/kv_storage.h"
-#include "models/kv_layout.h"
 #include "models/loader.h"
+#include "tests/gpu/check_support.h"
 #include "tests/gpu/synthetic_model.h"
 
 namespace minimo::testing {
 namespace {
 
-using Json = nlohmann::ordered_json;
 using cuda::CudaExecutor;
 using cuda::CudaOptions;
-
-int g_failures = 0;
-
-void Print(const Json& line) {
-  std::printf("%s\n", line.dump().c_str());
-  std::fflush(stdout);
-}
-
-void Check(Json line, bool ok) {
-  line["ok"] = ok;
-  if (!ok) ++g_failures;
-  Print(line);
-}
-
-bool Failed(const Status& status, const std::string& where) {
-  if (status.ok()) return false;
-  Check({{"check", where}, {"error", status.error().message}}, false);
-  return true;
-}
-
-// ||got - expected|| / ||expected||; NaN counts as infinite.
-double RelativeError(std::span<const float> got, std::span<const float> expected) {
-  double difference = 0, norm = 0;
-  for (size_t i = 0; i < expected.size(); ++i) {
-    difference += (double{got[i]} - expected[i]) * (double{got[i]} - expected[i]);
-    norm += double{expected[i]} * expected[i];
-  }
-  const double error = std::sqrt(difference / norm);
-  return std::isnan(error) ? INFINITY : error;
-}
-
-KvLayout LayoutFor(const ModelSpec& spec, bool f32, int sequences, int tokens_each) {
-  KvLayout layout = MakeKvLayout(spec, f32 ? DType::kF32 : DType::kBf16, 16);
-  const int blocks = (tokens_each + 15) / 16;
-  layout.num_blocks = sequences * blocks;
-  layout.num_rings = layout.ring_tokens > 0 ? sequences : 0;
-  return layout;
-}
-
-// Step of `sequences` sequences with n new tokens each, blocks dealt out in an interleaved order.
-StepRecord MakeStep(const KvLayout& layout, int sequences, int past, int n, int tokens_each, int logits,
-                    std::span<const int32_t> ids) {
-  StepRecord step;
-  const int blocks = (tokens_each + layout.block_size - 1) / layout.block_size;
-  for (int s = 0; s < sequences; ++s) {
-    step.sequences.push_back({static_cast<int32_t>(step.tokens.size()), n, past,
-                              static_cast<int32_t>(step.block_tables.size()), blocks,
-                              layout.num_rings > 0 ? s : -1, logits});
-    for (int b = 0; b < blocks; ++b) step.block_tables.push_back(b * sequences + s);
-    step.tokens.insert(step.tokens.end(), ids.begin() + s * n, ids.begin() + (s + 1) * n);
-  }
-  return step;
-}
 
 Result<std::vector<float>> AllLogits(CudaExecutor& executor, const std::vector<int32_t>& ids, size_t chunk) {
   std::vector<float> logits;
@@ -263,13 +209,6 @@ BenchModel MakeBench(const std::string& model, int layers, const std::string& fo
   b.options.random_weights = true;
   if (format != "fp8") b.options.random_int4_group = 64, b.options.random_fp8_head = true;
   return b;
-}
-
-std::vector<int> Numbers(const std::string& text) {
-  std::vector<int> numbers;
-  std::stringstream stream(text);
-  for (std::string part; std::getline(stream, part, ',');) numbers.push_back(std::stoi(part));
-  return numbers;
 }
 
 int64_t ExpectedExperts(int tokens) {

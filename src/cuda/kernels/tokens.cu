@@ -68,7 +68,12 @@ __global__ void __launch_bounds__(kThreads) rope_cache(const RopeParams p) {
   wait_previous_kernel();
   const float* row = p.qkv + int64_t{token} * p.qkv_stride;
   const int position = load_l2(p.meta.position + token);
-  if (p.q_norm != nullptr && warp < 2) {  // tiles of 16 rows, q's first
+  if (p.norm_sums != nullptr && p.q_norm != nullptr) {
+    if (threadIdx.x < 2) {
+      const float columns = static_cast<float>(threadIdx.x == 0 ? p.whole_q : p.whole_k);
+      sums[threadIdx.x] = rsqrtf(load_l2(p.norm_sums + 2 * token + threadIdx.x) / columns + p.norm_eps);
+    }
+  } else if (p.q_norm != nullptr && warp < 2) {  // tiles of 16 rows, q's first
     const int q_tiles = p.k_offset / 16, end = warp == 0 ? q_tiles : p.v_offset / 16;
     float sum = 0;
 #pragma unroll 4

@@ -57,6 +57,8 @@ struct RopeParams {
   float norm_eps = 0;
   const float* square_sums = nullptr;  // with q_norm: [tokens, square_sum_count], one for each 16 columns of qkv
   int square_sum_count = 0;
+  const float* norm_sums = nullptr;  // of several ranks: [tokens, 2], the squares of the whole query and key
+  int whole_q = 0, whole_k = 0;      // with norm_sums: columns of the whole
   const float* inverse_frequency = nullptr;  // [rotary_dim / 2]
   float value_scale = 1;
   void* q = nullptr;  // out [tokens, heads, head_dim], activation type

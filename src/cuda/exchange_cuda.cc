@@ -1,0 +1,121 @@
+#include "cuda/exchange_cuda.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/log.h"
+
+namespace minimo::cuda {
+namespace {
+
+// Sums of more tokens go through NCCL, whose copies carry no flags (bench/results/all-reduce-h200.json).
+constexpr int kPeerTokens = 256;
+
+using Clock = std::chrono::steady_clock;
+
+int64_t GatheredFloats(const ModelSpec& spec, const RankShare& share, int rows) {
+  return share.comm->rank() == 0 ? rows * (spec.vocab - share.vocab.count) : 0;
+}
+
+// Floats that a rank's part of an inbox holds: sums of kPeerTokens, or the QK norm's two of any step.
+int64_t InboxValues(const ModelSpec& spec, const ExchangeOptions& options) {
+  return std::max<int64_t>(int64_t{std::min(kPeerTokens, options.max_tokens)} * spec.hidden, int64_t{2} * options.max_tokens);
+}
+
+}  // namespace
+
+int64_t Exchange::Bytes(const ModelSpec& spec, const RankShare& share, const ExchangeOptions& options) {
+  const int64_t inbox = options.peer_memory ? 2 * share.comm->size() * InboxValues(spec, options) * 8 : 0;
+  return inbox + int64_t{options.max_tokens} * (spec.hidden + 2) * 4 +
+         (options.max_logit_rows * share.vocab.count + GatheredFloats(spec, share, options.max_logit_rows)) * 4;
+}
+
+Result<std::unique_ptr<Exchange>> Exchange::Create(const ModelSpec& spec, const RankShare& share,
+                                                   const ExchangeOptions& options) {
+  std::unique_ptr<Exchange> made(new Exchange(spec, share, options));
+  MINIMO_ASSIGN(made->nccl_, NcclCommunicator::Create(*share.comm));
+  if (options.peer_memory) {
+    made->peers_ = std::make_unique<PeerMemory>();
+    const Status reachable = made->peers_->Create(*share.comm, InboxValues(spec, options));
+    if (reachable.ok()) {
+      made->peers_->set_timeout_ms(options.timeout_ms);
+    } else {
+      if (share.comm->failed()) return share.comm->failure();
+      LogInfo("all sums go through NCCL: {}", reachable.error().message);
+      made->peers_.reset();
+    }
+  }
+  MINIMO_TRY(made->sums_.Allocate(int64_t{options.max_tokens} * spec.hidden * 4));
+  MINIMO_TRY(made->norm_sums_.Allocate(int64_t{options.max_tokens} * 8));
+  MINIMO_TRY(made->local_logits_.Allocate(options.max_logit_rows * share.vocab.count * 4));
+  MINIMO_TRY(made->gathered_.Allocate(GatheredFloats(spec, share, options.max_logit_rows) * 4));
+  return made;
+}
+
+Status Exchange::SumRows(SumRowsParams p, bool f32_activations, cudaStream_t stream) {
+  const int64_t count = int64_t{p.tokens} * p.hidden;
+  if (peers_ != nullptr && p.tokens <= kPeerTokens) {
+    p.peers = peers_->view();
+    return ToStatus(LaunchSumRows(p, f32_activations, stream), "sum over ranks");
+  }
+  float* sums = const_cast<float*>(p.partial);
+  if (p.slot_of != nullptr) {
+    sums = sums_.As<float>();
+    MINIMO_CUDA_TRY(LaunchSumSlots(p.partial, p.slot_of, p.top_k, p.tokens, p.hidden, sums, stream));
+  }
+  MINIMO_TRY(nccl_->AllReduceSum(sums, count, nccl::DataType::kFloat32, stream));
+  p.partial = sums;
+  p.slot_of = nullptr;
+  return ToStatus(LaunchSumRows(p, f32_activations, stream), "residual");
+}
+
+Status Exchange::SumNorms(SumNormsParams p, cudaStream_t stream) {
+  p.sums = norm_sums();
+  if (peers_ != nullptr) p.peers = peers_->view();
+  MINIMO_CUDA_TRY(LaunchSumNorms(p, stream));
+  if (peers_ != nullptr) return {};
+  return nccl_->AllReduceSum(p.sums, int64_t{2} * p.tokens, nccl::DataType::kFloat32, stream);
+}
+
+Status Exchange::GatherLogits(int rows, float* all, cudaStream_t stream) {
+  const int ranks = share_.comm->size(), rank = share_.comm->rank();
+  std::vector<int64_t> send(ranks, 0), receive(ranks, 0);
+  if (rank != 0) {
+    send[0] = rows * share_.vocab.count * 4;
+    return nccl_->AllToAllV(local_logits_.As(), send, nullptr, receive, stream);
+  }
+  for (int r = 1; r < ranks; ++r) receive[r] = rows * ShareOf(vocab_, ranks, r).count * 4;
+  MINIMO_TRY(nccl_->AllToAllV(nullptr, send, gathered_.As(), receive, stream));
+  int64_t at = 0;
+  for (int r = 0; r < ranks; ++r) {
+    const Range part = ShareOf(vocab_, ranks, r);
+    MINIMO_CUDA_TRY(LaunchPlaceColumns(r == 0 ? local_logits() : gathered_.As<float>(at), rows,
+                                       static_cast<int>(part.count), all, static_cast<int>(part.begin), vocab_, stream));
+    at += receive[r];
+  }
+  return {};
+}
+
+Status Exchange::Broadcast(int32_t* values, int64_t count, cudaStream_t stream) {
+  return nccl_->Broadcast(values, count * 4, 0, stream);
+}
+
+Status Exchange::Finish(cudaStream_t stream) {
+  // Past the kernels' own timeout: they give up first and say so.
+  const auto deadline = Clock::now() + std::chrono::milliseconds(options_.timeout_ms) * 5 / 4;
+  cudaError_t code;
+  while ((code = cudaStreamQuery(stream)) == cudaErrorNotReady) {
+    if (Clock::now() < deadline) continue;
+    nccl_->Abort();
+    return Errorf("rank {} of {}: no answer from the other GPUs for {} ms", share_.comm->rank(), share_.comm->size(),
+                  options_.timeout_ms);
+  }
+  MINIMO_TRY(ToStatus(code, "a step on several GPUs"));
+  if (peers_ != nullptr && peers_->fault()) {
+    return Errorf("rank {} of {}: another rank's GPU was silent for {} ms", share_.comm->rank(), share_.comm->size(),
+                  options_.timeout_ms);
+  }
+  return nccl_->Check();
+}
+
+}  // namespace minimo::cuda

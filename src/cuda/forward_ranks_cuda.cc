@@ -1,0 +1,60 @@
+// What several GPUs say to each other within a layer.
+#include "cuda/forward_cuda.h"
+
+namespace minimo::cuda {
+
+Status Forward::RunToResidual(LinearParams p, const Step& s) const {
+  if (exchange_ == nullptr) return Run(p, s.stream);
+  const float* next_norm = p.next_norm;
+  float* squares = p.next_square_sums;
+  p.epilogue = Epilogue::kStore;
+  p.out = w_.At<float>(w_.expert_out);  // [slots, hidden]: more rows than tokens
+  p.out_stride = spec_.hidden;
+  p.next_square_sums = nullptr;
+  MINIMO_TRY(Run(p, s.stream));
+  return AddParts(nullptr, next_norm, squares, s);
+}
+
+Status Forward::AddParts(const int* slot_of, const float* next_norm, float* squares, const Step& s) const {
+  SumRowsParams p;
+  p.tokens = s.tokens;
+  p.hidden = spec_.hidden;
+  p.partial = w_.At<float>(w_.expert_out);
+  p.slot_of = slot_of;
+  p.top_k = spec_.moe.top_k;
+  p.residual = w_.At<float>(w_.residual);
+  p.next_norm = next_norm;
+  p.next_x = w_.At(w_.x);
+  p.next_x_stride = w_.x_stride;
+  p.square_sums = squares;
+  return exchange_->SumRows(p, f32_, s.stream);
+}
+
+Status Forward::ShareNorms(int layer, const Step& s) const {
+  const DeviceLayer& d = weights_.layer(layer);
+  if (exchange_ == nullptr || d.q_norm.offset < 0) return {};
+  SumNormsParams p;
+  p.tokens = s.tokens;
+  p.tile_squares = w_.At<float>(w_.qkv_squares);
+  p.stride = d.qkv.shape.tiles;
+  p.q_tiles = d.k_row / kTileRows;
+  p.k_tiles = (d.v_row - d.k_row) / kTileRows;
+  p.counts_k = exchange_->share().heads[layer].counts_kv;
+  return exchange_->SumNorms(p, s.stream);
+}
+
+Status Forward::KeepLocalExperts(const RouterParams& r, const Step& s) const {
+  if (weights_.experts_here() == r.experts) return {};
+  KeepLocalParams p;
+  p.first = static_cast<int>(exchange_->share().experts.experts.begin);
+  p.count = weights_.experts_here();
+  p.entries = r.tokens * r.top_k;
+  p.chosen = r.chosen;
+  p.num_active = r.num_active;
+  p.active = r.active;
+  p.offsets = r.offsets;
+  p.slot_of = r.slot_of;
+  return ToStatus(LaunchKeepLocal(p, s.stream), "experts of this rank");
+}
+
+}  // namespace minimo::cuda

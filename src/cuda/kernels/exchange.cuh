@@ -1,0 +1,79 @@
+// Sums over the GPUs of one host through each other's memory, in one shot: every rank writes its part into every
+// other's inbox and adds what it finds in its own, in the order of the ranks, so all hold the same bits.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace minimo::cuda {
+
+inline constexpr int kMaxPeers = 8;
+inline constexpr int kExchangeColumns = 512;  // of a row that one block exchanges: a partial sum of squares each
+
+constexpr int ExchangeParts(int hidden) { return (hidden + kExchangeColumns - 1) / kExchangeColumns; }
+
+// What the ranks know of each other. An inbox is [2 parities][ranks][values / 2] packets of 16 bytes.
+struct PeerView {
+  int rank = 0, ranks = 1;
+  uint8_t* inbox[kMaxPeers] = {};  // by rank, as this device addresses them
+  int64_t values = 0;              // float32 that fit one rank's part of an inbox
+  // Own memory: exchanges done, blocks done in the running one, whether a rank was given up.
+  uint32_t* state = nullptr;
+  uint32_t* host_fault = nullptr;  // mapped host memory: set with state[2]
+  uint64_t timeout_ns = 0;         // how long a packet is waited for
+};
+inline constexpr int kPeerStateWords = 3;
+
+// residual += the sum over ranks of their parts; next_x = residual * next_norm; sums of squares of each
+// kExchangeColumns columns. A rank's part of row t is partial[t], or the sum over k of partial[slot_of[t][k]] (slots
+// below 0 are other ranks').
+struct SumRowsParams {
+  PeerView peers;  // ranks == 1: partial is the sum already
+  int tokens = 0;
+  int hidden = 0;                    // in fours
+  const float* partial = nullptr;    // [tokens or slots, hidden]
+  const int* slot_of = nullptr;      // [tokens, top_k]; null: rows as they are
+  int top_k = 1;
+  float* residual = nullptr;         // [tokens, hidden]
+  const float* next_norm = nullptr;  // [hidden]
+  void* next_x = nullptr;            // [tokens, next_x_stride]
+  int next_x_stride = 0;
+  float* square_sums = nullptr;      // [tokens, ExchangeParts(hidden)]
+};
+cudaError_t LaunchSumRows(const SumRowsParams& params, bool f32_activations, cudaStream_t stream);
+
+// sums[t] = over all ranks, the squares of the whole flat query and key (M2's QK norm): [tokens, 2].
+struct SumNormsParams {
+  PeerView peers;                      // ranks == 1: this rank's own sums alone, which NCCL then adds up
+  int tokens = 0;
+  const float* tile_squares = nullptr;  // [tokens, stride]: q's 16-column tiles, then k's
+  int stride = 0, q_tiles = 0, k_tiles = 0;
+  bool counts_k = true;                // false: another holder of these KV heads counts them
+  float* sums = nullptr;
+};
+cudaError_t LaunchSumNorms(const SumNormsParams& params, cudaStream_t stream);
+
+// This rank's part of row t without any exchange, before NCCL's: out[t] = sum over k of partial[slot_of[t][k]].
+cudaError_t LaunchSumSlots(const float* partial, const int* slot_of, int top_k, int tokens, int hidden, float* out,
+                           cudaStream_t stream);
+
+// Expert parallelism, after a router that listed all chosen experts: leaves those in [first, first + count), as indices
+// from 0, in `active`, `offsets` and `num_active`, and marks the others' slots with -1 in slot_of. A list in another
+// order than the slots (one token) leaves others' slots inside the runs: they are computed and not added.
+struct KeepLocalParams {
+  int first = 0, count = 0;
+  int entries = 0;  // tokens * top_k
+  const int* chosen = nullptr;  // [entries] experts
+  int* num_active = nullptr;
+  int* active = nullptr;
+  int* offsets = nullptr;
+  int* slot_of = nullptr;
+};
+cudaError_t LaunchKeepLocal(const KeepLocalParams& params, cudaStream_t stream);
+
+// all[row][begin + c] = part[row][c]: a rank's logits [rows, columns] into those of the whole vocabulary [rows, stride].
+cudaError_t LaunchPlaceColumns(const float* part, int rows, int columns, float* all, int begin, int stride,
+                               cudaStream_t stream);
+
+}  // namespace minimo::cuda

@@ -1,0 +1,210 @@
+// The ladder of all-reduces between GPUs: bytes against microseconds, NCCL's and our own, each inside a CUDA graph of
+// many; checks the sums first. One process a GPU under mpirun, or else one thread a GPU.
+//   exchange_bench [ranks]       JSON lines on rank 0; exits 1 if a sum is off
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <thread>
+#include <vector>
+
+#include "comm/mpi.h"
+#include "comm/nccl.h"
+#include "comm/threads.h"
+#include "cuda/peer_memory_cuda.h"
+
+namespace minimo::cuda {
+namespace {
+
+constexpr int kInGraph = 50, kRepeats = 9;
+
+// Work of one rank at one size.
+struct Rows {
+  int tokens = 0, hidden = 0;
+  DeviceMemory partial, residual, norm, next_x, squares;
+};
+
+float PartOf(int rank, int64_t i) { return static_cast<float>((i * 7 + rank * 13) % 101 - 50) / 64.0f; }
+
+Status Make(int rank, int tokens, int hidden, Rows* rows) {
+  rows->tokens = tokens;
+  rows->hidden = hidden;
+  const int64_t count = int64_t{tokens} * hidden;
+  MINIMO_TRY(rows->partial.Allocate(count * 4));
+  MINIMO_TRY(rows->residual.AllocateZeroed(count * 4));
+  MINIMO_TRY(rows->norm.Allocate(hidden * 4));
+  MINIMO_TRY(rows->next_x.Allocate(count * 2));
+  MINIMO_TRY(rows->squares.AllocateZeroed(int64_t{tokens} * ExchangeParts(hidden) * 4));
+  std::vector<float> values(count), ones(hidden, 1.0f);
+  for (int64_t i = 0; i < count; ++i) values[i] = PartOf(rank, i);
+  MINIMO_CUDA_TRY(cudaMemcpy(rows->partial.As(), values.data(), count * 4, cudaMemcpyHostToDevice));
+  return ToStatus(cudaMemcpy(rows->norm.As(), ones.data(), hidden * 4, cudaMemcpyHostToDevice), "copy");
+}
+
+SumRowsParams Params(const PeerMemory& peers, const Rows& rows) {
+  SumRowsParams p;
+  p.peers = peers.view();
+  p.tokens = rows.tokens;
+  p.hidden = rows.hidden;
+  p.partial = rows.partial.As<float>();
+  p.residual = rows.residual.As<float>();
+  p.next_norm = rows.norm.As<float>();
+  p.next_x = rows.next_x.As();
+  p.next_x_stride = rows.hidden;
+  p.square_sums = rows.squares.As<float>();
+  return p;
+}
+
+// Elements of residual that differ from the sum over ranks.
+Result<int64_t> Wrong(const Rows& rows, int ranks, float scale) {
+  const int64_t count = int64_t{rows.tokens} * rows.hidden;
+  std::vector<float> got(count);
+  MINIMO_CUDA_TRY(cudaMemcpy(got.data(), rows.residual.As(), count * 4, cudaMemcpyDeviceToHost));
+  int64_t wrong = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    float sum = 0;
+    for (int r = 0; r < ranks; ++r) sum += PartOf(r, i);
+    wrong += got[i] != sum * scale;
+  }
+  return wrong;
+}
+
+// Median and least of the microseconds of one of the operations that `enqueue` puts on the stream.
+template <typename Enqueue>
+Result<std::pair<double, double>> Time(Communicator& host, cudaStream_t stream, Enqueue enqueue) {
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t exec = nullptr;
+  MINIMO_CUDA_TRY(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  for (int i = 0; i < kInGraph; ++i) MINIMO_TRY(enqueue());
+  MINIMO_CUDA_TRY(cudaStreamEndCapture(stream, &graph));
+  MINIMO_CUDA_TRY(cudaGraphInstantiate(&exec, graph, 0));
+  Event begin, end;
+  MINIMO_TRY(begin.Create(true));
+  MINIMO_TRY(end.Create(true));
+  std::vector<double> us;
+  for (int i = 0; i < kRepeats + 2; ++i) {
+    MINIMO_TRY(host.Barrier());
+    MINIMO_CUDA_TRY(cudaGraphLaunch(exec, stream));  // the ranks meet here; the second launch is timed
+    MINIMO_CUDA_TRY(cudaEventRecord(begin.get(), stream));
+    MINIMO_CUDA_TRY(cudaGraphLaunch(exec, stream));
+    MINIMO_CUDA_TRY(cudaEventRecord(end.get(), stream));
+    MINIMO_CUDA_TRY(cudaStreamSynchronize(stream));
+    float ms = 0;
+    MINIMO_CUDA_TRY(cudaEventElapsedTime(&ms, begin.get(), end.get()));
+    if (i >= 2) us.push_back(ms * 1e3 / kInGraph);
+  }
+  cudaGraphExecDestroy(exec);
+  cudaGraphDestroy(graph);
+  std::sort(us.begin(), us.end());
+  return std::pair(us[us.size() / 2], us.front());
+}
+
+Status Ladder(Communicator& host, int device, bool* ok) {
+  MINIMO_CUDA_TRY(cudaSetDevice(device));
+  const bool first = host.rank() == 0;
+  for (int other = 0; first && other < host.size(); ++other) {
+    int can = 0, rank = 0;
+    if (other == device) continue;
+    cudaDeviceCanAccessPeer(&can, device, other);
+    cudaDeviceGetP2PAttribute(&rank, cudaDevP2PAttrPerformanceRank, device, other);
+    std::printf("{\"peer_access\": [%d, %d], \"can\": %d, \"performance_rank\": %d}\n", device, other, can, rank);
+  }
+  Stream stream;
+  MINIMO_TRY(stream.Create());
+  auto nccl = NcclCommunicator::Create(host);
+  if (first) {
+    const auto version = NcclCommunicator::Version();
+    std::printf("{\"nccl\": \"%s\", \"version\": %d}\n", nccl.ok() ? "ok" : nccl.error().message.c_str(),
+                version.ok() ? *version : 0);
+  }
+  PeerMemory peers;
+  const Status reachable = peers.Create(host, int64_t{256} * 4096);
+  if (first) std::printf("{\"peer_memory\": \"%s\"}\n", reachable.ok() ? "ok" : reachable.error().message.c_str());
+  std::fflush(stdout);
+  for (const auto& [tokens, hidden] : {std::pair{1, 4}, {1, 64}, {1, 1536}, {1, 3072}, {2, 3072}, {4, 3072}, {8, 3072},
+                                       {16, 3072}, {32, 3072}, {64, 3072}, {128, 3072}, {256, 3072}, {512, 3072},
+                                       {1024, 3072}, {2048, 3072}}) {
+    Rows rows;
+    MINIMO_TRY(Make(host.rank(), tokens, hidden, &rows));
+    const int64_t bytes = int64_t{tokens} * hidden * 4;
+    double ours = 0, ours_least = 0, theirs = 0, theirs_least = 0;
+    if (reachable.ok() && int64_t{tokens} * hidden <= peers.view().values) {
+      const SumRowsParams p = Params(peers, rows);
+      const auto enqueue = [&] { return ToStatus(LaunchSumRows(p, false, stream.get()), "rows"); };
+      for (int i = 0; i < 3; ++i) MINIMO_TRY(enqueue());
+      MINIMO_CUDA_TRY(cudaStreamSynchronize(stream.get()));
+      MINIMO_ASSIGN(const int64_t wrong, Wrong(rows, host.size(), 3));
+      *ok = *ok && wrong == 0 && !peers.fault();
+      if (wrong != 0 || peers.fault()) {
+        std::printf("{\"rank\": %d, \"bytes\": %lld, \"wrong\": %lld, \"fault\": %d}\n", host.rank(),
+                    static_cast<long long>(bytes), static_cast<long long>(wrong), peers.fault());
+      }
+      MINIMO_ASSIGN(const auto us, Time(host, stream.get(), enqueue));
+      ours = us.first, ours_least = us.second;
+    }
+    if (nccl.ok()) {
+      const auto enqueue = [&] {
+        return (*nccl)->AllReduceSum(rows.partial.As(), int64_t{tokens} * hidden, nccl::DataType::kFloat32, stream.get());
+      };
+      MINIMO_TRY(enqueue());
+      MINIMO_CUDA_TRY(cudaStreamSynchronize(stream.get()));
+      std::swap(rows.partial, rows.residual);
+      MINIMO_ASSIGN(const int64_t wrong, Wrong(rows, host.size(), 1));
+      std::swap(rows.partial, rows.residual);
+      *ok = *ok && wrong == 0;
+      if (wrong != 0) std::printf("{\"rank\": %d, \"nccl_wrong\": %lld}\n", host.rank(), static_cast<long long>(wrong));
+      MINIMO_CUDA_TRY(cudaMemset(rows.partial.As(), 0, static_cast<size_t>(bytes)));  // sums of sums would overflow
+      MINIMO_ASSIGN(const auto us, Time(host, stream.get(), enqueue));
+      theirs = us.first, theirs_least = us.second;
+    }
+    if (first) {
+      std::printf("{\"bytes\": %lld, \"ranks\": %d, \"processes\": %s, \"nccl_us\": %.2f, \"nccl_least_us\": %.2f, "
+                  "\"ours_with_residual_and_norm_us\": %.2f, \"ours_least_us\": %.2f}\n",
+                  static_cast<long long>(bytes), host.size(), host.backend()[0] == 'm' ? "true" : "false", theirs,
+                  theirs_least, ours, ours_least);
+      std::fflush(stdout);
+    }
+  }
+  if (!reachable.ok()) return {};
+  // The two sums of the QK norm.
+  DeviceMemory squares, sums;
+  MINIMO_TRY(squares.AllocateZeroed(256 * 256 * 4));
+  MINIMO_TRY(sums.AllocateZeroed(256 * 8));
+  for (const int tokens : {1, 32, 256}) {
+    const SumNormsParams p{peers.view(), tokens, squares.As<float>(), 256, 192, 32, true, sums.As<float>()};
+    MINIMO_ASSIGN(const auto us, Time(host, stream.get(), [&] {
+                    return ToStatus(LaunchSumNorms(p, stream.get()), "norms");
+                  }));
+    if (first) std::printf("{\"norm_sums_of_tokens\": %d, \"us\": %.2f, \"least_us\": %.2f}\n", tokens, us.first, us.second);
+  }
+  return {};
+}
+
+int Main(int argc, char** argv) {
+  bool ok = true;
+  const auto run = [&](Communicator& host, int device) {
+    const Status status = Ladder(host, device, &ok);
+    if (status.ok()) return;
+    std::fprintf(stderr, "rank %d: %s\n", host.rank(), status.error().message.c_str());
+    host.Abort(status.error().message);
+    ok = false;
+  };
+  if (StartedByMpi()) {
+    auto world = OpenMpiWorld();
+    if (!world.ok()) {
+      std::fprintf(stderr, "%s\n", world.error().message.c_str());
+      return 1;
+    }
+    run(**world, (*world)->rank());
+  } else {
+    auto ranks = MakeThreadRanks(argc > 1 ? std::atoi(argv[1]) : 2);
+    std::vector<std::thread> threads;
+    for (auto& rank : ranks) threads.emplace_back([&run, &rank] { run(*rank, rank->rank()); });
+    for (std::thread& thread : threads) thread.join();
+  }
+  return ok ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace minimo::cuda
+
+int main(int argc, char** argv) { return minimo::cuda::Main(argc, argv); }

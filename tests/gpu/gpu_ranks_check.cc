@@ -1,0 +1,299 @@
+// Checks and measures the CUDA backend on several GPUs, one process each: mpirun -n N gpu_ranks_check ...
+//   golden SHARED MODELS   every golden checkpoint and the nano models' greedy text, in TP, EP and TPxEP, sums through
+//                          peer memory and through NCCL
+//   decode MODEL LAYERS FORMAT EXPERTS PEER BATCHES CONTEXT   random weights: time a step. EXPERTS: tp, ep or TxE;
+//                          PEER: peer or nccl
+//   prefill MODEL LAYERS FORMAT EXPERTS PEER TOKENS
+// Rank 0 prints JSON lines; exits 1 if a check fails.
+#include <unistd.h>
+
+#include <chrono>
+
+#include "base/error.h"
+#include "base/thread_team.h"
+#include "checkpoint/safetensors.h"
+#include "comm/mpi.h"
+#include "cuda/cuda_executor.h"
+#include "cuda/device_part.h"
+#include "models/loader.h"
+#include "tests/gpu/check_support.h"
+#include "tests/gpu/synthetic_model.h"
+
+namespace minimo::testing {
+namespace {
+
+using cuda::CudaExecutor;
+using cuda::CudaOptions;
+using cuda::DevicePart;
+
+struct RankExecutor {
+  std::unique_ptr<DevicePart> part;
+  std::unique_ptr<CudaExecutor> executor;
+  KvLayout layout;
+};
+
+struct Setting {
+  std::string experts = "tp";
+  bool f32 = false;
+  bool peer = true;
+  int max_tokens = 1024;
+  int sequences = 1, tokens_each = 1024;
+  int int4_group = 0;  // random weights
+  bool random = false;
+};
+
+Result<RankExecutor> Make(Communicator& comm, const LoadedModel& model, const Setting& s, ThreadTeam& team) {
+  ParallelFlags flags;
+  flags.tensor_parallel_size = comm.size();
+  flags.moe_prefill = flags.moe_decode = s.experts;
+  MINIMO_ASSIGN(const ParallelPlan plan, PlanRanks(model.spec, flags, 1));
+  MINIMO_ASSIGN(DevicePart part, cuda::MakeDevicePart(model, plan, &comm, std::max(1, s.int4_group)));
+  RankExecutor made;
+  made.part = std::make_unique<DevicePart>(std::move(part));
+  CudaOptions options;
+  options.device = comm.rank();
+  options.f32 = s.f32;
+  options.max_tokens = s.max_tokens;
+  options.share = &made.part->share;
+  options.peer_memory = s.peer;
+  options.random_weights = s.random;
+  options.random_int4_group = s.int4_group;
+  options.random_fp8_head = s.int4_group > 0;
+  made.layout = LayoutFor(made.part->spec, s.f32, s.sequences, s.tokens_each);
+  MINIMO_ASSIGN(made.executor, CudaExecutor::Create(made.part->spec, s.random ? nullptr : &made.part->weights,
+                                                    made.layout, options, team));
+  return made;
+}
+
+Result<std::vector<float>> AllLogits(RankExecutor& e, const std::vector<int32_t>& ids, size_t chunk) {
+  std::vector<float> logits;
+  for (size_t at = 0; at < ids.size(); at += chunk) {
+    const size_t n = std::min(chunk, ids.size() - at);
+    const StepRecord step = MakeStep(e.layout, 1, static_cast<int>(at), static_cast<int>(n),
+                                     static_cast<int>(ids.size()), static_cast<int>(n), {ids.data() + at, n});
+    std::span<float> out;
+    MINIMO_TRY(e.executor->Run(step, &out));
+    logits.insert(logits.end(), out.begin(), out.end());
+  }
+  return logits;
+}
+
+Json Where(Communicator& comm, const std::string& name, const Setting& s) {
+  return {{"model", name}, {"gpus", comm.size()}, {"experts", s.experts}, {"dtype", s.f32 ? "f32" : "bf16"},
+          {"sums", s.peer ? "peer memory" : "nccl"}};
+}
+
+void CheckOn0(Communicator& comm, Json line, bool ok) {
+  if (comm.rank() == 0) Check(std::move(line), ok);
+}
+
+// Greedy continuations of the cases, tokens chosen by rank 0 and told to all.
+Status CheckGreedy(Communicator& comm, RankExecutor& e, const std::string& cases, const Json& where, bool f32) {
+  std::FILE* f = std::fopen(cases.c_str(), "rb");
+  if (f == nullptr) return {};
+  std::string text(size_t{1} << 22, '\0');
+  text.resize(std::fread(text.data(), 1, text.size(), f));
+  std::fclose(f);
+  const auto json = Json::parse(text, nullptr, false);
+  size_t all = 0, equal = 0, tokens = 0;
+  double worst_gap = 0;
+  for (const auto& c : json.is_array() ? json : json.value("cases", Json::array())) {
+    if (!c.contains("greedy_ids")) continue;
+    const auto prompt = c["prompt_ids"].get<std::vector<int32_t>>();
+    const auto expected = c["greedy_ids"].get<std::vector<int32_t>>();
+    std::vector<int32_t> next = prompt;
+    int past = 0;
+    bool same = true;
+    for (const int32_t want : expected) {
+      std::span<float> out;
+      const StepRecord step = MakeStep(e.layout, 1, past, static_cast<int>(next.size()),
+                                       static_cast<int>(prompt.size() + expected.size()), 1, next);
+      MINIMO_TRY(e.executor->Run(step, &out));
+      past += static_cast<int>(next.size());
+      int32_t got = 0;
+      if (comm.rank() == 0) {
+        got = static_cast<int32_t>(std::max_element(out.begin(), out.end()) - out.begin());
+        if (got != want) worst_gap = std::max(worst_gap, double{out[got]} - out[want]), same = false, got = -1;
+      }
+      MINIMO_TRY(comm.Broadcast(std::as_writable_bytes(std::span(&got, 1)), 0));
+      if (got < 0) break;
+      ++tokens;
+      next = {got};
+    }
+    ++all;
+    equal += same;
+  }
+  Json line = where;
+  line.update({{"check", "greedy"}, {"texts", all}, {"equal", equal}, {"tokens", tokens}, {"worst_gap", worst_gap}});
+  CheckOn0(comm, line, equal == all || (!f32 && worst_gap < 0.1));
+  return {};
+}
+
+Status CheckGolden(Communicator& comm, const std::string& name, const std::string& folder, const std::string& golden,
+                   const std::string& cases, const Setting& s, ThreadTeam& team) {
+  MINIMO_ASSIGN(const LoadedModel model, LoadModel(folder));
+  MINIMO_ASSIGN(const SafetensorsFile file, SafetensorsFile::Open(golden));
+  MINIMO_ASSIGN(RankExecutor e, Make(comm, model, s, team));
+  double worst = 0;
+  bool same_bits = true;
+  for (const auto& [tensor, view] : file.tensors()) {
+    const std::string key = "input_ids";
+    if (!tensor.ends_with(key)) continue;
+    const std::vector<int32_t> ids(view.As<int32_t>(), view.As<int32_t>() + NumElements(view.shape));
+    const TensorView& expected = file.tensors().at(tensor.substr(0, tensor.size() - key.size()) + "logits");
+    const auto size = static_cast<size_t>(NumElements(expected.shape));
+    for (const size_t chunk : {size_t{1024}, size_t{37}, size_t{1}}) {
+      MINIMO_ASSIGN(const std::vector<float> logits, AllLogits(e, ids, chunk));
+      if (comm.rank() == 0) {
+        worst = std::max(worst, RelativeError({logits.data() + logits.size() - size, size}, {expected.As<float>(), size}));
+      }
+      if (chunk == 1024) continue;
+      MINIMO_ASSIGN(const std::vector<float> again, AllLogits(e, ids, chunk));
+      same_bits = same_bits && again == logits;
+    }
+  }
+  Json line = Where(comm, name, s);
+  const double bound = s.f32 ? 1e-4 : 1e-2;
+  line.update({{"check", "golden"}, {"worst_relative_error", worst}, {"bound", bound}, {"same_bits_again", same_bits}});
+  CheckOn0(comm, line, worst < bound && same_bits);
+  return cases.empty() ? Status() : CheckGreedy(comm, e, cases, Where(comm, name, s), s.f32);
+}
+
+Status Golden(Communicator& comm, const std::string& shared, const std::string& models) {
+  ThreadTeam team(4);
+  std::vector<Setting> settings = {{"tp", true, true}, {"ep", true, true}, {"tp", true, false}, {"tp", false, true}};
+  if (comm.size() == 4) settings.push_back({"2x2", true, true});
+  const auto check = [&](const std::string& name, const std::string& folder, const std::string& golden,
+                         const std::string& cases, const Setting& s) -> Status {
+    const Status status = CheckGolden(comm, name, folder, golden, cases, s, team);
+    if (status.ok()) return {};
+    Json line = Where(comm, name, s);
+    line["error"] = status.error().message;
+    CheckOn0(comm, line, false);
+    return comm.failed() ? status : Status();
+  };
+  for (const Setting& s : settings) {
+    for (const std::string nano : {"nano-minimax-m2", "nano-mimo-v2-flash"}) {
+      const std::string folder = shared + "/golden/" + nano;
+      MINIMO_TRY(check(nano, models + "/" + nano, folder + "/golden.safetensors", folder + "/cases.json", s));
+    }
+    for (const std::string random : {"mimo-a", "mimo-b", "mimo-c", "mimo-hub", "minimax-a", "minimax-b", "minimax-c"}) {
+      const std::string folder = shared + "/golden/random/" + random;
+      MINIMO_TRY(check(random, folder, folder + "/golden.safetensors", "", s));
+    }
+  }
+  return {};
+}
+
+LoadedModel Shapes(const std::string& model, int layers) {
+  LoadedModel shapes;
+  shapes.spec = model == "m2" ? M2Spec(layers > 0 ? layers : 62, 256, 200064) : MiMoSpec(layers > 0 ? layers : 48, 256, 152576);
+  return shapes;
+}
+
+Setting Random(const std::vector<std::string>& args) {
+  Setting s;
+  s.random = true;
+  s.int4_group = args[3] == "fp8" ? 0 : 64;
+  s.experts = args[4];
+  s.peer = args[5] == "peer";
+  return s;
+}
+
+Status Decode(Communicator& comm, const std::vector<std::string>& args) {
+  constexpr int kSteps = 24;
+  ThreadTeam team(4);
+  const LoadedModel model = Shapes(args[1], std::stoi(args[2]));
+  const std::vector<int> batches = Numbers(args[6]);
+  const int context = std::stoi(args[7]), most = *std::max_element(batches.begin(), batches.end());
+  Setting s = Random(args);
+  s.max_tokens = std::max(most, 256);
+  s.sequences = most;
+  s.tokens_each = context + 4 * kSteps + 16;
+  MINIMO_ASSIGN(RankExecutor e, Make(comm, model, s, team));
+  for (const int batch : batches) {
+    std::vector<int32_t> ids, last;
+    for (int i = 0; i < batch; ++i) ids.push_back(i * 977 % model.spec.vocab);
+    StepRecord step = MakeStep(e.layout, batch, context, 1, s.tokens_each, 1, ids);
+    std::vector<double> times, run_ms;
+    for (int repeat = 0; repeat < 4; ++repeat) {
+      MINIMO_ASSIGN(const double seconds, e.executor->DecodeOnDevice(step, kSteps, &last));
+      if (repeat > 0) times.push_back(seconds / kSteps * 1e3);
+      step.tokens = last;
+    }
+    for (int repeat = 0; repeat < 8; ++repeat) {
+      std::span<float> out;
+      const auto begin = std::chrono::steady_clock::now();
+      MINIMO_TRY(e.executor->Run(step, &out));
+      run_ms.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() * 1e3);
+    }
+    std::sort(times.begin(), times.end());
+    std::sort(run_ms.begin(), run_ms.end());
+    Json line = Where(comm, args[1], s);
+    line.update({{"bench", "decode"}, {"layers", model.spec.num_layers()}, {"format", args[3]}, {"batch", batch},
+                 {"context", context}, {"ms", times[1]}, {"least_ms", times[0]}, {"most_ms", times[2]},
+                 {"run_with_logits_ms", run_ms[2]}, {"tok_s", batch / times[1] * 1e3},
+                 {"layer_bytes_a_gpu", e.executor->layer_bytes_per_token()}, {"head_bytes_a_gpu", e.executor->head_bytes()}});
+    if (comm.rank() == 0) Print(line);
+  }
+  return {};
+}
+
+Status Prefill(Communicator& comm, const std::vector<std::string>& args) {
+  ThreadTeam team(4);
+  const LoadedModel model = Shapes(args[1], std::stoi(args[2]));
+  const std::vector<int> lengths = Numbers(args[6]);
+  Setting s = Random(args);
+  s.max_tokens = s.tokens_each = *std::max_element(lengths.begin(), lengths.end());
+  MINIMO_ASSIGN(RankExecutor e, Make(comm, model, s, team));
+  for (const int n : lengths) {
+    std::vector<int32_t> ids;
+    for (int i = 0; i < n; ++i) ids.push_back(static_cast<int32_t>((int64_t{i} * 7919 + 13) % model.spec.vocab));
+    const StepRecord step = MakeStep(e.layout, 1, 0, n, s.tokens_each, 1, ids);
+    std::vector<double> times;
+    for (int repeat = 0; repeat < 4; ++repeat) {
+      std::span<float> out;
+      const auto begin = std::chrono::steady_clock::now();
+      MINIMO_TRY(e.executor->Run(step, &out));
+      if (repeat > 0) times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    }
+    std::sort(times.begin(), times.end());
+    Json line = Where(comm, args[1], s);
+    line.update({{"bench", "prefill"}, {"layers", model.spec.num_layers()}, {"format", args[3]}, {"tokens", n},
+                 {"ms", times[1] * 1e3}, {"tok_s", n / times[1]}});
+    if (comm.rank() == 0) Print(line);
+  }
+  return {};
+}
+
+int Main(int argc, char** argv) {
+  const std::vector<std::string> args(argv + 1, argv + argc);
+  auto world = OpenMpiWorld();
+  if (!world.ok()) {
+    std::fprintf(stderr, "gpu_ranks_check: %s\n", world.error().message.c_str());
+    return 1;
+  }
+  Communicator& comm = **world;
+  comm.set_timeout_ms(60'000);
+  Status status = Errorf("usage: mpirun -n N gpu_ranks_check golden SHARED MODELS | decode MODEL LAYERS FORMAT EXPERTS "
+                         "PEER BATCHES CONTEXT | prefill MODEL LAYERS FORMAT EXPERTS PEER TOKENS");
+  if (args.size() == 3 && args[0] == "golden") {
+    status = Golden(comm, args[1], args[2]);
+  } else if (args.size() == 8 && args[0] == "decode") {
+    status = Decode(comm, args);
+  } else if (args.size() == 7 && args[0] == "prefill") {
+    status = Prefill(comm, args);
+  }
+  if (!status.ok()) {
+    std::fprintf(stderr, "rank %d: %s\n", comm.rank(), status.error().message.c_str());
+    comm.Abort(status.error().message);
+    std::fflush(nullptr);
+    _exit(1);
+  }
+  return g_failures == 0 ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace minimo::testing
+
+int main(int argc, char** argv) { return minimo::testing::Main(argc, argv); }
