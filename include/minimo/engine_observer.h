@@ -47,6 +47,8 @@ class EngineObserver {
   virtual ~EngineObserver() = default;
   virtual void OnStep(const StepStats& stats) = 0;
   virtual void OnFinished(const FinishedStats& stats) = 0;
+  // The sinks have been called for all the news there was, that of one step as a rule.
+  virtual void OnSent() {}
 };
 
 }  // namespace minimo

@@ -152,6 +152,7 @@ void EngineThread::Send(Outbox* outbox, bool stepped) {
   {
     std::lock_guard lock(observer_mutex_);
     if (observer_ != nullptr) {
+      if (!outbox->deliveries.empty()) observer_->OnSent();
       if (stepped) observer_->OnStep(outbox->step);
       for (const FinishedStats& stats : outbox->finished) observer_->OnFinished(stats);
     }

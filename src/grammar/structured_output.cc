@@ -8,6 +8,7 @@
 #include "grammar/regex.h"
 #include "grammar/schema_compiler.h"
 #include "grammar/utf8_bytes.h"
+#include "text/chat_protocol.h"
 
 namespace minimo::grammar {
 namespace {
@@ -97,23 +98,27 @@ Result<Matcher> Finish(GrammarBuilder* builder, ExprId root, Reasoning reasoning
 // A tool's arguments as <parameter ...>value</parameter> lines, in the order of its schema.
 class ToolCallCompiler {
  public:
-  ToolCallCompiler(GrammarBuilder* builder, ToolCallFormat format) : builder_(*builder), format_(format) {}
+  ToolCallCompiler(GrammarBuilder* builder, const ChatProtocol& protocol)
+      : builder_(*builder), protocol_(protocol) {}
 
   Result<ExprId> Call(const Tool& tool) {
-    const bool m2 = format_ == ToolCallFormat::kMiniMaxM2;
-    std::vector<ExprId> parts = {builder_.Literal(m2 ? fmt::format("<invoke name=\"{}\">\n", tool.name)
-                                                     : fmt::format("<function={}>\n", tool.name))};
+    std::vector<ExprId> parts = {builder_.Literal(NamedTag(protocol_.call_open, tool.name) + "\n")};
     if (!tool.parameters.empty()) {
       auto schema = ParseBoundedJson(tool.parameters);
       if (!schema.ok()) return Errorf("the parameters of tool \"{}\": {}", tool.name, schema.error().message);
       const Status status = AddParameters(*schema, &parts);
       if (!status.ok()) return Errorf("the parameters of tool \"{}\": {}", tool.name, status.error().message);
     }
-    parts.push_back(builder_.Literal(m2 ? "</invoke>\n" : "</function>\n"));
+    parts.push_back(Line(protocol_.call_close));
     return builder_.Sequence(std::move(parts));
   }
 
  private:
+  std::string NamedTag(std::string_view opening, std::string_view name) const {
+    return protocol_.quoted_names ? fmt::format("{}\"{}\">", opening, name) : fmt::format("{}{}>", opening, name);
+  }
+  ExprId Line(std::string_view tag) { return builder_.Literal(std::string(tag) + "\n"); }
+
   Status AddParameters(const Json& schema, std::vector<ExprId>* parts) {
     if (!schema.is_object()) return Error{"expected a schema of an object"};
     // The members of the top level are lines, not JSON: only what names them can be honoured there.
@@ -129,11 +134,9 @@ class ToolCallCompiler {
       if (name.find_first_of("\"<>\n") != std::string::npos) {
         return Errorf("the parameter name {} cannot be written in this model's tool calls", QuoteJson(name));
       }
-      const bool m2 = format_ == ToolCallFormat::kMiniMaxM2;
       MINIMO_ASSIGN(const ExprId value, compiler.Compile(sub, SchemaCompiler::Form::kParameter));
-      const ExprId line = builder_.Sequence({builder_.Literal(m2 ? fmt::format("<parameter name=\"{}\">", name)
-                                                                 : fmt::format("<parameter={}>", name)),
-                                             value, builder_.Literal("</parameter>\n")});
+      const ExprId line = builder_.Sequence(
+          {builder_.Literal(NamedTag(protocol_.param_open, name)), value, Line(protocol_.param_close)});
       bool is_required = false;
       if (required != schema.end() && required->is_array()) {
         for (const Json& r : *required) is_required |= r.is_string() && r.get_ref<const std::string&>() == name;
@@ -144,7 +147,7 @@ class ToolCallCompiler {
   }
 
   GrammarBuilder& builder_;
-  const ToolCallFormat format_;
+  const ChatProtocol& protocol_;
 };
 
 }  // namespace
@@ -189,12 +192,13 @@ Result<Matcher> CompileChoice(std::span<const std::string> choices, const Vocabu
   return Finish(&builder, texts.empty() ? builder.Never() : builder.Leaf(DfaOfStrings(texts)), reasoning, "choice");
 }
 
-Result<Matcher> CompileToolCalls(std::span<const Tool> tools, ToolCallFormat format, bool parallel,
+Result<Matcher> CompileToolCalls(std::span<const Tool> tools, const ChatProtocol& protocol, bool parallel,
                                  const Vocabulary& vocabulary, Reasoning reasoning) {
+  if (!protocol.has_tools()) return Error{"tool_choice: this model's calls have no known form, so none can be forced"};
   if (tools.empty()) return Error{"tool_choice: there are no tools to call"};
   if (tools.size() > kMaxTools) return Errorf("tools: {} of them; at most {} are taken", tools.size(), kMaxTools);
   GrammarBuilder builder(vocabulary);
-  ToolCallCompiler compiler(&builder, format);
+  ToolCallCompiler compiler(&builder, protocol);
   std::vector<ExprId> calls;
   for (const Tool& tool : tools) {
     if (tool.name.empty() || tool.name.find_first_of("\"<>\n") != std::string::npos) {
@@ -205,13 +209,15 @@ Result<Matcher> CompileToolCalls(std::span<const Tool> tools, ToolCallFormat for
   }
   const ExprId call = builder.Alternatives(std::move(calls));
   const uint32_t most = parallel ? kUnbounded : 1;
+  const auto section = [&](ExprId inside) {
+    return builder.Sequence({builder.Tag(protocol.section_open), builder.Literal("\n"), inside,
+                             builder.Tag(protocol.section_close)});
+  };
   ExprId root;
-  if (format == ToolCallFormat::kMiniMaxM2) {
-    root = builder.Sequence({builder.Tag("<minimax:tool_call>"), builder.Literal("\n"), builder.Repeat(call, 1, most),
-                             builder.Tag("</minimax:tool_call>")});
+  if (protocol.shared_section) {
+    root = section(builder.Repeat(call, 1, most));
   } else {
-    const ExprId block =
-        builder.Sequence({builder.Tag("<tool_call>"), builder.Literal("\n"), call, builder.Tag("</tool_call>")});
+    const ExprId block = section(call);
     const ExprId next = builder.Sequence({builder.Optional(builder.Literal("\n")), block});
     root = builder.Sequence({block, builder.Repeat(next, 0, parallel ? kUnbounded : 0)});
   }

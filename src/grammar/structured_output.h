@@ -16,6 +16,12 @@
 #include "minimo/request.h"
 #include "minimo/result.h"
 
+namespace minimo {
+
+struct ChatProtocol;  // text/chat_protocol.h
+
+}  // namespace minimo
+
 namespace minimo::grammar {
 
 using Vocabulary = std::shared_ptr<const TokenVocabulary>;
@@ -55,11 +61,10 @@ struct Tool {
   std::string name;
   std::string parameters;  // a JSON schema of an object; empty: no parameters
 };
-enum class ToolCallFormat { kMiniMaxM2, kMiMo };
 
 // The output is one call of one of the tools, or several calls if `parallel`. tool_choice: "required" with all tools, a
 // named one with that tool alone.
-Result<Matcher> CompileToolCalls(std::span<const Tool> tools, ToolCallFormat format, bool parallel,
+Result<Matcher> CompileToolCalls(std::span<const Tool> tools, const ChatProtocol& protocol, bool parallel,
                                  const Vocabulary& vocabulary, Reasoning reasoning = Reasoning::kNone);
 
 }  // namespace minimo::grammar

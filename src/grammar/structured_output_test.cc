@@ -14,6 +14,7 @@
 #include "minimo/output_parser.h"
 #include "tests/grammar/random_walk.h"
 #include "tests/support/repo_dir.h"
+#include "text/chat_protocol.h"
 
 namespace minimo::grammar {
 namespace {
@@ -183,7 +184,7 @@ const Tool kCalculate = {"calculate",
 TEST(StructuredOutput, ToolCallsOfMiniMax) {
   const std::vector<Tool> tools = {kWeather, kCalculate};
   const Matcher matcher =
-      Ok(CompileToolCalls(tools, ToolCallFormat::kMiniMaxM2, true, M2().vocabulary, Reasoning::kOpen));
+      Ok(CompileToolCalls(tools, FindChatProtocol("minimax_m2"), true, M2().vocabulary, Reasoning::kOpen));
   // What the model itself writes (shared/golden/nano-minimax-m2/cases.json).
   EXPECT_TRUE(
       Takes(matcher, M2(),
@@ -204,7 +205,7 @@ TEST(StructuredOutput, ToolCallsOfMiniMax) {
 }
 
 TEST(StructuredOutput, ToolCallsOfMiMo) {
-  const Matcher matcher = Ok(CompileToolCalls({&kWeather, 1}, ToolCallFormat::kMiMo, false, MiMo().vocabulary));
+  const Matcher matcher = Ok(CompileToolCalls({&kWeather, 1}, FindChatProtocol("mimo_v2_flash"), false, MiMo().vocabulary));
   EXPECT_TRUE(Takes(matcher, MiMo(),
                     "<tool_call>\n<function=get_weather>\n<parameter=location>Madrid</parameter>\n"
                     "<parameter=unit>fahrenheit</parameter>\n</function>\n</tool_call>"));
@@ -228,7 +229,7 @@ TEST(StructuredOutput, TheOutputParserReadsForcedCalls) {
   }
   for (const bool m2 : {true, false}) {
     const Model& model = m2 ? M2() : MiMo();
-    const Matcher matcher = Ok(CompileToolCalls(tools, m2 ? ToolCallFormat::kMiniMaxM2 : ToolCallFormat::kMiMo, true,
+    const Matcher matcher = Ok(CompileToolCalls(tools, FindChatProtocol(m2 ? "minimax_m2" : "mimo_v2_flash"), true,
                                                 model.vocabulary, Reasoning::kOpen));
     int calls = 0;
     for (uint32_t seed = 0; seed < 30; ++seed) {
@@ -255,7 +256,7 @@ TEST(StructuredOutput, TheOutputParserReadsForcedCalls) {
 
 TEST(StructuredOutput, BadToolsAreErrors) {
   const auto error = [](Tool tool) {
-    const auto result = CompileToolCalls({&tool, 1}, ToolCallFormat::kMiMo, true, MiMo().vocabulary);
+    const auto result = CompileToolCalls({&tool, 1}, FindChatProtocol("mimo_v2_flash"), true, MiMo().vocabulary);
     return result.ok() ? "" : result.error().message;
   };
   EXPECT_THAT(error({"a>b", ""}), HasSubstr("cannot be written"));
@@ -263,7 +264,8 @@ TEST(StructuredOutput, BadToolsAreErrors) {
   EXPECT_THAT(error({"f", R"({"properties": {"x": {"not": {}}}})"}), HasSubstr("\"not\""));
   EXPECT_THAT(error({"f", R"({"properties": {"x<": {}}})"}), HasSubstr("parameter name"));
   EXPECT_EQ(error({"f", ""}), "");
-  EXPECT_FALSE(CompileToolCalls({}, ToolCallFormat::kMiMo, true, MiMo().vocabulary).ok());
+  EXPECT_FALSE(CompileToolCalls({&kWeather, 1}, FindChatProtocol("of no known form"), true, MiMo().vocabulary).ok());
+  EXPECT_FALSE(CompileToolCalls({}, FindChatProtocol("mimo_v2_flash"), true, MiMo().vocabulary).ok());
 }
 
 TEST(StructuredOutput, TheEndAndTokensThatDoNotFit) {

@@ -3,23 +3,17 @@
 #pragma once
 
 #include <memory>
-#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
 #include "minimo/output_parser.h"
 #include "minimo/request.h"
 #include "minimo/result.h"
+#include "server/output_format.h"
 
 namespace minimo::server {
 
 struct ChatInput;
-
-// How an answer is restricted, beyond its tools.
-struct OutputFormat {
-  enum Kind { kText, kJsonObject, kJsonSchema } kind = kText;
-  std::shared_ptr<const nlohmann::ordered_json> schema;  // kJsonSchema
-};
 
 struct PreparedChat {
   std::vector<int32_t> prompt_ids;
@@ -41,6 +35,9 @@ class ChatService {
 
   // Any thread. The error says which part of the request is at fault.
   virtual Result<PreparedChat> Prepare(const ChatInput& input, const Options& options) const = 0;
+
+  // The mask of an answer that is in this format from its first token on; null: free. Any thread.
+  virtual Result<std::shared_ptr<const TokenMatcher>> FormatMatcher(const OutputFormat& format) const = 0;
 };
 
 }  // namespace minimo::server

@@ -79,13 +79,13 @@ void Generation::Submit(std::vector<Request> prompts) {
 }
 
 void Generation::Receive(int choice, Event&& event) {
-  bool wake = false;
+  bool first = false;
   {
     const std::lock_guard lock(mutex_);
-    wake = mail_.empty();
+    first = mail_.empty();
     mail_.push_back({choice, std::move(event)});
   }
-  if (wake) reply_->Post([self = shared_from_this()] { self->Deliver(); });
+  if (first) reply_->PostQuietly([self = shared_from_this()] { self->Deliver(); });
 }
 
 void Generation::Deliver() {

@@ -4,7 +4,6 @@
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
-#include <boost/asio/post.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/write.hpp>
@@ -19,6 +18,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "server/api_error.h"
+#include "server/http_reply.h"
 
 namespace minimo::server {
 namespace {
@@ -82,69 +82,21 @@ std::optional<ApiError> ReadError(const error_code& ec, const HttpServerOptions&
 
 }  // namespace
 
-// What a handler holds: the connection, as long as it still answers this request.
-class Connection::ReplyImpl final : public Reply {
- public:
-  ReplyImpl(std::shared_ptr<Connection> connection, uint64_t serial)
-      : connection_(std::move(connection)), executor_(connection_->stream_.get_executor()), serial_(serial) {}
-
-  ~ReplyImpl() override {
-    asio::post(executor_, [connection = std::move(connection_), serial = serial_] {
-      if (connection->serial_ != serial || connection->ended_ || connection->closed_) return;
-      LogError("{}: a handler dropped its request unanswered", connection->peer_);
-      connection->ClientGone();
-    });
-  }
-
-  void Send(HttpResponse response) override {
-    if (!Current()) return;
-    connection_->QueueHead(response, false);
-    connection_->QueueEnd();
-  }
-  void BeginStream(HttpResponse head) override {
-    if (Current()) connection_->QueueHead(head, true);
-  }
-  void Write(std::string_view data, int64_t sampled_us) override {
-    if (Current()) connection_->QueueChunk(data, sampled_us);
-  }
-  void End() override {
-    if (Current()) connection_->QueueEnd();
-  }
-  void OnClose(std::function<void()> callback) override {
-    if (connection_->serial_ == serial_) connection_->SetOnClose(std::move(callback));
-  }
-  void Post(std::function<void()> task) override {
-    asio::post(executor_, [task = std::move(task), connection = connection_] {
-      task();
-      connection->FlushNow();
-    });
-  }
-
- private:
-  bool Current() const {
-    return connection_->serial_ == serial_ && !connection_->ended_ && !connection_->closed_;
-  }
-
-  std::shared_ptr<Connection> connection_;
-  beast::tcp_stream::executor_type executor_;
-  uint64_t serial_;
-};
-
-Connection::Connection(Socket socket, HttpShared& shared, ConnectionSet& set, bool refused)
+Connection::Connection(Socket socket, HttpShared& shared, IoThread& thread, bool refused)
     : stream_(std::move(socket)),
       buffer_(std::max<size_t>(kHeaderLimit, kPipelineLimit) * 2),
       wake_(stream_.get_executor()),
       shared_(shared),
-      set_(set),
+      thread_(thread),
       refused_(refused) {
-  set_.open.insert(this);
+  thread_.open.insert(this);
   shared_.counters.connections.fetch_add(1, std::memory_order_relaxed);
 }
 
 Connection::~Connection() { Leave(); }
 
 void Connection::Leave() {
-  if (set_.open.erase(this) == 0) return;
+  if (thread_.open.erase(this) == 0) return;
   shared_.counters.connections.fetch_sub(1, std::memory_order_relaxed);
 }
 
@@ -209,7 +161,7 @@ asio::awaitable<bool> Connection::ServeOne() {
   HttpRequest request = HeadOf(parser, peer_);
   common_headers_ = shared_.router.Admit(request);
   chunked_ = parser.get().version() >= 11;
-  keep_alive_ = parser.keep_alive() && !set_.draining;
+  keep_alive_ = parser.keep_alive() && !thread_.draining;
   if (request.method == "HEAD") {
     head_only_ = true;
     request.method = "GET";
@@ -250,7 +202,7 @@ asio::awaitable<bool> Connection::ServeOne() {
   const bool written = co_await WriteAnswer();
   answering_ = false;
   on_close_ = nullptr;
-  co_return written && keep_alive_ && !set_.draining;
+  co_return written && keep_alive_ && !thread_.draining;
 }
 
 asio::awaitable<bool> Connection::WriteAnswer() {
@@ -310,7 +262,7 @@ void Connection::Written(std::vector<int64_t>& stamps) {
 
 // After a handler's task: what it queued goes out at once, without waking the coroutine, if the socket takes all of it.
 // This is the way of nearly every token.
-void Connection::FlushNow() {
+void Connection::Flush() {
   if (!waiting_ || closed_ || ended_ || out_.empty()) return Wake();
   const ssize_t sent = ::send(stream_.socket().native_handle(), out_.data(), out_.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
   if (sent == static_cast<ssize_t>(out_.size())) {

@@ -1,22 +1,21 @@
 // One client's connection: a coroutine that reads a request, hands it to the router and writes what the handler
-// produces. Internal to the server; the only header here that knows Boost.
+// produces. Touched by its IO thread only. Internal to the server: with io_thread.h the only headers that know Boost.
 #pragma once
 
 #include <utility>  // Boost 1.74's awaitable.hpp uses std::exchange without it
 
 #include <boost/asio/awaitable.hpp>
-#include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/core/tcp_stream.hpp>
 #include <memory>
-#include <set>
 #include <string>
 #include <vector>
 
 #include "server/http_server.h"
 #include "server/http_types.h"
+#include "server/io_thread.h"
 #include "server/router.h"
 
 namespace minimo::server {
@@ -28,23 +27,16 @@ struct HttpShared {
   HttpCounters counters;
 };
 
-class Connection;
-
-// One IO thread's connections. Touched by that thread only.
-struct ConnectionSet {
-  std::set<Connection*> open;
-  bool draining = false;
-};
-
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
   // `refused`: the server is full; answer 503 and close.
-  Connection(boost::asio::ip::tcp::socket socket, HttpShared& shared, ConnectionSet& set, bool refused);
+  Connection(boost::asio::ip::tcp::socket socket, HttpShared& shared, IoThread& thread, bool refused);
   ~Connection();
 
   void Start();
   void Drain();  // closes if idle, else after the answer in progress
   void Cut();    // closes now
+  void Flush();  // sends what a task has just queued
 
  private:
   class ReplyImpl;
@@ -63,14 +55,13 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void Wake();
   void Leave();  // counts as open no more, even if a handler still holds the reply
   void WatchForClose();
-  void FlushNow();
   void Written(std::vector<int64_t>& stamps);
 
   boost::beast::tcp_stream stream_;
   boost::beast::flat_buffer buffer_;
   boost::asio::steady_timer wake_;
   HttpShared& shared_;
-  ConnectionSet& set_;
+  IoThread& thread_;
   std::string peer_;
   bool refused_;
 

@@ -1,7 +1,5 @@
 #include "server/http_server.h"
 
-#include <boost/asio/executor_work_guard.hpp>
-#include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -13,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/thread_team.h"
 #include "server/http_connection.h"
 
 namespace minimo::server {
@@ -22,14 +21,6 @@ namespace asio = boost::asio;
 using boost::system::error_code;
 using tcp = asio::ip::tcp;
 
-// One IO thread and the connections that live on it.
-struct Worker {
-  ConnectionSet connections;  // before the context, whose end may still close connections
-  asio::io_context context{1};
-  asio::executor_work_guard<asio::io_context::executor_type> work = asio::make_work_guard(context);
-  std::thread thread;
-};
-
 }  // namespace
 
 struct HttpServer::State {
@@ -38,10 +29,10 @@ struct HttpServer::State {
   void Accept();
   void OnAccepted(size_t index, tcp::socket socket);
   // Runs `task` for every worker on its own thread and waits for all.
-  void OnEveryWorker(const std::function<void(Worker&)>& task);
+  void OnEveryWorker(const std::function<void(IoThread&)>& task);
 
   HttpShared shared;
-  std::vector<std::unique_ptr<Worker>> workers;
+  std::vector<std::unique_ptr<IoThread>> workers;
   std::unique_ptr<tcp::acceptor> acceptor;       // on workers[0]
   std::unique_ptr<asio::steady_timer> retry;     // after a failed accept
   size_t next = 0;                               // worker of the next connection
@@ -59,8 +50,8 @@ HttpCounters& HttpServer::counters() { return state_->shared.counters; }
 Status HttpServer::Start() {
   State& state = *state_;
   const HttpServerOptions& options = state.shared.options;
-  for (int i = 0; i < std::max(1, options.io_threads); ++i) state.workers.push_back(std::make_unique<Worker>());
-  asio::io_context& context = state.workers[0]->context;
+  for (int i = 0; i < std::max(1, options.io_threads); ++i) state.workers.push_back(std::make_unique<IoThread>());
+  asio::io_context& context = state.workers[0]->context();
   error_code ec;
   const auto address = asio::ip::make_address(options.host == "localhost" ? "127.0.0.1" : options.host, ec);
   if (ec) return Errorf("--host {}: not an IP address; give one such as 127.0.0.1, 0.0.0.0 or ::", options.host);
@@ -77,15 +68,18 @@ Status HttpServer::Start() {
   }
   state.port = state.acceptor->local_endpoint(ec).port();
   state.Accept();
-  for (auto& worker : state.workers) {
-    worker->thread = std::thread([context = &worker->context] { context->run(); });
+  // With no more cores than threads, one core would often be given to two of them while another waits for it.
+  const int count = static_cast<int>(state.workers.size());
+  const bool few_cores = AvailableCores() <= count;
+  for (int i = 0; i < count; ++i) {
+    state.workers[static_cast<size_t>(i)]->Start(fmt::format("http-{}", i), few_cores ? i % AvailableCores() : -1);
   }
   return {};
 }
 
 void HttpServer::State::Accept() {
   const size_t index = next++ % workers.size();
-  acceptor->async_accept(workers[index]->context, [this, index](const error_code& ec, tcp::socket socket) {
+  acceptor->async_accept(workers[index]->context(), [this, index](const error_code& ec, tcp::socket socket) {
     if (ec == asio::error::operation_aborted || !acceptor->is_open()) return;
     if (!ec) {
       OnAccepted(index, std::move(socket));
@@ -103,21 +97,21 @@ void HttpServer::State::Accept() {
 void HttpServer::State::OnAccepted(size_t index, tcp::socket socket) {
   HttpCounters& counters = shared.counters;
   counters.connections_total.fetch_add(1, std::memory_order_relaxed);
-  Worker* worker = workers[index].get();
-  asio::post(worker->context, [this, worker, socket = std::move(socket)]() mutable {
-    if (worker->connections.draining) return;
+  IoThread* worker = workers[index].get();
+  asio::post(worker->context(), [this, worker, socket = std::move(socket)]() mutable {
+    if (worker->draining) return;
     const bool refused = shared.counters.connections.load(std::memory_order_relaxed) >= shared.options.max_connections;
     if (refused) shared.counters.connections_refused.fetch_add(1, std::memory_order_relaxed);
-    std::make_shared<Connection>(std::move(socket), shared, worker->connections, refused)->Start();
+    std::make_shared<Connection>(std::move(socket), shared, *worker, refused)->Start();
   });
 }
 
-void HttpServer::State::OnEveryWorker(const std::function<void(Worker&)>& task) {
+void HttpServer::State::OnEveryWorker(const std::function<void(IoThread&)>& task) {
   std::mutex mutex;
   std::condition_variable done;
   size_t left = workers.size();
   for (auto& worker : workers) {
-    asio::post(worker->context, [&, worker = worker.get()] {
+    asio::post(worker->context(), [&, worker = worker.get()] {
       task(*worker);
       const std::lock_guard lock(mutex);
       if (--left == 0) done.notify_one();
@@ -127,23 +121,27 @@ void HttpServer::State::OnEveryWorker(const std::function<void(Worker&)>& task) 
   done.wait(lock, [&] { return left == 0; });
 }
 
+void HttpServer::Wake() {
+  for (auto& worker : state_->workers) worker->Wake();
+}
+
 int HttpServer::Drain(int timeout_ms) {
   State& state = *state_;
-  if (state.workers.empty() || !state.workers[0]->thread.joinable()) return 0;
+  if (state.workers.empty() || !state.workers[0]->started()) return 0;
   // A closing connection leaves its set: iterate over copies.
-  const auto each = [](Worker& worker, void (Connection::*call)()) {
-    const std::vector<Connection*> open(worker.connections.open.begin(), worker.connections.open.end());
+  const auto each = [](IoThread& worker, void (Connection::*call)()) {
+    const std::vector<Connection*> open(worker.open.begin(), worker.open.end());
     for (Connection* connection : open) {
-      if (worker.connections.open.count(connection) > 0) (connection->*call)();
+      if (worker.open.count(connection) > 0) (connection->*call)();
     }
   };
-  state.OnEveryWorker([&](Worker& worker) {
+  state.OnEveryWorker([&](IoThread& worker) {
     if (&worker == state.workers[0].get()) {
       error_code ec;
       state.acceptor->close(ec);
       state.retry->cancel();
     }
-    worker.connections.draining = true;
+    worker.draining = true;
     each(worker, &Connection::Drain);
   });
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms);
@@ -156,7 +154,7 @@ int HttpServer::Drain(int timeout_ms) {
   wait_until(deadline);
   const int cut = static_cast<int>(open());
   if (cut > 0) {
-    state.OnEveryWorker([&](Worker& worker) { each(worker, &Connection::Cut); });
+    state.OnEveryWorker([&](IoThread& worker) { each(worker, &Connection::Cut); });
     wait_until(std::chrono::steady_clock::now() + std::chrono::seconds(2));
   }
   return cut;
@@ -164,13 +162,7 @@ int HttpServer::Drain(int timeout_ms) {
 
 void HttpServer::Stop() {
   Drain(0);
-  for (auto& worker : state_->workers) {
-    worker->work.reset();
-    worker->context.stop();
-  }
-  for (auto& worker : state_->workers) {
-    if (worker->thread.joinable()) worker->thread.join();
-  }
+  for (auto& worker : state_->workers) worker->Stop();
 }
 
 }  // namespace minimo::server

@@ -46,6 +46,9 @@ class HttpServer {
   int port() const;
   HttpCounters& counters();
 
+  // What Reply::PostQuietly queued runs now. Any thread.
+  void Wake();
+
   // Stops accepting, closes idle connections, lets answers in progress end within `timeout_ms`, then closes the
   // rest (their requests see OnClose). Returns the number of connections that had to be cut. The IO threads go on:
   // Reply::Post still runs.

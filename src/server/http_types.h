@@ -60,6 +60,9 @@ class Reply {
 
   // Runs `task` on the connection's thread, soon, and sends what it wrote; any thread may call.
   virtual void Post(std::function<void()> task) = 0;
+
+  // The same, but the connection's thread is not woken for it before HttpServer::Wake: for news that come in bunches.
+  virtual void PostQuietly(std::function<void()> task) = 0;
 };
 
 using ReplyPtr = std::shared_ptr<Reply>;

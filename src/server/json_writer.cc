@@ -115,10 +115,4 @@ JsonWriter& JsonWriter::Raw(std::string_view json) {
   return *this;
 }
 
-JsonWriter& JsonWriter::RawObject(std::string_view members) {
-  Object();
-  out_ += members;
-  return EndObject();
-}
-
 }  // namespace minimo::server

@@ -14,9 +14,11 @@ std::string Quoted(std::string_view text);
 
 class JsonWriter {
  public:
-  JsonWriter() = default;
-  // Continues an object that was left open after a member.
-  explicit JsonWriter(std::string open_object) : out_(std::move(open_object)), comma_(true) {}
+  // Begins again, keeping the room, after a text that ends in an open bracket.
+  void Restart(std::string_view opened) {
+    out_.assign(opened);
+    comma_ = false;
+  }
 
   JsonWriter& Object() { return Open('{'); }
   JsonWriter& EndObject() { return Close('}'); }
@@ -31,8 +33,6 @@ class JsonWriter {
   JsonWriter& Bool(bool value);
   JsonWriter& Null();
   JsonWriter& Raw(std::string_view json);  // a complete JSON value
-  // The inside of an object, members with commas between them, within braces.
-  JsonWriter& RawObject(std::string_view members);
 
   JsonWriter& Member(std::string_view key, std::string_view value) { return Key(key).String(value); }
   JsonWriter& Member(std::string_view key, const std::string& value) { return Key(key).String(value); }
@@ -41,6 +41,9 @@ class JsonWriter {
   JsonWriter& Member(std::string_view key, int64_t value) { return Key(key).Int(value); }
   JsonWriter& Member(std::string_view key, double value) { return Key(key).Number(value); }
   JsonWriter& Member(std::string_view key, bool value) { return Key(key).Bool(value); }
+
+  // What follows the JSON.
+  void EndText(std::string_view text) { out_ += text; }
 
   const std::string& str() const { return out_; }
   std::string Take() { return std::move(out_); }

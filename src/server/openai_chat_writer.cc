@@ -1,7 +1,6 @@
 #include "server/openai_chat_writer.h"
 
 #include "base/error.h"
-#include "server/ids.h"
 #include "server/json_writer.h"
 
 namespace minimo::server {
@@ -10,25 +9,12 @@ OpenAiChatWriter::OpenAiChatWriter(const ApiContext& context, ReplyPtr reply, Fi
                                    std::vector<int32_t> prompt_ids,
                                    std::vector<std::unique_ptr<OutputParser>> parsers)
     : context_(context),
-      reply_(std::move(reply)),
       fields_(std::move(fields)),
       prompt_ids_(std::move(prompt_ids)),
       choices_(parsers.size()),
-      usage_(static_cast<int>(parsers.size()), fields_.n) {
+      answer_(context, std::move(reply), fields_, "chatcmpl-",
+              fields_.stream ? "chat.completion.chunk" : "chat.completion", choices_.size()) {
   for (size_t i = 0; i < parsers.size(); ++i) choices_[i].parser = std::move(parsers[i]);
-  const std::string id = fields_.request_id.empty() ? NewId("chatcmpl-") : "chatcmpl-" + fields_.request_id;
-  JsonWriter json;
-  json.Object().Member("id", id).Member("object", fields_.stream ? "chat.completion.chunk" : "chat.completion");
-  json.Member("created", UnixSeconds()).Member("model", context_.model_names[0]);
-  head_ = json.Take();
-}
-
-void OpenAiChatWriter::OnAccepted() {
-  accepted_ = true;
-  if (!fields_.stream) return;
-  HttpResponse head = SseHead();
-  AddWarnings(fields_, &head.headers);
-  reply_->BeginStream(std::move(head));
 }
 
 void OpenAiChatWriter::Absorb(int index, const Event& event) {
@@ -46,7 +32,7 @@ void OpenAiChatWriter::Absorb(int index, const Event& event) {
   }
   choice.finish = event.finish;
   choice.stop_reason = event.stop_reason;
-  usage_.Set(index, event.usage);
+  answer_.usage().Set(index, event.usage);
   deltas_ = choice.parser->Feed(event.text);
   if (event.finish != FinishReason::kNone) {
     for (ParsedDelta& delta : choice.parser->Finish()) deltas_.push_back(std::move(delta));
@@ -68,30 +54,31 @@ void OpenAiChatWriter::OnEvent(int index, Event&& event) {
     choice.role_sent = true;
     std::string logprobs;
     logprobs.swap(choice.logprobs);  // they go with the text
-    SendChunk(index, R"("role":"assistant","content":"")", false, 0);
+    OpenChunk(index).Member("role", "assistant").Member("content", "");
+    SendChunk(index, false, 0);
     logprobs.swap(choice.logprobs);
   }
-  for (const ParsedDelta& delta : deltas_) SendDelta(index, delta, sampled_us);
-  if (event.finish != FinishReason::kNone) SendChunk(index, "", true, deltas_.empty() ? sampled_us : 0);
+  for (const ParsedDelta& delta : deltas_) {
+    WriteDelta(OpenChunk(index), delta);
+    SendChunk(index, false, sampled_us);
+  }
+  if (event.finish == FinishReason::kNone) return;
+  OpenChunk(index);
+  SendChunk(index, true, deltas_.empty() ? sampled_us : 0);
 }
 
-void OpenAiChatWriter::SendDelta(int index, const ParsedDelta& delta, int64_t sampled_us) {
+void OpenAiChatWriter::WriteDelta(JsonWriter& json, const ParsedDelta& delta) {
   using Kind = ParsedDelta::Kind;
-  switch (delta.kind) {
-    case Kind::kReasoning: return SendChunk(index, R"("reasoning_content":)" + Quoted(delta.text), false, sampled_us);
-    case Kind::kContent: return SendChunk(index, R"("content":)" + Quoted(delta.text), false, sampled_us);
-    case Kind::kToolCall:
-      return SendChunk(index,
-                       fmt::format(R"("tool_calls":[{{"index":{},"id":{},"type":"function","function":{{"name":{},)"
-                                   R"("arguments":""}}}}])",
-                                   delta.index, Quoted(delta.id), Quoted(delta.name)),
-                       false, sampled_us);
-    case Kind::kArguments:
-      return SendChunk(index,
-                       fmt::format(R"("tool_calls":[{{"index":{},"function":{{"arguments":{}}}}}])", delta.index,
-                                   Quoted(delta.text)),
-                       false, sampled_us);
+  if (delta.kind == Kind::kReasoning || delta.kind == Kind::kContent) {
+    json.Member(delta.kind == Kind::kReasoning ? "reasoning_content" : "content", delta.text);
+    return;
   }
+  const bool begins = delta.kind == Kind::kToolCall;
+  json.Key("tool_calls").Array().Object().Member("index", delta.index);
+  if (begins) json.Member("id", delta.id).Member("type", "function");
+  json.Key("function").Object();
+  if (begins) json.Member("name", delta.name);
+  json.Member("arguments", begins ? std::string_view() : std::string_view(delta.text)).EndObject().EndObject().EndArray();
 }
 
 void OpenAiChatWriter::WriteLogprobs(JsonWriter& json, Choice& choice) {
@@ -118,22 +105,18 @@ void OpenAiChatWriter::WriteEnd(JsonWriter& json, const Choice& choice, bool las
   json.EndArray();
 }
 
-void OpenAiChatWriter::SendChunk(int index, std::string_view delta, bool last, int64_t sampled_us) {
+JsonWriter& OpenAiChatWriter::OpenChunk(int index) {
+  return answer_.Open().Object().Member("index", index).Key("delta").Object();
+}
+
+void OpenAiChatWriter::SendChunk(int index, bool last, int64_t sampled_us) {
   Choice& choice = choices_[static_cast<size_t>(index)];
-  JsonWriter json(head_);
-  json.Key("choices").Array().Object().Member("index", index);
-  json.Key("delta").RawObject(delta);
+  JsonWriter& json = answer_.json().EndObject();
   WriteLogprobs(json, choice);
   WriteEnd(json, choice, last);
   choice.ids.clear();
-  json.EndObject().EndArray();
-  if (fields_.continuous_usage) {
-    json.Key("usage");
-    WriteUsage(json, usage_.Of(index), -1);
-  } else if (fields_.include_usage) {
-    json.Key("usage").Null();
-  }
-  WriteSse(*reply_, json.EndObject().str(), sampled_us);
+  json.EndObject();
+  answer_.Send(index, sampled_us);
 }
 
 int OpenAiChatWriter::ReasoningTokens() const {
@@ -153,18 +136,8 @@ void OpenAiChatWriter::WriteMessage(JsonWriter& json, const Choice& choice) {
 }
 
 void OpenAiChatWriter::OnComplete() {
-  JsonWriter json(head_);
-  json.Key("choices").Array();
-  if (fields_.stream) {
-    if (fields_.include_usage) {
-      json.EndArray().Key("usage");
-      WriteUsage(json, usage_.Total(), ReasoningTokens());
-      WriteSse(*reply_, json.EndObject().str(), 0);
-    }
-    WriteSse(*reply_, "[DONE]", 0);
-    reply_->End();
-    return;
-  }
+  if (fields_.stream) return answer_.EndStream(ReasoningTokens());
+  JsonWriter& json = answer_.Open();
   for (size_t i = 0; i < choices_.size(); ++i) {
     json.Object().Member("index", static_cast<int>(i));
     WriteMessage(json, choices_[i]);
@@ -172,8 +145,7 @@ void OpenAiChatWriter::OnComplete() {
     WriteEnd(json, choices_[i], true);
     json.EndObject();
   }
-  json.EndArray().Key("usage");
-  WriteUsage(json, usage_.Total(), ReasoningTokens());
+  answer_.CloseChoices(ReasoningTokens());
   if (fields_.return_token_ids) {
     json.Key("prompt_token_ids").Array();
     for (const int32_t id : prompt_ids_) json.Int(id);
@@ -183,20 +155,7 @@ void OpenAiChatWriter::OnComplete() {
     json.Key("prompt_logprobs");
     WritePromptLogprobs(json, context_.engine, prompt_ids_, prompt_logprobs_);
   }
-  HttpResponse response;
-  response.body = json.EndObject().Take();
-  AddWarnings(fields_, &response.headers);
-  reply_->Send(std::move(response));
-}
-
-void OpenAiChatWriter::OnFailure(const ApiError& error) {
-  if (accepted_ && fields_.stream) {
-    WriteSse(*reply_, OpenAiErrorBody(error), 0);
-    WriteSse(*reply_, "[DONE]", 0);
-    reply_->End();
-    return;
-  }
-  reply_->Send(ErrorResponse(error, false));
+  answer_.SendWhole();
 }
 
 }  // namespace minimo::server

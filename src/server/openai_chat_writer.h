@@ -8,6 +8,7 @@
 #include "minimo/output_parser.h"
 #include "server/fields.h"
 #include "server/generation.h"
+#include "server/openai_answer.h"
 #include "server/protocol.h"
 
 namespace minimo::server {
@@ -18,10 +19,10 @@ class OpenAiChatWriter final : public OutputWriter {
   OpenAiChatWriter(const ApiContext& context, ReplyPtr reply, Fields fields, std::vector<int32_t> prompt_ids,
                    std::vector<std::unique_ptr<OutputParser>> parsers);
 
-  void OnAccepted() override;
+  void OnAccepted() override { answer_.Begin(); }
   void OnEvent(int choice, Event&& event) override;
   void OnComplete() override;
-  void OnFailure(const ApiError& error) override;
+  void OnFailure(const ApiError& error) override { answer_.Fail(error); }
 
  private:
   struct Choice {
@@ -36,23 +37,21 @@ class OpenAiChatWriter final : public OutputWriter {
   };
 
   void Absorb(int index, const Event& event);
-  void SendDelta(int index, const ParsedDelta& delta, int64_t sampled_us);
-  // Sends one chunk: `delta` is the inside of the delta object.
-  void SendChunk(int index, std::string_view delta, bool last, int64_t sampled_us);
+  // One chunk: Open, members of the delta object, Send.
+  JsonWriter& OpenChunk(int index);
+  void SendChunk(int index, bool last, int64_t sampled_us);
+  static void WriteDelta(JsonWriter& json, const ParsedDelta& delta);
   void WriteLogprobs(JsonWriter& json, Choice& choice);
   void WriteEnd(JsonWriter& json, const Choice& choice, bool last);
   void WriteMessage(JsonWriter& json, const Choice& choice);
   int ReasoningTokens() const;
 
   const ApiContext& context_;
-  ReplyPtr reply_;
   Fields fields_;
   std::vector<int32_t> prompt_ids_;
-  bool accepted_ = false;
-  std::string head_;  // {"id": ..., ... without the closing brace
   std::vector<Choice> choices_;
   std::vector<OutputToken> prompt_logprobs_;
-  UsageSum usage_;
+  OpenAiAnswer answer_;
   std::vector<ParsedDelta> deltas_;  // of the event at hand
 };
 

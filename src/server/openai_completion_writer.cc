@@ -4,7 +4,6 @@
 
 #include "base/error.h"
 #include "minimo/tokenizer.h"
-#include "server/ids.h"
 #include "server/json_writer.h"
 
 namespace minimo::server {
@@ -19,13 +18,6 @@ void AppendItem(std::string& list, std::string_view item) {
   list += item;
 }
 
-std::string MakeHead(const ApiContext& context, const Fields& fields) {
-  const std::string id = fields.request_id.empty() ? NewId("cmpl-") : "cmpl-" + fields.request_id;
-  JsonWriter json;
-  json.Object().Member("id", id).Member("object", "text_completion").Member("created", UnixSeconds());
-  return json.Member("model", context.model_names[0]).Take();
-}
-
 }  // namespace
 
 void CompletionWriter::Logprobs::Clear() {
@@ -38,22 +30,12 @@ void CompletionWriter::Logprobs::Clear() {
 CompletionWriter::CompletionWriter(const ApiContext& context, ReplyPtr reply, Fields fields,
                                    std::vector<std::vector<int32_t>> prompts, bool discard_output)
     : context_(context),
-      reply_(std::move(reply)),
       fields_(std::move(fields)),
       prompts_(std::move(prompts)),
       discard_output_(discard_output),
-      head_(MakeHead(context, fields_)),
       choices_(prompts_.size() * static_cast<size_t>(fields_.n)),
       prompt_logprobs_(prompts_.size()),
-      usage_(static_cast<int>(choices_.size()), fields_.n) {}
-
-void CompletionWriter::OnAccepted() {
-  accepted_ = true;
-  if (!fields_.stream) return;
-  HttpResponse head = SseHead();
-  AddWarnings(fields_, &head.headers);
-  reply_->BeginStream(std::move(head));
-}
+      answer_(context, std::move(reply), fields_, "cmpl-", "text_completion", choices_.size()) {}
 
 // `known`: the token has a logprob (the first token of a prompt has none).
 void CompletionWriter::AddLogprob(Choice& choice, const OutputToken& token, bool known) {
@@ -115,7 +97,7 @@ void CompletionWriter::Absorb(int index, Event& event) {
   }
   choice.finish = event.finish;
   choice.stop_reason = std::move(event.stop_reason);
-  usage_.Set(index, event.usage);
+  answer_.usage().Set(index, event.usage);
 }
 
 void CompletionWriter::WriteChoice(JsonWriter& json, int index, Choice& choice, bool last) {
@@ -154,49 +136,16 @@ void CompletionWriter::OnEvent(int index, Event&& event) {
   const bool last = event.finish != FinishReason::kNone;
   // Nothing to show yet: the text is held back (part of a character, or of a stop string).
   if (!last && choice.text.empty() && choice.logprobs.tokens.empty() && choice.ids.empty()) return;
-  JsonWriter json(head_);
-  json.Key("choices").Array();
-  WriteChoice(json, index, choice, last);
-  json.EndArray();
-  if (fields_.continuous_usage) {
-    json.Key("usage");
-    WriteUsage(json, usage_.Of(index), -1);
-  } else if (fields_.include_usage) {
-    json.Key("usage").Null();
-  }
-  WriteSse(*reply_, json.EndObject().str(), event.tokens.empty() ? 0 : event.timing.last_token_us);
+  WriteChoice(answer_.Open(), index, choice, last);
+  answer_.Send(index, event.tokens.empty() ? 0 : event.timing.last_token_us);
 }
 
 void CompletionWriter::OnComplete() {
-  JsonWriter json(head_);
-  json.Key("choices").Array();
-  if (fields_.stream) {
-    if (fields_.include_usage) {
-      json.EndArray().Key("usage");
-      WriteUsage(json, usage_.Total(), -1);
-      WriteSse(*reply_, json.EndObject().str(), 0);
-    }
-    WriteSse(*reply_, "[DONE]", 0);
-    reply_->End();
-    return;
-  }
+  if (fields_.stream) return answer_.EndStream(-1);
+  JsonWriter& json = answer_.Open();
   for (size_t i = 0; i < choices_.size(); ++i) WriteChoice(json, static_cast<int>(i), choices_[i], true);
-  json.EndArray().Key("usage");
-  WriteUsage(json, usage_.Total(), -1);
-  HttpResponse response;
-  response.body = json.EndObject().Take();
-  AddWarnings(fields_, &response.headers);
-  reply_->Send(std::move(response));
-}
-
-void CompletionWriter::OnFailure(const ApiError& error) {
-  if (accepted_ && fields_.stream) {
-    WriteSse(*reply_, OpenAiErrorBody(error), 0);
-    WriteSse(*reply_, "[DONE]", 0);
-    reply_->End();
-    return;
-  }
-  reply_->Send(ErrorResponse(error, false));
+  answer_.CloseChoices(-1);
+  answer_.SendWhole();
 }
 
 }  // namespace minimo::server

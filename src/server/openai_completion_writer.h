@@ -7,6 +7,7 @@
 
 #include "server/fields.h"
 #include "server/generation.h"
+#include "server/openai_answer.h"
 #include "server/protocol.h"
 
 namespace minimo::server {
@@ -18,10 +19,10 @@ class CompletionWriter final : public OutputWriter {
   CompletionWriter(const ApiContext& context, ReplyPtr reply, Fields fields,
                    std::vector<std::vector<int32_t>> prompts, bool discard_output);
 
-  void OnAccepted() override;
+  void OnAccepted() override { answer_.Begin(); }
   void OnEvent(int choice, Event&& event) override;
   void OnComplete() override;
-  void OnFailure(const ApiError& error) override;
+  void OnFailure(const ApiError& error) override { answer_.Fail(error); }
 
  private:
   // Arrays of the "logprobs" object, as JSON without brackets.
@@ -42,16 +43,14 @@ class CompletionWriter final : public OutputWriter {
   void Absorb(int index, Event& event);
   void AddLogprob(Choice& choice, const OutputToken& token, bool known);
   void WriteChoice(JsonWriter& json, int index, Choice& choice, bool last);
+
   const ApiContext& context_;
-  ReplyPtr reply_;
   Fields fields_;
   std::vector<std::vector<int32_t>> prompts_;
   const bool discard_output_;
-  bool accepted_ = false;
-  const std::string head_;  // {"id": ..., ... without the closing brace
   std::vector<Choice> choices_;
   std::vector<std::vector<OutputToken>> prompt_logprobs_;  // by prompt
-  UsageSum usage_;
+  OpenAiAnswer answer_;
 };
 
 }  // namespace minimo::server

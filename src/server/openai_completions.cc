@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "minimo/tokenizer.h"
+#include "server/chat_service.h"
 #include "server/endpoints.h"
 #include "server/fields.h"
 #include "server/json_parse.h"
@@ -95,14 +96,12 @@ std::optional<ApiError> Parse(const ApiContext& context, const std::string& text
     return ApiError{.param = "suffix",
                     .message = "suffix: these models were not trained to fill in the middle; leave it out."};
   }
-  if (const auto format = body->find("response_format"); format != body->end() && format->is_object()) {
-    const auto type = format->find("type");
-    if (type == format->end() || *type != "text") {
-      return ApiError{.param = "response_format",
-                      .message = "response_format: only \"text\" is taken here; use /v1/chat/completions for JSON."};
-    }
-  }
+  OutputFormat format;
+  if (auto error = ReadOutputFormat(*body, &format)) return error;
+  auto matcher = context.chat.FormatMatcher(format);
+  if (!matcher.ok()) return ApiError{.param = "response_format", .message = matcher.error().message};
   SamplingParams& params = fields.params;
+  params.matcher = std::move(*matcher);
   parsed->discard_output = params.max_tokens == 0;
   if (parsed->discard_output) {
     if (!fields.echo) {

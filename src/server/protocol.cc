@@ -154,15 +154,6 @@ void WritePromptLogprobs(JsonWriter& json, const Engine& engine, const std::vect
   json.EndArray();
 }
 
-void WriteSse(Reply& reply, std::string_view data, int64_t sampled_us) {
-  std::string event;
-  event.reserve(data.size() + 8);
-  event += "data: ";
-  event += data;
-  event += "\n\n";
-  reply.Write(event, sampled_us);
-}
-
 HttpResponse SseHead() {
   HttpResponse head;
   head.content_type = "text/event-stream; charset=utf-8";

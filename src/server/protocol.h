@@ -76,9 +76,7 @@ void WriteChatLogprob(JsonWriter& json, const Engine& engine, const OutputToken&
 void WritePromptLogprobs(JsonWriter& json, const Engine& engine, const std::vector<int32_t>& prompt_ids,
                          const std::vector<OutputToken>& known);
 
-// One server-sent event with this data.
-void WriteSse(Reply& reply, std::string_view data, int64_t sampled_us);
-HttpResponse SseHead();
+HttpResponse SseHead();  // of a stream of server-sent events
 
 // The engine's request for one prompt of these fields.
 Request EngineRequest(const Fields& fields, std::vector<int32_t> prompt_ids);

@@ -1,5 +1,7 @@
 #include "server/server.h"
 
+#include <pthread.h>
+
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -8,6 +10,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "minimo/engine_observer.h"
 #include "server/endpoints.h"
 #include "server/engine_events.h"
 #include "server/json_writer.h"
@@ -33,6 +36,16 @@ HttpResponse Json(std::string body, int status = 200) {
 }  // namespace
 
 struct Server::State {
+  // The engine's news go to the metrics; after each bunch of them the IO threads are woken.
+  struct EngineWatch final : EngineObserver {
+    explicit EngineWatch(State& state) : metrics(state.metrics.Observer()), http(state.http) {}
+    void OnStep(const StepStats& stats) override { metrics->OnStep(stats); }
+    void OnFinished(const FinishedStats& stats) override { metrics->OnFinished(stats); }
+    void OnSent() override { http.Wake(); }
+    const std::shared_ptr<EngineObserver> metrics;
+    HttpServer& http;
+  };
+
   State(Engine& engine, const ChatService& chat, ServerOptions given)
       : options(std::move(given)),
         engine(engine),
@@ -119,6 +132,7 @@ Router Server::State::MakeRouter() {
 }
 
 void Server::State::TickLoop() {
+  pthread_setname_np(pthread_self(), "ticker");
   while (true) {
     {
       std::unique_lock lock(mutex);
@@ -156,7 +170,7 @@ Status Server::Start() {
   State& state = *state_;
   state.http.counters().on_token_written = [&metrics = state.metrics](int64_t us) { metrics.ObserveTokenWritten(us); };
   MINIMO_TRY(state.http.Start());
-  state.engine.SetObserver(state.metrics.Observer());
+  state.engine.SetObserver(std::make_shared<State::EngineWatch>(state));
   state.ticker = std::thread([&state] { state.TickLoop(); });
   return {};
 }

@@ -13,6 +13,7 @@
 #include "server/chat_input.h"
 #include "server/json_parse.h"
 #include "spec/model_spec.h"
+#include "text/chat_protocol.h"
 
 namespace minimo::server {
 namespace {
@@ -21,8 +22,6 @@ using grammar::Reasoning;
 using Json = nlohmann::ordered_json;
 
 constexpr size_t kMaxCached = 256;  // compiled matchers
-
-bool Contains(std::string_view text, std::string_view part) { return text.find(part) != text.npos; }
 
 // What the model may write before a structured part, told from the end of the prompt.
 Reasoning ReasoningAfter(std::string_view prompt) {
@@ -73,14 +72,6 @@ grammar::Vocabulary TemplateChat::Impl::VocabularyOnce() {
 }
 
 Result<grammar::Matcher> TemplateChat::Impl::CompileTools(const ChatInput& input, bool parallel, Reasoning reasoning) {
-  grammar::ToolCallFormat format;
-  if (Contains(model_type, "minimax")) {
-    format = grammar::ToolCallFormat::kMiniMaxM2;
-  } else if (Contains(model_type, "mimo")) {
-    format = grammar::ToolCallFormat::kMiMo;
-  } else {
-    return Errorf("tool_choice: a call cannot be forced with models of type {}", model_type);
-  }
   std::vector<grammar::Tool> tools;
   for (const Json& tool : input.tools) {
     const Json& function = tool["function"];
@@ -88,7 +79,7 @@ Result<grammar::Matcher> TemplateChat::Impl::CompileTools(const ChatInput& input
     if (input.tool_choice.kind == ToolChoice::kNamed && name != input.tool_choice.name) continue;
     tools.push_back({name, Dump(function["parameters"])});
   }
-  return grammar::CompileToolCalls(tools, format, parallel, VocabularyOnce(), reasoning);
+  return grammar::CompileToolCalls(tools, FindChatProtocol(model_type), parallel, VocabularyOnce(), reasoning);
 }
 
 Result<grammar::Matcher> TemplateChat::Impl::Compile(const ChatInput& input, const Options& options,
@@ -122,6 +113,10 @@ Result<grammar::Matcher> TemplateChat::Impl::MatcherOf(const ChatInput& input, c
   if (cache.size() >= kMaxCached) cache.clear();
   cache[key] = matcher;
   return matcher;
+}
+
+Result<std::shared_ptr<const TokenMatcher>> TemplateChat::FormatMatcher(const OutputFormat& format) const {
+  return impl_->MatcherOf(ChatInput{}, Options{.format = format}, Reasoning::kNone);
 }
 
 Result<PreparedChat> TemplateChat::Prepare(const ChatInput& input, const Options& options) const {

@@ -17,6 +17,7 @@ class TemplateChat final : public ChatService {
   ~TemplateChat() override;
 
   Result<PreparedChat> Prepare(const ChatInput& input, const Options& options) const override;
+  Result<std::shared_ptr<const TokenMatcher>> FormatMatcher(const OutputFormat& format) const override;
 
  private:
   struct Impl;

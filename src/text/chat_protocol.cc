@@ -7,9 +7,9 @@ namespace {
 
 constexpr std::array kProtocols = {
     ChatProtocol{"minimax_m2", "<minimax:tool_call>", "</minimax:tool_call>", "<invoke name=", "</invoke>",
-                 "<parameter name=", "</parameter>", true},
+                 "<parameter name=", "</parameter>", true, true, true},
     ChatProtocol{"mimo_v2_flash", "<tool_call>", "</tool_call>", "<function=", "</function>",
-                 "<parameter=", "</parameter>", false},
+                 "<parameter=", "</parameter>", false, false, false},
 };
 constexpr ChatProtocol kThinkingAlone{};
 

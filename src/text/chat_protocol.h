@@ -13,6 +13,8 @@ struct ChatProtocol {
   std::string_view param_open, param_close;  // likewise
   // Values and reasoning stand on lines of their own: the newlines next to the tags are not part of them.
   bool tags_on_lines = false;
+  bool quoted_names = false;     // <call "NAME">
+  bool shared_section = false;   // one section holds all calls; else each call has its own
   bool has_tools() const { return !section_open.empty(); }
 };
 

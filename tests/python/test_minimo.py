@@ -93,6 +93,10 @@ def test_json_object_and_schema(minimo):
             "type": "json_schema", "json_schema": {"name": "a", "schema": schema}})
         assert answer.choices[0].finish_reason == "stop"
         jsonschema.validate(json.loads(answer.choices[0].message.content), schema)
+        answer = client.completions.create(model=minimo.model, prompt="The capital: ", seed=seed, max_tokens=600, extra_body={
+            "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}})
+        assert answer.choices[0].finish_reason == "stop"
+        jsonschema.validate(json.loads(answer.choices[0].text), schema)
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model=minimo.model, messages=CAPITAL, response_format={
             "type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "banana"}}})

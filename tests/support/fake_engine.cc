@@ -186,7 +186,9 @@ void FakeEngine::Step(std::vector<std::shared_ptr<Live>> batch) {
   stats_.generation_tokens += step.generated_tokens;
   step.time_to_first_token_us = first_us;
   step.inter_token_us = gap_us;
-  if (observer_) observer_->OnStep(step);
+  if (!observer_) return;
+  observer_->OnSent();
+  observer_->OnStep(step);
 }
 
 bool FakeEngine::Advance(Live& live, int choice) {

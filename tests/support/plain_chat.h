@@ -11,6 +11,9 @@ class PlainChat final : public server::ChatService {
  public:
   explicit PlainChat(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
   Result<server::PreparedChat> Prepare(const server::ChatInput& input, const Options& options) const override;
+  Result<std::shared_ptr<const TokenMatcher>> FormatMatcher(const server::OutputFormat&) const override {
+    return std::shared_ptr<const TokenMatcher>();
+  }
 
  private:
   const Tokenizer& tokenizer_;
