@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <future>
 #include <string>
@@ -106,6 +107,29 @@ class HttpServerTest : public ::testing::Test {
   std::promise<void> closed_;
   std::unique_ptr<HttpServer> server_;
 };
+
+TEST_F(HttpServerTest, QuietNewsWaitForTheWakeUpAndKeepTheirOrder) {
+  Serve();
+  Client client = Connect();
+  client.Send("GET /stream HTTP/1.1\r\n\r\n");
+  client.ReadUntil("\r\n\r\n");
+  const ReplyPtr reply = stream_.get_future().get();
+  std::atomic<int> ran{0};
+  for (int i = 0; i < 3; ++i) {
+    reply->PostQuietly([&, i] {
+      ++ran;
+      reply->Write(std::string(1, static_cast<char>('a' + i)), 0);
+    });
+  }
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_EQ(ran, 0);
+  server_->Wake();
+  client.ReadUntil("c\r\n");
+  EXPECT_EQ(ran, 3);
+  reply->PostQuietly([&] { reply->Write("d", 0); });
+  reply->Post([&] { reply->End(); });  // wakes for both
+  EXPECT_THAT(client.ReadUntil("0\r\n\r\n"), HasSubstr("1\r\na\r\n1\r\nb\r\n1\r\nc\r\n1\r\nd\r\n0\r\n\r\n"));
+}
 
 TEST_F(HttpServerTest, AnswersPipelinedRequestsInOrderOnOneConnection) {
   Serve();
