@@ -2,6 +2,7 @@
 #include <memory>
 
 #include "apps/bench.h"
+#include "apps/rank_flags.h"
 #include "bench/engine_bench.h"
 #include "bench/kernel_bench.h"
 #include "bench/load_bench.h"
@@ -23,6 +24,13 @@ void AddEngineFlags(CLI::App* app, EngineOptions* o) {
   app->add_option("--max-model-len", o->max_model_len, "0: the model's own");
 }
 
+// On many ranks (minimo launch -n N -- bench ...) rank 0 measures.
+template <typename Run>
+Status OnRanks(const RankFlags& ranks, EngineOptions* options, Run run) {
+  MINIMO_TRY(ranks.Fill(options));
+  return Follows(*options) ? Follow(*options) : run();
+}
+
 Status Said(const Result<bool>& clean) {
   if (!clean.ok()) return clean.error();
   return *clean ? Status() : Status(Error{});
@@ -32,8 +40,10 @@ Status Said(const Result<bool>& clean) {
 
 void AddBenchLatency(CLI::App& bench, Commands& commands) {
   auto o = std::make_shared<bench::LatencyOptions>();
+  auto ranks = std::make_shared<RankFlags>();
   CLI::App* app = bench.add_subcommand("latency", "Time of a batch alone: prefill, decode steps, the memory floor");
   AddEngineFlags(app, &o->engine);
+  ranks->AddTo(*app);
   app->add_option("--batch-size", o->batch_sizes, "one or several: 1,8,32")->delimiter(',')->capture_default_str();
   app->add_option("--input-len", o->input_len)->capture_default_str();
   app->add_option("--output-len", o->output_len)->capture_default_str();
@@ -43,14 +53,18 @@ void AddBenchLatency(CLI::App& bench, Commands& commands) {
   app->add_option("--quantization", o->quantization, "number format behind the floor, if not the checkpoint's");
   app->add_option("--memory-bandwidth", o->memory_bandwidth_gbs, "GB/s behind the floor; 0: measured");
   app->add_option("--json,--output-json", o->json_file, "write everything that was measured to this file");
-  commands.Body(*app, [o] { return Said(bench::RunLatencyBench(*o)); });
+  commands.Body(*app, [o, ranks] {
+    return OnRanks(*ranks, &o->engine, [&] { return Said(bench::RunLatencyBench(*o)); });
+  });
 }
 
 void AddBenchThroughput(CLI::App& bench, Commands& commands) {
   auto o = std::make_shared<bench::ThroughputOptions>();
   o->dataset.num_prompts = 128;
+  auto ranks = std::make_shared<RankFlags>();
   CLI::App* app = bench.add_subcommand("throughput", "Many requests at once, given to the engine directly");
   AddEngineFlags(app, &o->engine);
+  ranks->AddTo(*app);
   app->add_option("--num-prompts", o->dataset.num_prompts)->capture_default_str();
   app->add_option("--input-len,--random-input-len", o->dataset.random_input_len)->capture_default_str();
   app->add_option("--output-len,--random-output-len", o->dataset.random_output_len)->capture_default_str();
@@ -59,7 +73,9 @@ void AddBenchThroughput(CLI::App& bench, Commands& commands) {
   app->add_option("--seed", o->dataset.seed)->capture_default_str();
   app->add_option("--quantization", o->quantization, "number format behind the floor, if not the checkpoint's");
   app->add_option("--json,--output-json", o->json_file, "write everything that was measured to this file");
-  commands.Body(*app, [o] { return Said(bench::RunThroughputBench(*o)); });
+  commands.Body(*app, [o, ranks] {
+    return OnRanks(*ranks, &o->engine, [&] { return Said(bench::RunThroughputBench(*o)); });
+  });
 }
 
 void AddBenchLoad(CLI::App& bench, Commands& commands) {

@@ -1,0 +1,94 @@
+#!/usr/bin/env python3
+"""`minimo launch -n 2 -- serve --backend cuda` on a machine with two GPUs: the same answers as one GPU, a lost rank, a
+late rank, NCCL missing, more ranks than GPUs.
+
+    serve_gpu_ranks_test.py MINIMO [TEST ...]      carried there with ../parallel/serve_ranks_test.py beside it
+"""
+import os
+import pathlib
+import signal
+import sys
+import threading
+import time
+import unittest
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "parallel")]
+import serve_ranks_test as ranks  # noqa: E402
+from serve_ranks_test import Group, Load  # noqa: E402
+
+CUDA = ["--backend", "cuda"]
+PROMPTS = ["The capital of France is", "What is 17 plus 25?", "Once upon a time"]
+
+
+class ServeGpuRanks(unittest.TestCase):
+    def test_answers_are_those_of_one_gpu(self):
+        for dtype in (["--dtype", "f32"], []):
+            with Group(1, *CUDA, *dtype) as one:
+                one.wait_ready()
+                expected = [one.complete(p) for p in PROMPTS]
+            self.assertTrue(all(status == 200 for status, _ in expected), expected)
+            for flags in ([], ["--enable-expert-parallel"]):
+                with Group(2, *CUDA, *dtype, *flags) as group:
+                    group.wait_ready()
+                    answers = [None] * len(PROMPTS)
+
+                    def ask(i):
+                        answers[i] = group.complete(PROMPTS[i])
+
+                    threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(PROMPTS))]
+                    for thread in threads:
+                        thread.start()
+                    for thread in threads:
+                        thread.join()
+                    self.assertEqual(answers, expected)
+                    self.assertEqual(group.stop(), 0, group.text())
+
+    def test_a_killed_rank_is_noticed_within_10_s_and_every_request_answered(self):
+        with Group(2, *CUDA) as group:
+            group.wait_ready()
+            load = Load(group)
+            time.sleep(1.5)
+            begin = time.monotonic()
+            os.kill(group.rank(1), signal.SIGKILL)
+            for thread in load.threads:
+                thread.join(60)
+            failed = [(at - begin, status, text) for at, status, text in load.join() if status != 200]
+            self.assertEqual(len(failed), 4, failed)
+            for seconds, status, text in failed:
+                self.assertLess(seconds, 10)
+                self.assertGreaterEqual(status, 500, text)
+                self.assertIn("rank", text)
+            self.assertNotEqual(group.process.wait(40), 0)
+            self.assertEqual(ranks.processes_of(group.port), [])
+            print(f"killed: answered after {max(f[0] for f in failed):.1f} s: {failed[0][2]}", file=sys.stderr)
+
+    def test_a_rank_5_s_late_is_waited_for(self):
+        with Group(2, *CUDA) as group:
+            group.wait_ready()
+            expected = group.complete("Once upon a time", 800)
+            late = group.rank(1)
+            threading.Timer(0.05, lambda: os.kill(late, signal.SIGSTOP)).start()
+            threading.Timer(5.05, lambda: os.kill(late, signal.SIGCONT)).start()
+            self.assertEqual([group.complete("Once upon a time", 800) for _ in range(3)], [expected] * 3)
+
+    def refused(self, group, words):
+        self.assertNotEqual(group.process.wait(60), 0)
+        self.assertRegex(group.text(), words)
+
+    def test_nccl_missing_is_said(self):
+        with Group(2, *CUDA, environment={"MINIMO_NCCL_LIBRARY": "/nowhere/libnccl.so.2"}) as group:
+            self.refused(group, "more than one GPU needs NCCL, which cannot be opened: /nowhere/libnccl.so.2")
+
+    def test_more_ranks_than_gpus_are_refused(self):
+        with Group(3, *CUDA) as group:
+            self.refused(group, "rank 2 of 3: .*this machine has 0 to 1")
+
+    def test_layouts_that_differ_are_refused(self):
+        with Group(2, *CUDA, "--moe-prefill", "ep", "--moe-decode", "tp") as group:
+            self.refused(group, "on GPUs prefill and decode share the experts alike")
+
+
+if __name__ == "__main__":
+    ranks.MINIMO = os.path.abspath(sys.argv.pop(1))
+    unittest.main(verbosity=2)
