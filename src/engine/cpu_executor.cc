@@ -1,5 +1,6 @@
 #include "engine/cpu_executor.h"
 
+#include <algorithm>
 #include <new>
 
 #include "base/error.h"
@@ -40,11 +41,68 @@ Result<std::unique_ptr<CpuExecutor>> CpuExecutor::CreateRank(const LoadedModel& 
 }
 
 Status CpuExecutor::Run(const StepRecord& step, StepOutput* output) {
-  const bool leads = model_.share.alone() || model_.share.comm->rank() == 0;
-  const int rows = leads ? step.NumLogits() : 0;
+  const bool alone = model_.share.alone();
+  if (!alone && !step.row_requests.empty()) {
+    MINIMO_TRY(decoder_.ForwardLocal(step, kv_));
+    std::vector<int32_t> whole;
+    for (size_t row = 0; row < step.row_requests.size(); ++row) {
+      if (step.row_requests[row].candidates == 0) whole.push_back(static_cast<int32_t>(row));
+    }
+    output->logits = {};
+    if (!whole.empty()) MINIMO_TRY(FetchLogits(whole, output));
+    return GatherCandidates(step.row_requests, output);
+  }
+  const int rows = alone || model_.share.comm->rank() == 0 ? step.NumLogits() : 0;
   logits_.resize(static_cast<size_t>(rows) * static_cast<size_t>(model_.spec.vocab));
   MINIMO_TRY(decoder_.Forward(step, kv_, logits_.data(), nullptr));
   output->logits = logits_;
+  return {};
+}
+
+Status CpuExecutor::FetchLogits(std::span<const int32_t> rows, StepOutput* output) {
+  const size_t count = model_.share.comm->rank() == 0 ? rows.size() : 0;
+  logits_.resize(count * static_cast<size_t>(model_.spec.vocab));
+  MINIMO_TRY(decoder_.GatherLogits(rows, logits_.data()));
+  output->logits = logits_;
+  return {};
+}
+
+Status CpuExecutor::GatherCandidates(std::span<const RowRequest> requests, StepOutput* output) {
+  Communicator& comm = *model_.share.comm;
+  const int ranks = comm.size();
+  const bool first = comm.rank() == 0;
+  std::vector<CandidateNeed> needs;
+  for (const RowRequest& r : requests) needs.push_back({r.candidates, r.temperature});
+  std::vector<size_t> parts(ranks);
+  std::vector<int64_t> send(ranks, 0), receive(ranks, 0);
+  for (int r = 0; r < ranks; ++r) {
+    parts[r] = static_cast<size_t>(ShareOf(model_.spec.vocab, ranks, r).count);
+    for (const CandidateNeed& need : needs) receive[r] += need.count > 0 ? static_cast<int64_t>(CandidateBytes(need, parts[r])) : 0;
+  }
+  send[0] = receive[comm.rank()];
+  sent_.resize(static_cast<size_t>(send[0]));
+  size_t at = 0;
+  const size_t mine = parts[comm.rank()];
+  for (size_t row = 0; row < needs.size(); ++row) {
+    if (needs[row].count == 0) continue;
+    PutCandidates(decoder_.local_logits().subspan(row * mine, mine), static_cast<int32_t>(model_.share.vocab.begin),
+                  needs[row], &scratch_, sent_.data() + at);
+    at += CandidateBytes(needs[row], mine);
+  }
+  if (!first) std::fill(receive.begin(), receive.end(), 0);
+  int64_t all = 0;
+  for (const int64_t bytes : receive) all += bytes;
+  received_.resize(static_cast<size_t>(all));
+  MINIMO_TRY(comm.AllToAllV<std::byte>(sent_, send, received_, receive));
+  output->candidates.clear();
+  if (!first) return {};
+  std::vector<const std::byte*> from(ranks, received_.data());
+  for (int r = 1; r < ranks; ++r) from[r] = from[r - 1] + receive[r - 1];
+  for (const CandidateNeed& need : needs) {
+    if (need.count == 0) continue;
+    output->candidates.push_back(MergeCandidates(from, parts, need));
+    for (int r = 0; r < ranks; ++r) from[r] += CandidateBytes(need, parts[r]);
+  }
   return {};
 }
 

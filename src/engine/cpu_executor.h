@@ -26,6 +26,8 @@ class CpuExecutor final : public Executor {
   const KvLayout& kv_layout() const override { return kv_.layout(); }
   int vocab_size() const override { return model_.spec.vocab; }
   Status Run(const StepRecord& step, StepOutput* output) override;
+  bool OffersCandidates() const override { return !model_.share.alone(); }
+  Status FetchLogits(std::span<const int32_t> rows, StepOutput* output) override;
 
   Engine::ExpertLoad GetExpertLoad() const override;
 
@@ -33,12 +35,15 @@ class CpuExecutor final : public Executor {
 
  private:
   CpuExecutor(RankModel model, const KvLayout& layout, DType kv_dtype, int threads);
+  Status GatherCandidates(std::span<const RowRequest> requests, StepOutput* output);
 
   const RankModel model_;
   ThreadTeam team_;
   Decoder decoder_;
   KvStorage kv_;
   std::vector<float> logits_;
+  std::vector<std::byte> sent_, received_;  // candidates
+  DrawScratch scratch_;
 };
 
 }  // namespace minimo

@@ -49,6 +49,7 @@ Status EngineCore::Step(Outbox* outbox) {
   if (plan_.sequences.empty()) {
     return Errorf("{} requests wait and none can run: the scheduler has lost its way", requests_.size());
   }
+  if (executor_->OffersCandidates()) RequestRows();
   const int64_t planned_us = clock_->NowUs();
   StepOutput output;
   MINIMO_TRY(executor_->Run(plan_.record, &output));
@@ -57,7 +58,7 @@ Status EngineCore::Step(Outbox* outbox) {
   for (const ScheduledSequence& scheduled : plan_.sequences) scheduler_.Advance(scheduled, scheduled.num_tokens);
   scheduler_.EndStep();
   CollectRows(&output);
-  SampleBatch(rows_, team_);
+  MINIMO_TRY(SampleRows(&output));
   for (size_t i = 0; i < rows_.size(); ++i) TakeRow(i, outbox);
   FillStepStats(start_us, planned_us, run_us, outbox);
   ++stats_.steps;
@@ -66,23 +67,71 @@ Status EngineCore::Step(Outbox* outbox) {
   return {};
 }
 
+void EngineCore::RequestRows() {
+  for (const ScheduledSequence& scheduled : plan_.sequences) {
+    const auto* choice = static_cast<const LiveChoice*>(scheduled.sequence);
+    // Prompt log-probabilities and choices that fork read the row themselves.
+    const bool forks = choice->OutputTokens() == 0 && choice->choice == 0 && choice->request->request.n > 1;
+    CandidateNeed need;
+    if (choice->max_logit_rows == 0 && scheduled.num_logits == 1 && !forks) need = choice->sampler.Need();
+    plan_.record.row_requests.insert(plan_.record.row_requests.end(), scheduled.num_logits,
+                                     RowRequest{need.count, need.temperature});
+  }
+}
+
+Status EngineCore::SampleRows(StepOutput* output) {
+  SampleBatch(rows_, team_);
+  std::vector<int32_t> places;
+  std::vector<SampleRow> again;
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    if (!rows_[i].needs_logits) continue;
+    places.push_back(row_places_[i]);
+    again.push_back({{}, rows_[i].sequence});
+  }
+  if (places.empty()) return {};
+  MINIMO_TRY(executor_->FetchLogits(places, output));
+  const size_t vocab = static_cast<size_t>(executor_->vocab_size());
+  for (size_t i = 0; i < again.size(); ++i) again[i].logits = output->logits.subspan(i * vocab, vocab);
+  SampleBatch(again, team_);
+  auto from = again.begin();
+  for (SampleRow& row : rows_) {
+    if (row.needs_logits) row = std::move(*from++);
+  }
+  return {};
+}
+
 void EngineCore::CollectRows(StepOutput* output) {
   rows_.clear();
+  row_places_.clear();
   row_choices_.clear();
   row_parents_.clear();
   fork_logits_.clear();
   const size_t vocab = static_cast<size_t>(executor_->vocab_size());
   float* row = output->logits.data();
+  int32_t place = 0;
+  size_t listed = 0;  // candidates taken
   for (const ScheduledSequence& scheduled : plan_.sequences) {
     auto* choice = static_cast<LiveChoice*>(scheduled.sequence);
+    place += scheduled.num_logits;
+    if (scheduled.num_logits > 0 && !plan_.record.row_requests.empty() &&
+        plan_.record.row_requests[static_cast<size_t>(place) - 1].candidates > 0) {
+      const RowCandidates* candidates = &output->candidates[listed++];
+      if (choice->Remaining() > 0) continue;
+      rows_.push_back({{}, &choice->sampler, candidates, {}, {}});
+      row_choices_.push_back(choice);
+      row_parents_.push_back(nullptr);
+      row_places_.push_back(place - 1);
+      continue;
+    }
     if (choice->max_logit_rows > 0) AddPromptLogprobs(choice, scheduled, row);
     row += vocab * static_cast<size_t>(scheduled.num_logits);
     if (choice->Remaining() > 0) continue;  // inside its prompt
     const std::span<float> last(row - vocab, vocab);
     if (choice->OutputTokens() == 0 && choice->choice == 0) ForkRows(choice, last);
-    rows_.push_back({last, &choice->sampler, {}, {}});
+    rows_.push_back({last, &choice->sampler});
     row_choices_.push_back(choice);
     row_parents_.push_back(nullptr);
+    row_places_.push_back(place - 1);
   }
 }
 
@@ -115,7 +164,8 @@ void EngineCore::ForkRows(LiveChoice* parent, std::span<float> row) {
     child->cached_tokens = parent->cached_tokens;
     child->timing.arrival_us = parent->timing.arrival_us;
     fork_logits_.emplace_back(row.begin(), row.end());
-    rows_.push_back({fork_logits_.back(), &child->sampler, {}, {}});
+    rows_.push_back({fork_logits_.back(), &child->sampler});
+    row_places_.push_back(-1);  // its row is here
     row_choices_.push_back(child.get());
     row_parents_.push_back(parent);
     request->choices.push_back(std::move(child));

@@ -67,7 +67,11 @@ class EngineCore {
   std::string Verify() const { return scheduler_.Verify(nullptr); }  // for tests
 
  private:
+  // What each row of logits of the plan is wanted for, where the executor offers candidates.
+  void RequestRows();
   void CollectRows(StepOutput* output);
+  // Chooses a token for every row; whole rows are fetched for those that candidates do not decide.
+  Status SampleRows(StepOutput* output);
   void AddPromptLogprobs(LiveChoice* choice, const ScheduledSequence& scheduled, const float* rows);
   void ForkRows(LiveChoice* parent, std::span<float> row);
   void TakeRow(size_t index, Outbox* outbox);
@@ -89,6 +93,7 @@ class EngineCore {
 
   // Of the step being answered: a row of logits and its choice for each sequence that gets a token.
   std::vector<SampleRow> rows_;
+  std::vector<int32_t> row_places_;              // its row of the step
   std::vector<LiveChoice*> row_choices_;
   std::vector<LiveChoice*> row_parents_;         // for a choice that forks in this step: from whom; else null
   std::vector<std::vector<float>> fork_logits_;  // [forks][vocab]: the sampler changes rows in place

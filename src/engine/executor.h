@@ -8,13 +8,16 @@
 #include "kv/step.h"
 #include "minimo/engine.h"
 #include "minimo/result.h"
+#include "sampling/candidates.h"
 
 namespace minimo {
 
 struct StepOutput {
   // [step.NumLogits(), vocab_size] float32, row-major, in the order of the sequences; host memory of the executor's,
   // valid until its next Run. The sampler may change it in place.
+  // Where the step's row_requests ask for candidates, only the rows without.
   std::span<float> logits;
+  std::vector<RowCandidates> candidates;  // of the rows that asked for them, in order
 };
 
 class Executor {
@@ -24,6 +27,13 @@ class Executor {
   virtual int vocab_size() const = 0;
   // An error is a fault of the device or of a rank: the engine answers every request with it and turns unhealthy.
   virtual Status Run(const StepRecord& step, StepOutput* output) = 0;
+  // True if rows may be asked for as candidates: ranks share the vocabulary, and whole rows cost an exchange.
+  virtual bool OffersCandidates() const { return false; }
+  // Whole rows of the last step after all: output->logits [rows.size(), vocab_size]; candidates stay.
+  virtual Status FetchLogits(std::span<const int32_t> rows, StepOutput* output) {
+    (void)rows, (void)output;
+    return Status(Error{"this executor has no candidates"});
+  }
   // Tokens routed to each expert since start, all ranks together.
   virtual Engine::ExpertLoad GetExpertLoad() const { return {}; }
   // Such a fault that was noticed between runs. Any thread.

@@ -18,7 +18,7 @@ constexpr auto kKeepAlive = std::chrono::seconds(1);
 
 // What the leader sends: one broadcast of a frame, and a second one if the payload is longer. A decode step of 64
 // sequences with 16 blocks each fits in one.
-enum class Kind : uint32_t { kStep = 1, kIdle = 2, kStop = 3 };
+enum class Kind : uint32_t { kStep = 1, kIdle = 2, kStop = 3, kLogits = 4 };
 constexpr size_t kFrameBytes = 8192;
 struct Frame {
   Kind kind;
@@ -82,6 +82,16 @@ Status ParallelExecutor::Run(const StepRecord& step, StepOutput* output) {
   return status;
 }
 
+Status ParallelExecutor::FetchLogits(std::span<const int32_t> rows, StepOutput* output) {
+  std::lock_guard lock(mutex_);
+  const auto bytes = std::as_bytes(rows);
+  message_.assign(bytes.begin(), bytes.end());
+  MINIMO_TRY(Send(comm_, Kind::kLogits, message_));
+  const Status status = Spread(local_->FetchLogits(rows, output), comm_);
+  last_call_us_ = NowUs();
+  return status;
+}
+
 void ParallelExecutor::KeepAlive() {
   constexpr int64_t kKeepAliveUs = std::chrono::microseconds(kKeepAlive).count();
   std::unique_lock lock(mutex_);
@@ -105,6 +115,12 @@ Status FollowSteps(Executor& local, Communicator& comm) {
     if (kind == Kind::kStop) return {};
     if (kind == Kind::kIdle) {
       MINIMO_TRY(comm.Barrier());
+      continue;
+    }
+    if (kind == Kind::kLogits) {
+      std::vector<int32_t> rows(payload.size() / sizeof(int32_t));
+      if (!rows.empty()) std::memcpy(rows.data(), payload.data(), rows.size() * sizeof(int32_t));
+      MINIMO_TRY(Spread(local.FetchLogits(rows, &output), comm));
       continue;
     }
     const Result<StepRecord> step = DecodeStep(payload);
@@ -135,6 +151,10 @@ class ThreadRanksExecutor final : public Executor {
   const KvLayout& kv_layout() const override { return leader_->kv_layout(); }
   int vocab_size() const override { return leader_->vocab_size(); }
   Status Run(const StepRecord& step, StepOutput* output) override { return leader_->Run(step, output); }
+  bool OffersCandidates() const override { return leader_->OffersCandidates(); }
+  Status FetchLogits(std::span<const int32_t> rows, StepOutput* output) override {
+    return leader_->FetchLogits(rows, output);
+  }
   Engine::ExpertLoad GetExpertLoad() const override { return leader_->GetExpertLoad(); }
   Status Check() const override { return leader_->Check(); }
 

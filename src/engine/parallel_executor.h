@@ -30,6 +30,8 @@ class ParallelExecutor final : public Executor {
   const KvLayout& kv_layout() const override { return local_->kv_layout(); }
   int vocab_size() const override { return local_->vocab_size(); }
   Status Run(const StepRecord& step, StepOutput* output) override;
+  bool OffersCandidates() const override { return local_->OffersCandidates(); }
+  Status FetchLogits(std::span<const int32_t> rows, StepOutput* output) override;
   Engine::ExpertLoad GetExpertLoad() const override { return local_->GetExpertLoad(); }  // routers see every token
   Status Check() const override { return comm_.failed() ? Status(comm_.failure()) : Status(); }
 

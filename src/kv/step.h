@@ -17,6 +17,12 @@ struct SequenceStep {
   int32_t num_logits = 0;    // the last num_logits new tokens each give one row of logits; 0 inside a prompt
 };
 
+// What rank 0 needs of a row of logits, where ranks share the vocabulary.
+struct RowRequest {
+  int32_t candidates = 0;  // each rank's best; 0: the whole row
+  float temperature = 1;   // of the sum that comes with them
+};
+
 struct CacheCopy {
   int32_t from = 0;
   int32_t to = 0;
@@ -27,6 +33,7 @@ struct StepRecord {
   std::vector<int32_t> tokens;         // all new tokens, sequence after sequence
   std::vector<SequenceStep> sequences;
   std::vector<int32_t> block_tables;
+  std::vector<RowRequest> row_requests;  // one for each row of logits; empty: whole rows
   // Within one list no target is another copy's source or target, so the copies may run in any order.
   std::vector<CacheCopy> block_copies;       // before the step: a forked sequence's last, partly filled block
   std::vector<CacheCopy> ring_restores;      // before the step: snapshot or parent ring -> a sequence's ring

@@ -10,6 +10,7 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little);
 static_assert(sizeof(SequenceStep) == 7 * sizeof(int32_t) && sizeof(CacheCopy) == 2 * sizeof(int32_t));
+static_assert(sizeof(RowRequest) == 8);
 
 template <typename T>
 void Put(const std::vector<T>& values, std::vector<std::byte>* bytes) {
@@ -49,7 +50,10 @@ bool Consistent(const StepRecord& step) {
       return false;
     }
   }
-  return true;
+  for (const RowRequest& r : step.row_requests) {
+    if (r.candidates < 0 || !(r.temperature > 0)) return false;
+  }
+  return step.row_requests.empty() || static_cast<int>(step.row_requests.size()) == step.NumLogits();
 }
 
 }  // namespace
@@ -60,6 +64,7 @@ void EncodeStep(const StepRecord& step, std::vector<std::byte>* bytes) {
   Put(step.tokens, bytes);
   Put(step.sequences, bytes);
   Put(step.block_tables, bytes);
+  Put(step.row_requests, bytes);
   Put(step.block_copies, bytes);
   Put(step.ring_restores, bytes);
   Put(step.ring_snapshots, bytes);
@@ -69,7 +74,7 @@ Result<StepRecord> DecodeStep(std::span<const std::byte> bytes) {
   StepRecord step;
   Reader reader{bytes};
   if (!reader.Take(&step.id, sizeof step.id) || !reader.Take(&step.tokens) || !reader.Take(&step.sequences) ||
-      !reader.Take(&step.block_tables) || !reader.Take(&step.block_copies) || !reader.Take(&step.ring_restores) ||
+      !reader.Take(&step.block_tables) || !reader.Take(&step.row_requests) || !reader.Take(&step.block_copies) || !reader.Take(&step.ring_restores) ||
       !reader.Take(&step.ring_snapshots) || !reader.left.empty()) {
     return Errorf("a step record of {} bytes is cut off or too long", bytes.size());
   }

@@ -14,6 +14,7 @@ StepRecord Sample() {
   step.tokens = {5, 6, 7, 8};
   step.sequences = {{0, 3, 10, 0, 2, 1, 1}, {3, 1, 0, 2, 1, -1, 0}};
   step.block_tables = {4, 9, 2};
+  step.row_requests = {{40, 0.7f}};
   step.block_copies = {{1, 2}};
   step.ring_snapshots = {{3, 4}, {5, 6}};
   return step;
@@ -32,6 +33,7 @@ TEST(StepCodec, SurvivesTheRoundTrip) {
   EXPECT_EQ(decoded->tokens, Sample().tokens);
   EXPECT_EQ(decoded->sequences.size(), 2u);
   EXPECT_EQ(decoded->sequences[1].ring, -1);
+  EXPECT_EQ(decoded->row_requests[0].candidates, 40);
   EXPECT_EQ(decoded->ring_snapshots[1].to, 6);
   EXPECT_EQ(Encoded(*decoded), bytes);  // nothing is lost
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "base/thread_team.h"
 #include "ops/embedding/embedding.h"
@@ -82,29 +83,35 @@ Status Decoder::FeedForward(const StepContext& c, int layer, int64_t rows) {
   return {};
 }
 
-Status Decoder::Head(int64_t rows, float* logits) {
+void Decoder::Head(int64_t rows, float* logits) {
   const WeightView& head = weights_.lm_head.view;
-  const int64_t hidden = spec_.hidden;
-  if (share_.alone()) {
-    const LinearTask task{head, h_.data(), hidden, nullptr, logits, spec_.vocab, nullptr, rows};
-    LinearCpu({&task, 1}, team_);
-    return {};
+  if (!share_.alone()) {
+    local_logits_.resize(static_cast<size_t>(rows * head.rows));
+    logits = local_logits_.data();
   }
-  local_logits_.resize(static_cast<size_t>(rows * head.rows));
-  const LinearTask task{head, h_.data(), hidden, nullptr, local_logits_.data(), head.rows, nullptr, rows};
+  const LinearTask task{head, h_.data(), spec_.hidden, nullptr, logits, head.rows, nullptr, rows};
   LinearCpu({&task, 1}, team_);
+}
+
+Status Decoder::GatherLogits(std::span<const int32_t> rows, float* logits) {
+  const int64_t part_size = weights_.lm_head.view.rows, count = std::ssize(rows);
+  sent_logits_.clear();
+  for (const int32_t row : rows) {
+    const auto from = local_logits_.begin() + row * part_size;
+    sent_logits_.insert(sent_logits_.end(), from, from + part_size);
+  }
   // Only rank 0 receives: each rank's [rows, its part of the vocabulary], one after the other.
   const int ranks = share_.comm->size();
   const bool first = share_.comm->rank() == 0;
   std::vector<int64_t> send(ranks, 0), receive(ranks, 0);
-  send[0] = std::ssize(local_logits_);
-  for (int r = 0; first && r < ranks; ++r) receive[r] = rows * ShareOf(spec_.vocab, ranks, r).count;
-  gathered_logits_.resize(first ? static_cast<size_t>(rows * spec_.vocab) : 0);
-  MINIMO_TRY(share_.comm->AllToAllV<float>(local_logits_, send, gathered_logits_, receive));
+  send[0] = std::ssize(sent_logits_);
+  for (int r = 0; first && r < ranks; ++r) receive[r] = count * ShareOf(spec_.vocab, ranks, r).count;
+  gathered_logits_.resize(first ? static_cast<size_t>(count * spec_.vocab) : 0);
+  MINIMO_TRY(share_.comm->AllToAllV<float>(sent_logits_, send, gathered_logits_, receive));
   const float* from = gathered_logits_.data();
   for (int r = 0; first && r < ranks; ++r) {
     const Range part = ShareOf(spec_.vocab, ranks, r);
-    for (int64_t row = 0; row < rows; ++row, from += part.count) {
+    for (int64_t row = 0; row < count; ++row, from += part.count) {
       std::copy_n(from, part.count, logits + row * spec_.vocab + part.begin);
     }
   }
@@ -112,6 +119,27 @@ Status Decoder::Head(int64_t rows, float* logits) {
 }
 
 Status Decoder::Forward(const StepRecord& step, KvStorage& kv, float* logits, ForwardCapture* capture) {
+  int64_t rows = 0;
+  MINIMO_TRY(Layers(step, kv, capture, &rows));
+  Head(rows, logits);
+  if (!share_.alone()) {
+    std::vector<int32_t> all(static_cast<size_t>(rows));
+    std::iota(all.begin(), all.end(), 0);
+    MINIMO_TRY(GatherLogits(all, logits));
+  }
+  kv.CopyRings(step.ring_snapshots);
+  return {};
+}
+
+Status Decoder::ForwardLocal(const StepRecord& step, KvStorage& kv) {
+  int64_t rows = 0;
+  MINIMO_TRY(Layers(step, kv, nullptr, &rows));
+  Head(rows, nullptr);
+  kv.CopyRings(step.ring_snapshots);
+  return {};
+}
+
+Status Decoder::Layers(const StepRecord& step, KvStorage& kv, ForwardCapture* capture, int64_t* logit_rows) {
   kv.CopyBlocks(step.block_copies);
   kv.CopyRings(step.ring_restores);
   const StepContext c = MakeContext(step, kv, team_, share_);
@@ -147,8 +175,7 @@ Status Decoder::Forward(const StepRecord& step, KvStorage& kv, float* logits, Fo
     if (capture) Capture(c, i, rows, capture);
   }
   norm(weights_.final_norm, x_.data(), h_.data());
-  MINIMO_TRY(Head(rows, logits));
-  kv.CopyRings(step.ring_snapshots);
+  *logit_rows = rows;
   return {};
 }
 

@@ -24,6 +24,12 @@ class Decoder {
   // capture may be null. Fails only if a rank does.
   Status Forward(const StepRecord& step, KvStorage& kv, float* logits, ForwardCapture* capture);
 
+  // Of several ranks: the same without the last exchange. The rank's part of the logits stays until the next step.
+  Status ForwardLocal(const StepRecord& step, KvStorage& kv);
+  std::span<const float> local_logits() const { return local_logits_; }  // [step.NumLogits(), vocab share]
+  // These rows, whole, on rank 0: logits [rows.size(), vocab].
+  Status GatherLogits(std::span<const int32_t> rows, float* logits);
+
   // Tokens routed to each expert since start, [layers][experts]; dense layers stay 0.
   const std::vector<std::vector<int64_t>>& expert_load() const { return expert_load_; }
 
@@ -37,8 +43,9 @@ class Decoder {
   Status Embed(const StepRecord& step);
   // x_ += the feed-forward of h_, on `rows` rows.
   Status FeedForward(const StepContext& context, int layer, int64_t rows);
-  // The head on `rows` rows of h_.
-  Status Head(int64_t rows, float* logits);
+  Status Layers(const StepRecord& step, KvStorage& kv, ForwardCapture* capture, int64_t* rows);
+  // The head on `rows` rows of h_: the whole of it, or of several ranks this one's part, into local_logits_.
+  void Head(int64_t rows, float* logits);
   void Capture(const StepContext& context, int layer, int64_t rows, ForwardCapture* capture) const;
 
   const ModelSpec& spec_;
@@ -49,7 +56,7 @@ class Decoder {
   std::vector<RopeBase> rope_;
   std::vector<std::vector<int64_t>> expert_load_;
   Buffer<float> x_, h_, block_out_;
-  std::vector<float> local_logits_, gathered_logits_;  // of several ranks
+  std::vector<float> local_logits_, sent_logits_, gathered_logits_;  // of several ranks
   AttentionScratch attention_scratch_;
   FfnScratch ffn_scratch_;
 };

@@ -145,7 +145,7 @@ size_t Survivors(std::span<const float> logits, const RowScan& scan, const DrawP
     count = CollectInto(logits, std::max(threshold, LowerBoundOfKth(k, scratch)), scratch);
     if (count > k) count = Tighten(count, KthGreatest(k, count, scratch), scratch);
   } else if (threshold == kLowest && has_top_p) {
-    const double target = params.top_p * SumExp(logits.data(), n, scan.max, scale, nullptr);
+    const double target = params.top_p * (SumExp(logits.data(), n, scan.max, scale, nullptr) + params.outside);
     count = CollectForMass(logits, scan.max, scale, target, scratch);
     WeighSurvivors(count, scan.max, scale, scratch);
     return KeepNucleus(count, target, scratch);
@@ -186,6 +186,29 @@ int32_t Draw(std::span<const float> logits, const RowScan& scan, const DrawParam
   scratch->weights.resize(length);
   ExpRow(logits.data() + begin, length, scan.max, scale, scratch->weights.data());
   return static_cast<int32_t>(begin + WalkWeights(scratch->weights.data(), length, target));
+}
+
+int32_t DrawListed(std::span<const float> logits, const RowScan& scan, const DrawParams& params, float floor,
+                   double uniform, DrawScratch* scratch) {
+  const size_t count = Survivors(logits, scan, params, scratch);
+  double total = 0;
+  float least = scan.max;
+  for (size_t i = 0; i < count; ++i) {
+    total += scratch->weights[i];
+    least = std::min(least, scratch->values[i]);
+  }
+  // With top_k the caller has seen that the k-th best is above the floor.
+  if (floor > kLowest && params.top_k <= 0) {
+    if (least <= floor) return -1;
+    if (params.min_p > 0) {
+      if (scan.max + std::log(params.min_p) * params.temperature <= floor) return -1;
+    } else {  // a nucleus that is not full
+      const float scale = static_cast<float>(1.0 / params.temperature);
+      const double all = SumExp(logits.data(), logits.size(), scan.max, scale, nullptr) + params.outside;
+      if (total < params.top_p * all) return -1;
+    }
+  }
+  return scratch->indices[WalkWeights(scratch->weights.data(), count, uniform * total)];
 }
 
 size_t TopK(std::span<const float> logits, size_t k, DrawScratch* scratch) {

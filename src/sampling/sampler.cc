@@ -17,6 +17,8 @@ namespace minimo {
 namespace {
 
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
+// Candidates of a rank at most: 4 KB where a row of 200,000 logits takes 800; a nucleus of 0.95 is mostly smaller.
+constexpr int32_t kMostCandidates = 256;
 constexpr double kGreedyBelow = 1e-5;  // vLLM's _SAMPLING_EPS: a lower temperature means greedy
 
 Error FaultyRow() {
@@ -59,6 +61,24 @@ SequenceSampler SequenceSampler::Fork(int32_t choice) const {
   return fork;
 }
 
+bool SequenceSampler::ChangesLogits() const {
+  const SamplingParams& params = shared_->params;
+  return matcher_ != nullptr || !params.allowed_token_ids.empty() || !params.logit_bias.empty() ||
+         output_length_ < params.min_tokens || (has_penalties_ && !uses_.empty());
+}
+
+CandidateNeed SequenceSampler::Need() const {
+  const SamplingParams& p = shared_->params;
+  if (ChangesLogits() || p.logprobs > kMostCandidates || p.top_k > kMostCandidates) return {};
+  CandidateNeed need{std::max(1, p.logprobs + 1), 1};
+  if (p.temperature < kGreedyBelow) return need;
+  if (p.top_k <= 0 && p.top_p >= 1 && p.min_p <= 0) return {};  // any token can be drawn
+  // One more than the k best shows that the last of them has no equal elsewhere.
+  need.count = std::max(need.count, p.top_k > 0 ? p.top_k + 1 : kMostCandidates);
+  need.temperature = static_cast<float>(p.temperature);
+  return need;
+}
+
 Status SequenceSampler::Append(int32_t token) {
   ++output_length_;
   if (has_penalties_) {
@@ -76,7 +96,12 @@ Status SequenceSampler::Append(int32_t token) {
 class RowSampler {
  public:
   void Sample(SampleRow* row) {
-    row->status = Choose(row->logits, row->sequence, &row->token);
+    row->needs_logits = false;
+    if (row->candidates == nullptr) {
+      row->status = Choose(row->logits, row->sequence, &row->token);
+    } else {
+      row->status = ChooseListed(*row->candidates, *row->sequence, row);
+    }
   }
 
   Result<OutputToken> Logprobs(std::span<const float> logits, int32_t token, int32_t top_n) {
@@ -98,7 +123,7 @@ class RowSampler {
     const bool wants_logprobs = params.logprobs >= 0;
     std::span<const float> raw = logits;
     if (wants_logprobs) FillTop(raw, scan, params.logprobs, output);
-    if (ChangesLogits(*sequence)) {
+    if (sequence->ChangesLogits()) {
       if (wants_logprobs) {
         raw_.assign(logits.begin(), logits.end());
         raw = raw_;
@@ -122,10 +147,54 @@ class RowSampler {
     return {};
   }
 
-  static bool ChangesLogits(const SequenceSampler& s) {
-    const SamplingParams& params = s.params();
-    return s.matcher_ != nullptr || !params.allowed_token_ids.empty() || !params.logit_bias.empty() ||
-           s.output_length_ < params.min_tokens || (s.has_penalties_ && !s.uses_.empty());
+  // As Choose, for a sequence that does not change logits.
+  Status ChooseListed(const RowCandidates& row, const SequenceSampler& sequence, SampleRow* out) {
+    OutputToken* output = &out->token;
+    *output = {};
+    const SamplingParams& params = sequence.params();
+    if (row.bad || row.best.empty()) return FaultyRow();
+    const size_t top = static_cast<size_t>(std::max(params.logprobs, 0));
+    const bool all = row.floor == kLowest;
+    // Of equals at the floor some may be missing, with lower ids than those that are here.
+    const auto lacks = [&](size_t n) { return n > 0 && (row.best.size() < n || row.best[n - 1].logit <= row.floor); };
+    const bool draws = params.temperature >= kGreedyBelow;
+    if (!all && (lacks(top) || (draws && lacks(static_cast<size_t>(std::max(params.top_k, 0)))))) {
+      out->needs_logits = true;
+      return {};
+    }
+    float value = row.best[0].logit;
+    output->token = row.best[0].token;
+    if (draws) {
+      listed_.assign(row.best.begin(), row.best.end());
+      std::sort(listed_.begin(), listed_.end(), [](const auto& a, const auto& b) { return a.token < b.token; });
+      values_.clear();
+      double inside = 0;
+      for (const TokenLogit& t : listed_) {
+        values_.push_back(t.logit);
+        inside += std::exp((double{t.logit} - row.best[0].logit) / params.temperature);
+      }
+      const double uniform =
+          UniformAt(sequence.seed_, sequence.choice_, static_cast<uint64_t>(sequence.output_length_));
+      DrawParams draw{params.temperature, params.top_k, params.top_p, params.min_p};
+      draw.outside = std::max(0.0, row.tempered_sum - inside);
+      const int32_t drawn = DrawListed(values_, Scan(values_, &scratch_), draw, row.floor, uniform, &scratch_);
+      if (drawn < 0) {
+        out->needs_logits = true;
+        return {};
+      }
+      output->token = listed_[drawn].token;
+      value = listed_[drawn].logit;
+    }
+    if (params.logprobs < 0) return {};
+    log_normaliser_ = row.best[0].logit + std::log(row.sum);
+    for (size_t i = 0; i < std::min(top, row.best.size()); ++i) {
+      output->top.push_back({row.best[i].token, static_cast<float>(row.best[i].logit - log_normaliser_),
+                             static_cast<int32_t>(i + 1)});
+    }
+    output->logprob = static_cast<float>(value - log_normaliser_);
+    const auto greater = std::count_if(row.best.begin(), row.best.end(), [&](const auto& t) { return t.logit > value; });
+    output->rank = static_cast<int32_t>(greater + 1);
+    return {};
   }
 
   // Allowed ids, the matcher's mask, min_tokens. A matcher overrules min_tokens: a finished text must end.
@@ -194,6 +263,8 @@ class RowSampler {
   }
 
   DrawScratch scratch_;
+  std::vector<TokenLogit> listed_;  // candidates by token
+  std::vector<float> values_;       // their logits
   std::vector<uint32_t> mask_;
   std::vector<float> raw_;
   double log_normaliser_ = 0;

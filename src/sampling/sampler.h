@@ -19,6 +19,7 @@
 #include "base/thread_team.h"
 #include "minimo/request.h"
 #include "minimo/result.h"
+#include "sampling/candidates.h"
 
 namespace minimo {
 
@@ -47,12 +48,18 @@ class SequenceSampler {
   // True when the matcher lets nothing but the end of the text follow: the sequence may stop without another step.
   bool MatcherFinished() const { return matcher_ != nullptr && matcher_->Finished(); }
 
+  // What the next choice needs of its row, where ranks share the vocabulary.
+  CandidateNeed Need() const;
+
   const SamplingParams& params() const { return shared_->params; }
   int64_t output_length() const { return output_length_; }
   uint64_t seed() const { return seed_; }
 
  private:
   friend class RowSampler;
+
+  // True if the next row is masked or shifted before the choice.
+  bool ChangesLogits() const;
 
   struct Shared {
     SamplingParams params;
@@ -72,10 +79,12 @@ class SequenceSampler {
 };
 
 struct SampleRow {
-  std::span<float> logits;              // [vocab_size] float32; changed in place
+  std::span<float> logits;              // [vocab_size] float32; changed in place; empty with candidates
   SequenceSampler* sequence = nullptr;  // at most one row of a batch each
+  const RowCandidates* candidates = nullptr;
   OutputToken token;                    // out
   Status status;                        // out: why nothing can be chosen (a NaN, nothing allowed)
+  bool needs_logits = false;            // out: the candidates do not decide; nothing is chosen yet
 };
 
 // Fills token and status of every row. `team` may be null.

@@ -158,6 +158,7 @@ void Scheduler::BuildRecord(StepPlan* plan) {
   record.tokens.clear();
   record.sequences.clear();
   record.block_tables.clear();
+  record.row_requests.clear();
   record.block_copies.clear();
   record.ring_restores.clear();
   record.ring_snapshots.clear();

@@ -33,7 +33,13 @@ std::vector<Request> Requests(const Tokenizer& tokenizer) {
   for (int i = 0; i < 16; ++i) {
     Request request;
     request.prompt_ids = *tokenizer.Encode(prompts[i % 8] + (i < 8 ? "" : " Please."));
-    request.params.temperature = 0;
+    request.params.temperature = i % 4 < 2 ? 0 : 0.9;
+    request.params.seed = static_cast<uint64_t>(i);
+    if (i % 4 == 2) request.params.top_k = 40;       // candidates decide
+    if (i % 4 == 3) request.params.top_p = 0.95;     // mostly
+    if (i == 5) request.params.logprobs = 4;
+    if (i == 6) request.params.repetition_penalty = 1.2;  // whole rows
+    if (i == 10) request.params.top_p = 1, request.params.top_k = 0;
     request.params.max_tokens = 12 + i;
     request.params.ignore_eos = i % 2 == 0;
     requests.push_back(std::move(request));
