@@ -15,6 +15,7 @@ void AddEngineFlags(CLI::App* app, EngineOptions* o) {
   app->add_option("--model", o->model, "checkpoint folder or shipped model")->capture_default_str();
   app->add_option("--backend", o->backend, "auto, cpu or cuda")->capture_default_str();
   app->add_option("--dtype", o->dtype, "auto, f32 or bf16")->capture_default_str();
+  app->add_option("--activations", o->activations, "on the CPU: exact or int8")->capture_default_str();
   app->add_option("--kv-cache-dtype", o->kv_cache_dtype, "auto, f32, bf16 or fp8")->capture_default_str();
   app->add_option("--load-format", o->load_format, "auto, or dummy: random weights of the config's shapes");
   app->add_option("--threads", o->threads, "0: all cores")->capture_default_str();
@@ -95,6 +96,8 @@ void AddBenchKernels(CLI::App& bench, Commands& commands) {
   app->add_option("--model", o->model, "minimax-m2, mimo-v2-flash, or a folder with config.json")->capture_default_str();
   app->add_option("--quantization", o->quantization, "fp8, w4, bf16 or f32")
       ->check(CLI::IsMember({"fp8", "w4", "bf16", "f32"}))->capture_default_str();
+  app->add_option("--activations", o->activations, "exact or int8")->check(CLI::IsMember({"exact", "int8"}))
+      ->capture_default_str();
   app->add_option("--tokens,--batch-size", o->tokens, "one or several: 1,8,32")->delimiter(',')->capture_default_str();
   app->add_option("--context", o->context, "tokens in the cache of each sequence")
       ->check(CLI::Range(0, 1 << 20))->capture_default_str();

@@ -34,6 +34,7 @@ struct CommonFlags {
   std::string model = "nano-minimax-m2";
   std::string backend = "auto";
   std::string dtype = "auto";
+  std::string activations = "exact";
   std::string quantization;  // empty: as the checkpoint is
   int threads = 0;
 

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/thread_team.h"
 #include "checkpoint/mapped_file.h"
+#include "layers/tile_weights.h"
 #include "models/offline_runner.h"
 
 namespace minimo {
@@ -140,8 +141,9 @@ Status Perplexity(const Flags& flags, const std::string& text) {
   MINIMO_ASSIGN(const auto tokenizer, Tokenizer::FromFolder(folder));
   MINIMO_ASSIGN(const auto ids, tokenizer->Encode(text));
   if (ids.size() < 2) return Errorf("{}: {} tokens, expected at least 2", flags.task, ids.size());
-  MINIMO_ASSIGN(const LoadedModel model, LoadModel(folder));
+  MINIMO_ASSIGN(LoadedModel model, LoadModel(folder));
   ThreadTeam team(flags.common.threads);
+  if (flags.common.activations == "int8") MINIMO_TRY(TileWeights(&model.weights, SourceBytes::kKeep, team));
   OfflineRunner runner(model, team, flags.common.dtype == "bf16" ? DType::kBf16 : DType::kF32, flags.context);
   double sum = 0, squares = 0;
   int64_t count = 0;
@@ -167,7 +169,7 @@ Status Perplexity(const Flags& flags, const std::string& text) {
   const double perplexity = std::exp(mean);
   if (flags.json) {
     std::cout << ordered_json({{"task", flags.task}, {"tokens", count}, {"nll", mean}, {"nll_standard_error", error},
-                               {"perplexity", perplexity}, {"context", flags.context}}).dump(2) << "\n";
+                               {"perplexity", perplexity}, {"activations", flags.common.activations}, {"context", flags.context}}).dump(2) << "\n";
   } else {
     fmt::print("{}: perplexity {:.4f} (nll {:.5f} +- {:.5f}) over {} tokens in windows of {}\n", flags.task, perplexity, mean,
                error, count, flags.context);

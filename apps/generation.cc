@@ -83,6 +83,7 @@ EngineOptions LocalOptions(const CommonFlags& flags, int max_num_seqs) {
   options.model = flags.model;
   options.backend = flags.backend;
   options.dtype = flags.dtype;
+  options.activations = flags.activations;
   options.threads = flags.threads;
   options.max_num_seqs = max_num_seqs;
   return options;

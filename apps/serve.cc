@@ -120,6 +120,7 @@ Status Body(Flags& f) {
   engine_options.model = f.common.model;
   engine_options.backend = f.common.backend;
   engine_options.dtype = f.common.dtype;
+  engine_options.activations = f.common.activations;
   engine_options.threads = f.common.threads;
   if (f.kv_cache_gb > 0) engine_options.kv_cache_bytes = static_cast<int64_t>(f.kv_cache_gb * 1e9);
   MINIMO_TRY(f.ranks.Fill(&engine_options));

@@ -21,6 +21,7 @@ struct EngineOptions {
   std::string model;                // a checkpoint folder in the Hugging Face layout, or a shipped model's name
   std::string backend = "auto";     // auto, cpu, cuda
   std::string dtype = "auto";       // auto, f32, bf16: activations
+  std::string activations = "exact";    // exact, int8: of linear layers on the CPU (docs/cpu.md)
   std::string kv_cache_dtype = "auto";  // auto, f32, bf16, fp8
   std::string load_format = "auto";     // auto, dummy (random weights of the config's shapes, no files read)
   int threads = 0;                  // 0: all cores

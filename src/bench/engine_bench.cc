@@ -158,6 +158,7 @@ struct Bench {
 Result<Bench> Open(const EngineOptions& options, const std::string& quantization, double bandwidth) {
   Bench bench;
   MINIMO_ASSIGN(bench.facts, ReadModelFacts(options.model, quantization, options.num_layers));
+  if (options.activations == "int8") bench.facts.bits = TiledBits(bench.facts.bits);
   bench.environment = CollectEnvironment();
   if (bandwidth <= 0) Improve(&bench.environment);
   MINIMO_ASSIGN(bench.engine, Engine::Create(options));
@@ -170,7 +171,7 @@ Json CommonJson(const char* kind, const Bench& bench, const EngineOptions& o, ui
           {"model_id", o.model},
           {"model_shape", ToJson(bench.facts)},
           {"seed", seed},
-          {"engine", {{"backend", o.backend}, {"dtype", o.dtype}, {"kv_cache_dtype", o.kv_cache_dtype},
+          {"engine", {{"backend", o.backend}, {"dtype", o.dtype}, {"activations", o.activations}, {"kv_cache_dtype", o.kv_cache_dtype},
                       {"threads", o.threads}, {"load_format", o.load_format}, {"num_layers", o.num_layers}}}};
 }
 

@@ -52,6 +52,14 @@ double VisibleKeys(double tokens, int window) {
 
 WeightBits Fp8Bits(bool output_is_bf16) { return {"fp8", kFp8, output_is_bf16 ? 16 : kFp8, kFp8, kFp8, 32, 16}; }
 WeightBits W4Bits() { return {"w4", kFp8, kFp8, kFp8, kW4, 16, kFp8}; }
+WeightBits TiledBits(WeightBits bits) {
+  constexpr double kTiled = 8 + 16.0 / 128;
+  for (double* b : {&bits.qkv, &bits.output, &bits.dense, &bits.experts, &bits.head}) {
+    if (*b > 6) *b = kTiled;
+  }
+  bits.name += ", int8 activations";
+  return bits;
+}
 WeightBits UniformBits(const std::string& name, double bits) { return {name, bits, bits, bits, bits, bits, bits}; }
 
 double ExpertsTouched(const MoeSpec& moe, double tokens) {

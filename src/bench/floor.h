@@ -25,6 +25,8 @@ WeightBits Fp8Bits(bool output_is_bf16);
 // 4-bit experts with an 8-bit scale to each group of 32 (4.25 bits), router bf16, the rest FP8.
 WeightBits W4Bits();
 WeightBits UniformBits(const std::string& name, double bits);
+// As `--activations int8` lays them out: wider ones than 4 bits become 8 and a bf16 scale to 128 columns; router as is.
+WeightBits TiledBits(WeightBits bits);
 
 // A model as a figure must describe it: shape and number formats.
 struct ModelFacts {

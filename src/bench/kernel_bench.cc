@@ -90,7 +90,9 @@ Result<bool> RunKernelBench(const KernelBenchOptions& o) {
   DType kv_dtype = DType::kBf16;
   if (o.kv_cache_dtype == "f32") kv_dtype = DType::kF32;
   if (o.kv_cache_dtype == "fp8") kv_dtype = DType::kF8E4M3;
-  MINIMO_ASSIGN(const ModelFacts facts, Facts(o));
+  MINIMO_ASSIGN(ModelFacts facts, Facts(o));
+  const bool tiled = o.activations == "int8";
+  if (tiled) facts.bits = TiledBits(facts.bits);
   if (facts.spec.layers.empty()) return Errorf("{}: no layers", o.model);
   Environment environment = CollectEnvironment();
   double gbs = o.memory_bandwidth_gbs;
@@ -108,7 +110,7 @@ Result<bool> RunKernelBench(const KernelBenchOptions& o) {
   Json lines = Json::array();
   for (const int tokens : o.tokens) {
     if (tokens < 1) return Errorf("--tokens {}: expected at least 1", tokens);
-    for (const KernelCase& c : MakeKernelCases(facts, tokens, o.context, kv_dtype, pool, team, o.seed)) {
+    for (const KernelCase& c : MakeKernelCases(facts, tokens, o.context, kv_dtype, tiled, pool, team, o.seed)) {
       if (InterruptScope::Requested()) break;
       if (!o.only.empty() && c.op.find(o.only) == std::string::npos) continue;
       const std::vector<double> us = TimeUs(c, o.seconds);
@@ -121,7 +123,7 @@ Result<bool> RunKernelBench(const KernelBenchOptions& o) {
   if (!o.json_file.empty()) {
     const Json json = {{"kind", "kernels"},        {"environment", ToJson(environment)}, {"model_id", o.model},
                        {"model_shape", ToJson(facts)}, {"seed", o.seed},                 {"bandwidth_gbs", gbs},
-                       {"context", o.context},     {"kv_cache_dtype", o.kv_cache_dtype}, {"lines", lines}};
+                       {"activations", o.activations}, {"context", o.context}, {"kv_cache_dtype", o.kv_cache_dtype}, {"lines", lines}};
     MINIMO_TRY(WriteResult(o.json_file, json));
   }
   return !InterruptScope::Requested();

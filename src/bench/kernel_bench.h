@@ -12,6 +12,7 @@ namespace minimo::bench {
 struct KernelBenchOptions {
   std::string model = "minimax-m2";  // a folder with config.json, or minimax-m2 / mimo-v2-flash: the released shapes
   std::string quantization = "fp8";  // of the weights: fp8, w4, bf16 or f32
+  std::string activations = "exact"; // or int8
   std::vector<int> tokens = {1, 32};  // sequences in the step
   int context = 945;                 // tokens in the cache of each
   std::string kv_cache_dtype = "bf16";

@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "ops/attention/attention.h"
 #include "ops/linear/linear.h"
+#include "ops/linear/tiles.h"
 #include "ops/rms_norm/rms_norm.h"
 #include "ops/rope/rope.h"
 #include "ops/router/router.h"
@@ -56,12 +57,21 @@ const char* NameOf(WeightFormat format) {
   return "?";
 }
 
+// Points a weight at memory that no cache holds.
+void Renew(bool tiled, WeightPool& pool, WeightView* w) {
+  if (tiled && HasTileLayout(*w)) {
+    w->tiles = pool.Next(TilesBytes(*w));
+  } else {
+    w->data = pool.Next(w->rows * w->row_bytes);
+  }
+}
+
 class CaseMaker {
  public:
-  CaseMaker(const ModelFacts& model, int tokens, int context, DType kv_dtype, WeightPool& pool, ThreadTeam& team,
-            uint64_t seed)
-      : model_(model), spec_(model.spec), tokens_(tokens), context_(context), kv_dtype_(kv_dtype), pool_(pool),
-        team_(team), seed_(seed), scales_(std::make_shared<Scales>()) {}
+  CaseMaker(const ModelFacts& model, int tokens, int context, DType kv_dtype, bool tiled, WeightPool& pool,
+            ThreadTeam& team, uint64_t seed)
+      : model_(model), spec_(model.spec), tokens_(tokens), context_(context), kv_dtype_(kv_dtype), tiled_(tiled),
+        pool_(pool), team_(team), seed_(seed), scales_(std::make_shared<Scales>()) {}
 
   // y = W x for every token.
   void Linear(const std::string& op, int64_t rows, int64_t cols, double bits) {
@@ -78,7 +88,7 @@ class CaseMaker {
     const double bytes = static_cast<double>(rows * cols) * bits / 8;
     WeightPool& pool = pool_;
     Add(op, fmt::format("{} x {} {}", rows, cols, NameOf(FormatOf(bits))), bytes, 2.0 * rows * cols * tokens_,
-        [io, task, &pool] { task->weight.data = pool.Next(task->weight.rows * task->weight.row_bytes); },
+        [tiled = tiled_, io, task, &pool] { Renew(tiled, pool, &task->weight); },
         [io, task, &team = team_, keep = scales_] { LinearCpu({task.get(), 1}, team); });
   }
 
@@ -100,7 +110,7 @@ class CaseMaker {
     const WeightView view = View(rows, cols, format);
     const double touched = ExpertsTouched(moe, tokens_);
     const double bytes = touched * matrices * static_cast<double>(rows * cols) * model_.bits.experts / 8;
-    const auto prepare = [state, &pool = pool_, view, moe, matrices, tokens = tokens_] {
+    const auto prepare = [state, &pool = pool_, tiled = tiled_, view, moe, matrices, tokens = tokens_] {
       state->tokens_of_expert.assign(static_cast<size_t>(moe.experts), {});
       state->slots_of_expert.assign(static_cast<size_t>(moe.experts), {});
       std::vector<int32_t> ids(static_cast<size_t>(moe.experts));
@@ -120,7 +130,7 @@ class CaseMaker {
         for (int m = 0; m < matrices; ++m) {
           LinearTask task;
           task.weight = view;
-          task.weight.data = pool.Next(view.rows * view.row_bytes);
+          Renew(tiled, pool, &task.weight);
           task.x = state->io.x.data();
           task.x_stride = view.cols;
           task.x_rows = state->tokens_of_expert[e].data();
@@ -257,6 +267,7 @@ class CaseMaker {
   int tokens_;
   int context_;
   DType kv_dtype_;
+  bool tiled_;
   WeightPool& pool_;
   ThreadTeam& team_;
   uint64_t seed_;
@@ -287,9 +298,9 @@ const std::byte* WeightPool::Next(int64_t bytes) {
 }
 
 std::vector<KernelCase> MakeKernelCases(const ModelFacts& model, int tokens, int context, DType kv_dtype,
-                                        WeightPool& pool, ThreadTeam& team, uint64_t seed) {
+                                        bool tiled, WeightPool& pool, ThreadTeam& team, uint64_t seed) {
   const ModelSpec& spec = model.spec;
-  CaseMaker make(model, tokens, context, kv_dtype, pool, team, seed);
+  CaseMaker make(model, tokens, context, kv_dtype, tiled, pool, team, seed);
   const AttentionSpec* full = nullptr;
   const AttentionSpec* sliding = nullptr;
   const LayerSpec* dense = nullptr;

@@ -37,9 +37,9 @@ struct KernelCase {
   std::function<void()> run;
 };
 
-// The cases keep references to the pool and the team. Distinct layer kinds each once; expert choices are drawn afresh
+// `tiled`: matrices as --activations int8 lays them out. The cases keep references to the pool and the team. Distinct layer kinds each once; expert choices are drawn afresh
 // for every run, uniformly.
 std::vector<KernelCase> MakeKernelCases(const ModelFacts& model, int tokens, int context, DType kv_dtype,
-                                        WeightPool& pool, ThreadTeam& team, uint64_t seed);
+                                        bool tiled, WeightPool& pool, ThreadTeam& team, uint64_t seed);
 
 }  // namespace minimo::bench

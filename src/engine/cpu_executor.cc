@@ -4,6 +4,7 @@
 #include <new>
 
 #include "base/error.h"
+#include "layers/tile_weights.h"
 
 namespace minimo {
 
@@ -32,7 +33,14 @@ Result<std::unique_ptr<CpuExecutor>> CpuExecutor::CreateRank(const LoadedModel& 
                                                              DType kv_dtype, int threads) {
   MINIMO_ASSIGN(RankModel part, ShardModel(model, plan, comm));
   try {
-    return std::unique_ptr<CpuExecutor>(new CpuExecutor(std::move(part), layout, kv_dtype, threads));
+    std::unique_ptr<CpuExecutor> executor(new CpuExecutor(std::move(part), layout, kv_dtype, threads));
+    if (model.activations == Activations::kInt8) {
+      // Dummy weights are memory of ours, files only pages of a cache; ranks of one process read the same ones.
+      const bool drop = model.dummy && plan.ranks == 1;
+      MINIMO_TRY(TileWeights(&executor->model_.weights, drop ? SourceBytes::kDrop : SourceBytes::kKeep,
+                             executor->team_));
+    }
+    return executor;
   } catch (const std::bad_alloc&) {
     return Errorf("the KV cache of {} blocks and {} rings takes {} bytes, more memory than there is; ask for less",
                   layout.num_blocks, layout.num_rings,

@@ -14,7 +14,8 @@ namespace minimo {
 
 class CpuExecutor final : public Executor {
  public:
-  // Allocates the blocks and rings that `layout` counts. The model outlives the executor.
+  // Allocates the blocks and rings that `layout` counts, and lays the weights out if the model asks for int8
+  // activations. The model outlives the executor.
   static Result<std::unique_ptr<CpuExecutor>> Create(const LoadedModel& model, const KvLayout& layout, DType kv_dtype,
                                                      int threads);
   // One rank of `plan`: `layout` tells counts and is otherwise replaced by the rank's own geometry. Every rank makes
@@ -37,7 +38,7 @@ class CpuExecutor final : public Executor {
   CpuExecutor(RankModel model, const KvLayout& layout, DType kv_dtype, int threads);
   Status GatherCandidates(std::span<const RowRequest> requests, StepOutput* output);
 
-  const RankModel model_;
+  RankModel model_;
   ThreadTeam team_;
   Decoder decoder_;
   KvStorage kv_;

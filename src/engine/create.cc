@@ -40,6 +40,10 @@ Status CheckOptions(const EngineOptions& o) {
   if (o.dtype != "auto" && o.dtype != "f32" && o.dtype != "bf16") {
     return Errorf("dtype is \"{}\"; it must be auto, f32 or bf16", o.dtype);
   }
+  if (o.activations != "exact" && o.activations != "int8") {
+    return Errorf("activations is \"{}\"; it must be exact or int8", o.activations);
+  }
+  if (o.activations == "int8" && o.backend == "cuda") return Error{"activations int8 is for the cpu backend"};
   if (o.load_format != "auto" && o.load_format != "dummy") {
     return Errorf("load_format is \"{}\"; it must be auto or dummy", o.load_format);
   }

@@ -11,6 +11,10 @@
 namespace minimo {
 namespace {
 
+Activations ActivationsOf(const EngineOptions& options) {
+  return options.activations == "int8" ? Activations::kInt8 : Activations::kExact;
+}
+
 // The folder itself, or where it has no tokenizer (or is only the name of a released model) the shipped nano model of
 // the same family.
 Result<std::string> TextFolder(const std::string& model, const ModelSpec& spec) {
@@ -48,6 +52,7 @@ Result<EngineModel> LoadDummy(const EngineOptions& options) {
                   options.model, static_cast<double>(bytes) / 1e9, static_cast<double>(available) / 1e9);
   }
   MINIMO_ASSIGN(LoadedModel loaded, DummyModel(source, synth, options.threads));
+  loaded.activations = ActivationsOf(options);
   model.model = std::make_shared<const LoadedModel>(std::move(loaded));
   return model;
 }
@@ -62,6 +67,7 @@ Result<EngineModel> LoadEngineModel(const EngineOptions& options) {
   load.num_layers = options.num_layers;
   load.rank_files = true;
   MINIMO_ASSIGN(LoadedModel loaded, LoadModel(model.text_folder, load));
+  loaded.activations = ActivationsOf(options);
   model.model = std::make_shared<const LoadedModel>(std::move(loaded));
   return model;
 }

@@ -16,6 +16,9 @@
 
 namespace minimo {
 
+// What linear layers multiply: float32, or int8 with a scale a group (ops/linear/tiles.h).
+enum class Activations : uint8_t { kExact, kInt8 };
+
 struct LoadOptions {
   int num_layers = 0;       // > 0: only the first N decoder layers
   bool rank_files = false;  // also one that is written as a file set a rank; else it is refused
@@ -28,6 +31,8 @@ struct LoadedModel {
   DecoderWeights weights;                        // empty if `shards`
   std::shared_ptr<const Checkpoint> checkpoint;  // null if `shards`
   std::optional<ShardLayout> shards;             // each rank opens files of its own (ShardModel)
+  Activations activations = Activations::kExact;  // how an executor shall compute
+  bool dummy = false;                             // random weights in memory that nothing else reads
   int fused_kv_layers = 0;          // layers whose K/V scales follow the fused grid
   std::vector<std::string> notes;   // oddities worth telling: unknown tensors, incomplete MTP, ...
 };

@@ -150,8 +150,11 @@ Result<LoadedModel> DummyModel(const std::string& folder_or_like, const SynthOpt
     tensors[t.name] = {t.dtype, t.shape, bytes->data()};
     owners.push_back(std::move(bytes));
   }
-  return BindModel(config, std::make_shared<const Checkpoint>(
-                               Checkpoint::InMemory(folder_or_like, std::move(tensors), std::move(owners))), {});
+  auto checkpoint = std::make_shared<const Checkpoint>(
+      Checkpoint::InMemory(folder_or_like, std::move(tensors), std::move(owners)));
+  MINIMO_ASSIGN(LoadedModel model, BindModel(config, std::move(checkpoint), {}));
+  model.dummy = true;
+  return model;
 }
 
 }  // namespace minimo
