@@ -150,6 +150,7 @@ inline void DirectTile(const F& f, const LinearTask& task, const StagedRows& sta
   }
   for (int t = 0; t < T; ++t) x[t] = XRow(task, staged, token + t);
   const auto block = [&](int64_t b, int64_t left) __attribute__((always_inline)) {
+#pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       const uint8_t* p = codes[r] + b * F::kBlockBytes;
       for (int64_t line = 0; line < F::kBlockBytes; line += 64) {
@@ -158,6 +159,7 @@ inline void DirectTile(const F& f, const LinearTask& task, const StagedRows& sta
       __m512 c[kVectors];
       f.Decode(p, left, c);
       const __m512 scale = F::Scale(scales[r], b, left);
+#pragma GCC unroll 4
       for (int t = 0; t < T; ++t) {
         const float* xs = x[t] + b * kExactBlock;
         __m512 sum = _mm512_mul_ps(c[0], _mm512_load_ps(xs));
@@ -176,11 +178,11 @@ inline void DirectTile(const F& f, const LinearTask& task, const StagedRows& sta
 
 template <class F, int R>
 inline void DirectRows(const F& f, const LinearTask& task, const StagedRows& x, int64_t row) {
-  switch (task.tokens) {
-    case 1: return DirectTile<F, R, 1>(f, task, x, row, 0);
-    case 2: return DirectTile<F, R, 2>(f, task, x, row, 0);
-    case 3: return DirectTile<F, R, 3>(f, task, x, row, 0);
-    default: return DirectTile<F, R, 4>(f, task, x, row, 0);
+  if (task.tokens == 1) return DirectTile<F, R, 1>(f, task, x, row, 0);
+  if (task.tokens == 2) return DirectTile<F, R, 2>(f, task, x, row, 0);
+  if constexpr (R <= 2) {
+    if (task.tokens == 3) return DirectTile<F, R, 3>(f, task, x, row, 0);
+    return DirectTile<F, R, 4>(f, task, x, row, 0);
   }
 }
 
@@ -193,25 +195,29 @@ struct Panel {
 
 // Columns [first, last) blocks of R rows of the panel against T tokens, added to the totals.
 template <int R, int T>
-inline void PanelTile(const Panel& panel, int64_t blocks, int64_t row, const float* const* x, int64_t first,
-                      int64_t last, float* totals) {
+__attribute__((noinline)) void PanelTile(const float* codes, const float* scales, int64_t blocks, const float* const* x,
+                                         int64_t first, int64_t last, float* totals) {
   __m512 total[R][T];
   for (int t = 0; t < T; ++t) {
     for (int r = 0; r < R; ++r) total[r][t] = _mm512_load_ps(totals + (t * kPanelRows + r) * 16);
   }
   for (int64_t b = first; b < last; ++b) {
     __m512 sum[R][T];
+    for (int r = 0; r < R; ++r) {
+      for (int t = 0; t < T; ++t) sum[r][t] = _mm512_setzero_ps();
+    }
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       const int64_t at = b * kExactBlock + 16 * v;
       __m512 w[R];
-      for (int r = 0; r < R; ++r) w[r] = _mm512_load_ps(panel.codes.data() + (row + r) * blocks * kExactBlock + at);
+      for (int r = 0; r < R; ++r) w[r] = _mm512_load_ps(codes + r * blocks * kExactBlock + at);
       for (int t = 0; t < T; ++t) {
         const __m512 xv = _mm512_load_ps(x[t] + at);
-        for (int r = 0; r < R; ++r) sum[r][t] = v == 0 ? _mm512_mul_ps(w[r], xv) : _mm512_fmadd_ps(w[r], xv, sum[r][t]);
+        for (int r = 0; r < R; ++r) sum[r][t] = _mm512_fmadd_ps(w[r], xv, sum[r][t]);
       }
     }
     for (int r = 0; r < R; ++r) {
-      const __m512 scale = _mm512_load_ps(panel.scales.data() + ((row + r) * blocks + b) * 16);
+      const __m512 scale = _mm512_load_ps(scales + (r * blocks + b) * 16);
       for (int t = 0; t < T; ++t) total[r][t] = _mm512_fmadd_ps(sum[r][t], scale, total[r][t]);
     }
   }
@@ -233,13 +239,13 @@ void PanelTokens(Panel& panel, const LinearTask& task, const StagedRows& staged,
     for (int64_t r = 0; r < rows; r += 4) {  // rows beyond the last hold stale numbers that nobody reads
       for (int t = 0; t < count;) {
         float* at = totals + (t * kPanelRows + r) * 16;
-        if (count - t >= 3) {
-          PanelTile<4, 3>(panel, blocks, r, x + t, b, end, at);
-          t += 3;
-        } else {
-          PanelTile<4, 1>(panel, blocks, r, x + t, b, end, at);
-          t += 1;
-        }
+        const float* codes = panel.codes.data() + r * blocks * kExactBlock;
+        const float* scales = panel.scales.data() + r * blocks * 16;
+        const int tokens = std::min(3, count - t);
+        if (tokens == 3) PanelTile<4, 3>(codes, scales, blocks, x + t, b, end, at);
+        if (tokens == 2) PanelTile<4, 2>(codes, scales, blocks, x + t, b, end, at);
+        if (tokens == 1) PanelTile<4, 1>(codes, scales, blocks, x + t, b, end, at);
+        t += tokens;
       }
     }
   }
@@ -284,7 +290,11 @@ void ExactRows(const LinearTask& task, const StagedRows& x, int64_t begin, int64
   static const F f;
   if (task.tokens > kDirectTokens) return PanelRows(f, task, x, begin, end);
   int64_t row = begin;
-  for (; row + 4 <= end; row += 4) DirectRows<F, 4>(f, task, x, row);
+  if (task.tokens <= 2) {  // four streams for the memory; for more tokens two, which registers hold
+    for (; row + 4 <= end; row += 4) DirectRows<F, 4>(f, task, x, row);
+  } else {
+    for (; row + 2 <= end; row += 2) DirectRows<F, 2>(f, task, x, row);
+  }
   for (; row < end; ++row) DirectRows<F, 1>(f, task, x, row);
 }
 

@@ -29,6 +29,11 @@ inline __m512 LoadScales(const std::byte* scales) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
 }
 
+// sum += 4 products of each lane. In assembly, for GCC 12 copies accumulators around the intrinsic in a loop and spills.
+inline void AddProducts(__m512i weights, __m512i x, __m512i* sum) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(*sum) : "v"(weights), "v"(x));
+}
+
 // R tiles from `row` on against tokens [token, token + T).
 template <bool kInt4, int R, int T>
 inline void Tile(const LinearTask& task, const TileLayout& layout, const StagedRows& staged, int64_t row,
@@ -67,14 +72,14 @@ inline void Tile(const LinearTask& task, const TileLayout& layout, const StagedR
         for (int t = 0; t < T; ++t) {
           const auto* codes = reinterpret_cast<const int8_t*>(x[t]) + column;
           const __m512i first = Broadcast(codes), second = Broadcast(codes + 4);
-          for (int r = 0; r < R; ++r) sum[r][t] = _mm512_dpbusd_epi32(sum[r][t], w[r], first);
-          for (int r = 0; r < R; ++r) sum[r][t] = _mm512_dpbusd_epi32(sum[r][t], high[r], second);
+          for (int r = 0; r < R; ++r) AddProducts(w[r], first, &sum[r][t]);
+          for (int r = 0; r < R; ++r) AddProducts(high[r], second, &sum[r][t]);
         }
         column += 8;
       } else {
         for (int t = 0; t < T; ++t) {
           const __m512i codes = Broadcast(reinterpret_cast<const int8_t*>(x[t]) + column);
-          for (int r = 0; r < R; ++r) sum[r][t] = _mm512_dpbusd_epi32(sum[r][t], w[r], codes);
+          for (int r = 0; r < R; ++r) AddProducts(w[r], codes, &sum[r][t]);
         }
         column += 4;
       }
