@@ -40,6 +40,8 @@ void AddSynth(Commands& commands) {
       ->check(CLI::IsMember({"fp8", "bf16", "w4"}))->capture_default_str();
   command.add_option("--routing", flags->routing, "uniform or skewed")
       ->check(CLI::IsMember({"uniform", "skewed"}))->capture_default_str();
+  command.add_flag("--quantize-all", flags->options.quantize_all,
+                   "Head and attention in FORMAT too, where the released files or w4 keep more bits");
   command.add_option("--seed", flags->options.seed, "Of the weights")->capture_default_str();
   commands.Body(command, [flags] { return Body(*flags); });
 }

@@ -225,7 +225,6 @@ Result<ConvertPlan> PlanConversion(const LoadedModel& model, const ConvertReques
   if (changed == 0 && request.target != TargetFormat::kAsIs) {
     return Errorf("{}: holds nothing to convert, it has this format already", checkpoint.folder());
   }
-  kept_bf16.push_back("lm_head");
   MINIMO_ASSIGN(plan.config, NewConfig(checkpoint.folder(), request.target, kept_bf16));
   CutIntoGroups(group_bytes, &plan);
   return plan;

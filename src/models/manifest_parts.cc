@@ -7,7 +7,7 @@ void AddEnds(const ModelSpec& spec, Manifest* manifest) {
   const int64_t vocab = spec.vocab, hidden = spec.hidden;
   manifest->push_back({"model.embed_tokens.weight", {vocab, hidden}, kEmbedding, ShardRule::kRows});
   manifest->push_back({"model.norm.weight", {hidden}, kFinalNorm});
-  if (!spec.tied_embeddings) manifest->push_back({"lm_head.weight", {vocab, hidden}, kLmHead, ShardRule::kRows});
+  if (!spec.tied_embeddings) manifest->push_back({"lm_head.weight", {vocab, hidden}, kLmHead, ShardRule::kRows, -1, -1, true});
 }
 
 void AddAttention(const std::string& prefix, const std::string& post_norm, int layer, int hidden,

@@ -57,12 +57,12 @@ void Synthesizer::Add(const std::string& name, DType dtype, Shape shape, Kind ki
   plans_.push_back({kind, deviation, std::move(matrix)});
 }
 
-void Synthesizer::AddMatrix(const TensorSpec& t, SynthFormat format, float deviation) {
+void Synthesizer::AddMatrix(const TensorSpec& t, const SynthOptions& options, float deviation) {
   const int64_t rows = t.shape[0], cols = t.shape[1];
-  const bool expert = t.expert >= 0;
-  if (format == SynthFormat::kBf16 || !t.released_fp8) {
+  const bool all = options.quantize_all && t.quantizable;
+  if (options.format == SynthFormat::kBf16 || !(t.released_fp8 || all)) {
     Add(t.name, t.part == TensorPart::kRouter ? DType::kF32 : DType::kBf16, t.shape, Kind::kGaussian, deviation);
-  } else if (format == SynthFormat::kW4 && expert && cols % kInt4Group == 0) {
+  } else if (options.format == SynthFormat::kW4 && (t.expert >= 0 || all) && cols % kInt4Group == 0) {
     const PackedNames names = PackedNamesOf(t.name);
     Add(names.packed, DType::kI32, {rows, cols / 8}, Kind::kInt4Codes, deviation);
     Add(names.scale, DType::kBf16, {rows, cols / kInt4Group}, Kind::kInt4Scales, deviation);
@@ -82,7 +82,7 @@ Synthesizer::Synthesizer(const ModelFamily& family, const ModelSpec& spec, const
       Add(t.name, t.part == TensorPart::kRouterBias ? DType::kF32 : DType::kBf16, t.shape,
           is_norm ? Kind::kOnes : Kind::kGaussian, deviation);
     } else {
-      AddMatrix(t, options.format, deviation);
+      AddMatrix(t, options, deviation);
     }
   }
   std::mt19937_64 rng(options.seed);

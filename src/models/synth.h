@@ -24,6 +24,8 @@ struct SynthOptions {
   SynthFormat format = SynthFormat::kFp8;
   uint64_t seed = 1;
   bool skewed_routing = false;      // experts chosen unevenly, about as in real text; else near uniform
+  bool quantize_all = false;        // every matrix but embedding and router in `format`, also those that the released
+                                    // files keep in bf16 and those that kW4 leaves in FP8
 };
 
 // config.json of the synthetic checkpoint.
@@ -49,7 +51,7 @@ class Synthesizer {
     Shape matrix;     // of the weight, for kShape
   };
   void Add(const std::string& name, DType dtype, Shape shape, Kind kind, float deviation, Shape matrix = {});
-  void AddMatrix(const TensorSpec& t, SynthFormat format, float deviation);
+  void AddMatrix(const TensorSpec& t, const SynthOptions& options, float deviation);
 
   uint64_t seed_;
   std::vector<TensorDeclaration> declarations_;

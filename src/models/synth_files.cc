@@ -54,12 +54,13 @@ ordered_json MiMoConfig(int layers) {
   return c;
 }
 
-ordered_json Quantization(SynthFormat format) {
-  if (format == SynthFormat::kFp8) {
+ordered_json Quantization(const SynthOptions& options) {
+  if (options.format == SynthFormat::kFp8) {
     return {{"quant_method", "fp8"}, {"activation_scheme", "dynamic"}, {"fmt", "e4m3"}, {"weight_block_size", {128, 128}}};
   }
   return {{"quant_method", "compressed-tensors"}, {"format", "mixed-precision"},
-          {"config_groups", {{"experts", {{"format", "pack-quantized"}, {"targets", {"re:.*experts.*"}},
+          {"config_groups", {{"experts", {{"format", "pack-quantized"},
+              {"targets", {options.quantize_all ? "Linear" : "re:.*experts.*"}},
               {"weights", {{"num_bits", 4}, {"type", "int"}, {"symmetric", true}, {"strategy", "group"}, {"group_size", 64}}}}}}}};
 }
 
@@ -123,7 +124,7 @@ Result<std::string> SynthConfig(const SynthOptions& options) {
   for (const char* key : {"bos_token_id", "eos_token_id"}) {
     if (nano_config.contains(key)) config[key] = nano_config[key];
   }
-  if (options.format != SynthFormat::kBf16) config["quantization_config"] = Quantization(options.format);
+  if (options.format != SynthFormat::kBf16) config["quantization_config"] = Quantization(options);
   config["dtype"] = "bfloat16";
   return config.dump(2) + "\n";
 }
