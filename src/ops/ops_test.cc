@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <numeric>
 #include <random>
 #include <vector>
@@ -278,6 +279,60 @@ TEST(Attention, MatchesTheReference) {
     args.out = got.data();
     AttentionCpu(args, team);
     ExpectClose(got, want, 2e-5, "attention");
+  }
+}
+
+// Every case at every place of the softmax's tiles and of the vectors: a prompt at once, in chunks and one by one gives
+// the same bits, whatever the blocks, and what other sequences are in the batch.
+TEST(Attention, ChunksAndBatchesGiveTheSameBits) {
+  std::mt19937 rng(9);
+  ThreadTeam team(2);
+  const AttentionCase cases[] = {{12, 2, 128, 128, 0, false, DType::kBf16}, {16, 2, 192, 128, 128, true, DType::kBf16},
+                                 {12, 2, 128, 128, 0, true, DType::kF8E4M3}, {4, 2, 24, 16, 5, true, DType::kF32}};
+  for (const AttentionCase& c : cases) {
+    constexpr int32_t kTotal = 300;
+    const int64_t size = SizeOf(c.dtype);
+    std::vector<std::byte> k(static_cast<size_t>(c.kv_heads * kTotal * c.head_dim * size));
+    std::vector<std::byte> v(static_cast<size_t>(c.kv_heads * kTotal * c.v_head_dim * size));
+    for (std::vector<std::byte>* bytes : {&k, &v}) {  // codes of moderate size in every format
+      std::uniform_int_distribution<int> code(0, 255);
+      for (size_t i = 0; i < bytes->size(); ++i) (*bytes)[i] = static_cast<std::byte>(code(rng) & 0xbf);
+      if (c.dtype == DType::kF32) {
+        const auto values = Random(rng, bytes->size() / 4);
+        std::memcpy(bytes->data(), values.data(), bytes->size());
+      }
+    }
+    const auto q = Random(rng, static_cast<size_t>(kTotal * c.heads * c.head_dim));
+    const auto sinks = Random(rng, static_cast<size_t>(c.heads), 3.0f);
+    const auto run = [&](const std::vector<int32_t>& chunks, bool together) {
+      std::vector<float> out(static_cast<size_t>(kTotal * c.heads * c.v_head_dim));
+      std::vector<AttentionSequence> sequences;
+      int32_t at = 0;
+      for (size_t i = 0; at < kTotal; ++i) {
+        AttentionSequence s;
+        s.first_token = at;
+        s.past = at;
+        s.num_tokens = std::min(chunks[i % chunks.size()], kTotal - at);
+        at += s.num_tokens;
+        s.segments.push_back({k.data(), v.data(), kTotal * c.head_dim, kTotal * c.v_head_dim, 0, at});
+        sequences.push_back(s);
+      }
+      AttentionArgs args{q.data(), c.heads * c.head_dim, out.data(), c.heads * c.v_head_dim, c.heads, c.kv_heads,
+                         c.head_dim, c.v_head_dim, c.window, c.sinks ? sinks.data() : nullptr, c.dtype, sequences};
+      if (together) {
+        AttentionCpu(args, team);
+        return out;
+      }
+      for (const AttentionSequence& s : sequences) {
+        args.sequences = {&s, 1};
+        AttentionCpu(args, team);
+      }
+      return out;
+    };
+    const auto whole = run({kTotal}, true);
+    EXPECT_EQ(whole, run({1}, true)) << c.head_dim << " " << c.window;
+    EXPECT_EQ(whole, run({1}, false)) << c.head_dim << " " << c.window;
+    EXPECT_EQ(whole, run({7, 64, 33}, false)) << c.head_dim << " " << c.window;
   }
 }
 
