@@ -1,10 +1,14 @@
 // minimo convert: another number format, or one file set a rank; streamed, resumable, checked.
+#include <algorithm>
 #include <csignal>
 #include <iostream>
 
 #include "apps/commands.h"
 #include "apps/progress_bar.h"
+#include "checkpoint/mapped_file.h"
 #include "convert/convert.h"
+#include "convert/quality.h"
+#include "minimo/tokenizer.h"
 
 namespace minimo {
 namespace {
@@ -15,7 +19,23 @@ struct Flags {
   ConvertOptions options;
   std::string to;
   bool verify = false;
+  std::string eval_text;
+  int eval_tokens = 4096;
+  TextOptions text;
 };
+
+// What the conversion costs on a text, printed and kept in the manifest.
+Status EvalText(const Flags& flags, const std::function<bool(int64_t, int64_t)>& progress) {
+  MINIMO_ASSIGN(const std::string text, ReadTextFile(flags.eval_text));
+  MINIMO_ASSIGN(const auto tokenizer, Tokenizer::FromFolder(flags.options.in));
+  MINIMO_ASSIGN(std::vector<int32_t> ids, tokenizer->Encode(text));
+  ids.resize(std::min(ids.size(), static_cast<size_t>(flags.eval_tokens)));
+  MINIMO_ASSIGN(const TextQuality q, CompareOnText(flags.options.in, flags.options.out, ids, flags.text, progress));
+  MINIMO_TRY(RecordQuality(flags.options.out, flags.eval_text, q));
+  fmt::print("{}: {} tokens, perplexity {:.4f} -> {:.4f}, KL divergence {:.3e} nats a token, same choice {:.2f} %\n",
+             flags.eval_text, q.tokens, q.source_perplexity, q.perplexity, q.kl_divergence, 100 * q.same_choice);
+  return {};
+}
 
 Status Body(Flags& flags) {
   std::signal(SIGINT, [](int) { interrupted = 1; });
@@ -41,7 +61,14 @@ Status Body(Flags& flags) {
     const bool outside = i + 1 == report.layer_error.size();
     fmt::print("{:<10} relative error {:.3e}\n", outside ? "elsewhere" : fmt::format("layer {}", i), report.layer_error[i]);
   }
-  return VerifyConversion(flags.options.out, {});
+  MINIMO_TRY(VerifyConversion(flags.options.out, {}));
+  if (flags.eval_text.empty()) return {};
+  flags.text.threads = flags.options.threads;
+  ProgressBar compare("compare");
+  return EvalText(flags, [&](int64_t done, int64_t total) {
+    compare.Show(done, total);
+    return interrupted == 0;
+  });
 }
 
 }  // namespace
@@ -60,6 +87,13 @@ void AddConvert(Commands& commands) {
                      "Shares of the experts among those ranks; 1: every rank rows of all; 0: as run chooses")
       ->check(CLI::Range(0, 512))->needs(ranks)->capture_default_str();
   auto* verify = command.add_flag("--verify", flags->verify, "Check a finished conversion against its checksums");
+  command.add_option("--eval-text", flags->eval_text,
+                     "Afterwards compare the output with IN on this text: perplexities and KL divergence")
+      ->check(CLI::ExistingFile)->excludes(ranks);
+  command.add_option("--eval-tokens", flags->eval_tokens, "Tokens of the text at most")
+      ->check(CLI::Range(2, 1 << 24))->capture_default_str();
+  command.add_option("--eval-context", flags->text.context, "Tokens a window of the text")
+      ->check(CLI::Range(2, 1 << 20))->capture_default_str();
   command.add_option("--threads", flags->options.threads, "CPU threads; 0: all cores")->check(CLI::Range(0, 4096));
   command.callback([out, to, ranks, verify] {
     if (!*verify && (!*out || (!*to && !*ranks))) throw CLI::RequiredError("OUT and --to or --tensor-parallel-size");

@@ -9,6 +9,7 @@
 
 #include "apps/generation.h"
 #include "base/error.h"
+#include "base/log_sum_exp.h"
 #include "base/thread_team.h"
 #include "checkpoint/mapped_file.h"
 #include "layers/tile_weights.h"
@@ -155,10 +156,7 @@ Status Perplexity(const Flags& flags, const std::string& text) {
     const int64_t vocab = model.spec.vocab;
     for (size_t i = 0; i + 1 < size; ++i) {
       const float* row = logits.data() + static_cast<int64_t>(i) * vocab;
-      const double max = *std::max_element(row, row + vocab);
-      double total = 0;
-      for (int64_t v = 0; v < vocab; ++v) total += std::exp(row[v] - max);
-      const double nll = max + std::log(total) - row[ids[at + i + 1]];
+      const double nll = LogSumExp({row, static_cast<size_t>(vocab)}) - row[ids[at + i + 1]];
       sum += nll;
       squares += nll * nll;
       ++count;

@@ -226,6 +226,8 @@ Result<ConvertReport> Convert(const ConvertOptions& options, const std::function
   }
   MINIMO_TRY(WriteAround(plan, options));
   for (size_t i = 0; i < sums; i += 2) report.layer_error.push_back(all[i + 1] > 0 ? std::sqrt(all[i] / all[i + 1]) : 0);
+  ledger.relative_error = report.layer_error;
+  MINIMO_TRY(ledger.Write(options.out));
   report.seconds = static_cast<double>(clock.NowUs() - began) * 1e-6;
   return report;
 }
@@ -243,6 +245,14 @@ Status CheckLoads(const std::string& out) {
 }
 
 }  // namespace
+
+Status RecordQuality(const std::string& out, const std::string& text, const TextQuality& quality) {
+  MINIMO_ASSIGN(std::optional<Ledger> ledger, Ledger::Read(out));
+  if (!ledger) return Errorf("{}: no minimo-convert.json there: not a conversion of minimo", out);
+  ledger->text = text;
+  ledger->quality = quality;
+  return ledger->Write(out);
+}
 
 Status VerifyConversion(const std::string& out, const std::function<bool(int64_t, int64_t)>& progress) {
   MINIMO_ASSIGN(const std::optional<Ledger> ledger, Ledger::Read(out));

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "convert/plan.h"
+#include "convert/quality.h"
 #include "minimo/result.h"
 
 namespace minimo {
@@ -36,6 +37,9 @@ struct ConvertReport {
 
 // `progress` is told output bytes done and in all; returning false stops: what is finished stays for the next call.
 Result<ConvertReport> Convert(const ConvertOptions& options, const std::function<bool(int64_t, int64_t)>& progress);
+
+// Enters what a comparison on the text file `text` gave in a finished OUT's minimo-convert.json.
+Status RecordQuality(const std::string& out, const std::string& text, const TextQuality& quality);
 
 // Reads every file of a finished OUT and compares checksums and headers with minimo-convert.json.
 Status VerifyConversion(const std::string& out, const std::function<bool(int64_t, int64_t)>& progress);

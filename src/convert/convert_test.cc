@@ -184,6 +184,31 @@ TEST(Convert, FourBitExpertsRunNearTheSource) {
   }
 }
 
+TEST(Convert, QualityOnAText) {
+  ScratchDir dir;
+  const std::string nano = Nano("nano-minimax-m2");
+  ASSERT_TRUE(ConvertTo(nano, dir.File("bf16"), TargetFormat::kBf16).ok());
+  ASSERT_TRUE(ConvertTo(nano, dir.File("w4"), TargetFormat::kW4).ok());
+  std::vector<int32_t> ids;
+  for (int i = 0; i < 150; ++i) ids.push_back(300 + i * 37 % 500);
+  const TextOptions options{100, 1};
+  const auto same = CompareOnText(nano, nano, ids, options, {});
+  ASSERT_TRUE(same.ok()) << same.error().message;
+  EXPECT_EQ(same->tokens, 99 + 49);  // two windows, whose first tokens nothing predicts
+  EXPECT_NEAR(same->kl_divergence, 0, 1e-12);
+  EXPECT_EQ(same->perplexity, same->source_perplexity);
+  EXPECT_EQ(same->same_choice, 1);
+  const auto bf16 = CompareOnText(nano, dir.File("bf16"), ids, options, {}), w4 = CompareOnText(nano, dir.File("w4"), ids, options, {});
+  EXPECT_GT(bf16->kl_divergence, 0);
+  EXPECT_LT(bf16->kl_divergence, 1e-3);
+  EXPECT_GT(w4->kl_divergence, 10 * bf16->kl_divergence);
+  ASSERT_TRUE(RecordQuality(dir.File("w4"), "text.txt", *w4).ok());
+  const std::string manifest = ReadBytes(dir.File("w4") + "/minimo-convert.json");
+  EXPECT_THAT(manifest, HasSubstr("\"kl_divergence\""));
+  EXPECT_THAT(manifest, HasSubstr("\"relative_error\""));
+  EXPECT_TRUE(VerifyConversion(dir.File("w4"), {}).ok());
+}
+
 TEST(Convert, AStoppedRunGoesOnAndEndsBitEqual) {
   ScratchDir dir;
   ASSERT_TRUE(ConvertTo(Nano("nano-mimo-v2-flash"), dir.File("whole"), TargetFormat::kBf16).ok());

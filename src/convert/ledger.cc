@@ -30,6 +30,7 @@ Result<std::optional<Ledger>> Ledger::Read(const std::string& folder) {
     ledger.request = json.at("request");
     ledger.source = json.at("source");
     ledger.files = json.at("files");
+    ledger.relative_error = json.value("relative_error", std::vector<double>());
     for (const auto& file : json.at("done")) {
       ledger.done.push_back({file.at("file"), file.at("bytes"), file.at("xxh3"), file.at("layer_error")});
     }
@@ -45,6 +46,12 @@ Status Ledger::Write(const std::string& folder) const {
   for (const FileRecord& file : done) {
     json["done"].push_back({{"file", file.file}, {"bytes", file.bytes}, {"xxh3", file.xxh3},
                             {"layer_error", file.layer_error}});
+  }
+  if (!relative_error.empty()) json["relative_error"] = relative_error;
+  if (quality) {
+    json["text"] = {{"file", text}, {"tokens", quality->tokens}, {"source_perplexity", quality->source_perplexity},
+                    {"perplexity", quality->perplexity}, {"kl_divergence", quality->kl_divergence},
+                    {"same_choice", quality->same_choice}};
   }
   return WriteFileAtomically(PathIn(folder), json.dump(1) + "\n");
 }

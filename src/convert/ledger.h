@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "convert/quality.h"
 #include "minimo/result.h"
 
 namespace minimo {
@@ -23,6 +24,9 @@ struct Ledger {
   std::string source;   // a fingerprint of the source folder
   int files = 0;        // in all
   std::vector<FileRecord> done;
+  std::vector<double> relative_error;    // of a finished conversion: a layer, the last entry outside the layers
+  std::string text;                      // the file that `quality` was measured on
+  std::optional<TextQuality> quality;
 
   static std::string PathIn(const std::string& folder);
   static Result<std::optional<Ledger>> Read(const std::string& folder);  // nothing: no ledger there

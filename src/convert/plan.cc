@@ -70,14 +70,40 @@ ordered_json Int4Config(const ordered_json& source) {
   return config;
 }
 
-Result<std::string> NewConfig(const std::string& folder, TargetFormat target, const std::vector<std::string>& kept_bf16) {
-  MINIMO_ASSIGN(const std::string text, ReadConfigText(folder));
+// Names under which transformers keeps what differs from layer to layer; it reads none of the released ones, and takes
+// sliding_window_size for a window that leaves the token itself out.
+void AddLayerTypes(const ModelSpec& spec, ordered_json* config) {
+  ordered_json layers = ordered_json::array(), mlps = ordered_json::array();
+  ordered_json rope = ordered_json::object();
+  bool slides = false;
+  for (const LayerSpec& layer : spec.layers) {
+    const bool sliding = layer.attention.window > 0;
+    const char* type = sliding ? "sliding_attention" : "full_attention";
+    slides |= sliding;
+    layers.push_back(type);
+    mlps.push_back(layer.moe ? "sparse" : "dense");
+    rope[type] = {{"rope_type", "default"}, {"rope_theta", layer.attention.rope_theta},
+                  {"partial_rotary_factor", config->value("partial_rotary_factor", 1.0)}};
+  }
+  if (!slides) return;
+  (*config)["layer_types"] = layers;
+  (*config)["mlp_layer_types"] = mlps;
+  (*config)["rope_parameters"] = rope;
+  (*config)["rms_norm_eps"] = spec.norm_eps;
+  config->erase("sliding_window_size");
+}
+
+Result<std::string> NewConfig(const LoadedModel& model, TargetFormat target, const std::vector<std::string>& kept_bf16) {
+  MINIMO_ASSIGN(const std::string text, ReadConfigText(model.folder));
   if (target == TargetFormat::kAsIs) return text;
   ordered_json config = ordered_json::parse(text, nullptr, false);
   const ordered_json source = config.value("quantization_config", ordered_json());
   switch (target) {
     case TargetFormat::kAsIs: break;
-    case TargetFormat::kBf16: config.erase("quantization_config"); break;
+    case TargetFormat::kBf16:
+      config.erase("quantization_config");
+      AddLayerTypes(model.spec, &config);
+      break;
     case TargetFormat::kFp8:
       config["quantization_config"] = {{"activation_scheme", "dynamic"}, {"fmt", "e4m3"}, {"quant_method", "fp8"},
                                        {"weight_block_size", {128, 128}}, {"ignored_layers", kept_bf16}};
@@ -225,7 +251,7 @@ Result<ConvertPlan> PlanConversion(const LoadedModel& model, const ConvertReques
   if (changed == 0 && request.target != TargetFormat::kAsIs) {
     return Errorf("{}: holds nothing to convert, it has this format already", checkpoint.folder());
   }
-  MINIMO_ASSIGN(plan.config, NewConfig(checkpoint.folder(), request.target, kept_bf16));
+  MINIMO_ASSIGN(plan.config, NewConfig(model, request.target, kept_bf16));
   CutIntoGroups(group_bytes, &plan);
   return plan;
 }

@@ -97,7 +97,8 @@ ModelSpec ParseConfig(ConfigFields& f) {
   f.Ignore({"attention_dropout", "attention_chunk_size", "auto_map", "dtype", "torch_dtype", "hybrid_block_size",
             "initializer_range", "pad_token_id", "quantization_config", "transformers_version", "use_cache",
             "moe_router_dtype", "id2label", "label2id", "return_dict", "output_attentions", "output_hidden_states",
-            "is_encoder_decoder", "chunk_size_feed_forward", "problem_type"});
+            "is_encoder_decoder", "chunk_size_feed_forward", "problem_type", "layer_types", "mlp_layer_types",
+            "rope_parameters", "rms_norm_eps"});  // the last four: transformers' names for the same
   return spec;
 }
 
