@@ -1,0 +1,69 @@
+// y = W x for many tokens on FP8 tensor cores, activations quantised to e4m3 with one scale for 128 columns.
+// See fp8_linear.cu.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "cuda/kernels/stream_linear.cuh"
+#include "cuda/weight_tiles.h"
+
+namespace minimo::cuda {
+
+inline constexpr int kFp8TileRows = 256;  // of weights, a block
+inline constexpr int kFp8MostTokens = 96;  // a block
+
+// Quantised activations, written by LaunchQuantise: for each unit of 128 columns, `rows` rows of 128 bytes, ready to be
+// an operand of wgmma: 16-byte piece p of row r lies at p ^ (r % 8), and the columns of a unit are in the order of the
+// weight tiles (fp8_quantise.cu). Scales: for each unit and pair of rows, for each half of 64 columns: the scale of the
+// two rows, then minus scale * (sum of the half's e4m3 values) / 64 of the two (the offset of 4-bit weights).
+struct Fp8Activations {
+  uint8_t* values = nullptr;  // [units][rows][128]
+  float* scales = nullptr;    // [units][rows / 2][2][4]
+  int rows = 0;               // multiple of 8
+
+  static int64_t ValueBytes(int64_t rows, int units) { return rows * units * 128; }
+  static int64_t ScaleBytes(int64_t rows, int units) { return rows * units * 16; }
+};
+
+// Tokens of one block: rows [first, end) of the activations, of which those before `begin` belong to another expert.
+struct Fp8Tile {
+  int expert;
+  int first;  // multiple of 8
+  int begin;
+  int end;
+};
+
+struct Fp8LinearParams {
+  Epilogue epilogue = Epilogue::kStore;
+  TileShape shape;  // FP8, or 4 bits in groups of 64 or 128
+  const uint8_t* weights = nullptr;
+  const uint8_t* scales = nullptr;
+  int64_t expert_weight_bytes = 0;
+  int64_t expert_scale_bytes = 0;
+  Fp8Activations x;
+
+  int tokens = 0;                    // dense
+  const Fp8Tile* tiles = nullptr;    // experts, device; null: dense
+  const int* num_tiles = nullptr;
+  const float* slot_weight = nullptr;
+
+  float* out = nullptr;  // kStore
+  int out_stride = 0;
+  int out_rows = 0;      // rows beyond are padding and are not written
+  void* out_x = nullptr;  // kSwiGlu: bf16 [rows, out_x_stride]; kSlot: bf16 [slots, out_x_stride], times slot_weight
+  int out_x_stride = 0;
+  float* residual = nullptr;          // kResidual
+  const float* next_norm = nullptr;   // with kResidual: null, no next_x
+  void* next_x = nullptr;             // bf16
+  int next_x_stride = 0;
+  float* next_square_sums = nullptr;  // [tokens, shape.tiles]; null: not wanted
+};
+
+inline bool HasFp8Linear(const TileShape& s) {
+  return s.format == TileFormat::kFp8 || (s.format == TileFormat::kInt4 && s.group_cols >= 64);
+}
+cudaError_t LaunchFp8Linear(const Fp8LinearParams& params, cudaStream_t stream);
+
+}  // namespace minimo::cuda
