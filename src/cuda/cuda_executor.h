@@ -27,6 +27,9 @@ struct CudaOptions {
   bool f32 = false;             // float32 activations and KV cache: exact and slow, for verification; else bf16
   bool graphs = true;           // decode steps as CUDA graphs
   int max_tokens = 2048;        // of one step
+  // Prefill with activations quantised to e4m3 (1 x 128 scales) on FP8 tensor cores, where every layer's weights are FP8
+  // or 4 bits in groups of 64 or 128; else bf16.
+  bool fp8_prefill = false;
   bool random_weights = false;  // random values of the spec's shapes; the released formats
   int random_int4_group = 0;    // random weights: experts in 4 bits, groups of 32, 64 or 128 columns; 0: FP8
   bool random_fp8_head = false;

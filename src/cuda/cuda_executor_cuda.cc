@@ -21,6 +21,10 @@ constexpr int kFirstTableEntries = 1 << 16;
 
 WeightOptions WeightsOf(const CudaOptions& o) { return {o.f32, o.random_weights, o.random_int4_group, o.random_fp8_head}; }
 
+bool UsesFp8Prefill(const CudaOptions& o, const DeviceWeights& weights) {
+  return o.fp8_prefill && !o.f32 && weights.FitsFp8Prefill();
+}
+
 int LogitRows(const CudaOptions& o) { return std::min(o.max_tokens, kMaxLogitRows); }
 
 ExchangeOptions ExchangeOf(const CudaOptions& o) {
@@ -48,7 +52,8 @@ class CudaExecutorImpl final : public CudaExecutor {
  public:
   CudaExecutorImpl(const ModelSpec& spec, const KvLayout& layout, const CudaOptions& options, DeviceWeights weights)
       : spec_(spec), layout_(layout), options_(options), weights_(std::move(weights)),
-        workspace_(spec_, options.f32, options.max_tokens, LogitRows(options)) {
+        fp8_prefill_(UsesFp8Prefill(options, weights_)),
+        workspace_(spec_, options.f32, fp8_prefill_, options.max_tokens, LogitRows(options)) {
     step_layout_.max_tokens = options.max_tokens;
     for (const LayerSpec& l : spec_.layers) {
       const int group = l.attention.heads / l.attention.kv_heads;
@@ -78,7 +83,7 @@ class CudaExecutorImpl final : public CudaExecutor {
     for (const bool decode : {false, true}) {
       forward_[decode] = std::make_unique<Forward>(spec_, weights_, kv_, workspace_,
                                                    decode ? decode_layout_ : step_layout_, options_.f32,
-                                                   exchange_.get());
+                                                   fp8_prefill_, exchange_.get());
       MINIMO_TRY(forward_[decode]->Prepare(stream_.get()));
       MINIMO_TRY(ReservePacked(decode, LayoutOf(decode).BlockTables() + kFirstTableEntries));
     }
@@ -287,6 +292,7 @@ class CudaExecutorImpl final : public CudaExecutor {
   std::unique_ptr<Exchange> exchange_;  // null: one device
   DeviceWeights weights_;
   DeviceKv kv_;
+  bool fp8_prefill_;
   Workspace workspace_;
   StepLayout step_layout_, decode_layout_;
   std::unique_ptr<Forward> forward_[2];  // [decode]
@@ -335,8 +341,8 @@ Result<int64_t> CudaExecutor::BytesBesideKv(const ModelSpec& spec, const Decoder
                                             const CudaOptions& options) {
   MINIMO_ASSIGN(const DeviceWeights plan, DeviceWeights::Plan(spec, weights, WeightsOf(options), options.share));
   const int64_t exchange = options.share != nullptr ? Exchange::Bytes(spec, *options.share, ExchangeOf(options)) : 0;
-  return plan.bytes() + Workspace(spec, options.f32, options.max_tokens, LogitRows(options)).bytes() + exchange +
-         kReserveBytes;
+  const Workspace workspace(spec, options.f32, UsesFp8Prefill(options, plan), options.max_tokens, LogitRows(options));
+  return plan.bytes() + workspace.bytes() + exchange + kReserveBytes;
 }
 
 namespace {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "cuda/kernels/fp8_linear.cuh"
 #include "cuda/kernels/repack.cuh"
 #include "cuda/upload_cuda.h"
 
@@ -138,6 +139,16 @@ int64_t DeviceWeights::BytesPerToken() const {
     if (spec_.layers[i].moe) bytes += int64_t{spec_.moe.experts} * spec_.hidden * 4;
   }
   return bytes;
+}
+
+bool DeviceWeights::FitsFp8Prefill() const {
+  for (int i = 0; i < spec_.num_layers(); ++i) {
+    const DeviceLayer& d = layers_[i];
+    if (d.qkv.shape.format != TileFormat::kFp8) return false;
+    if (!HasFp8Linear(d.gate_up.shape) || !HasFp8Linear(d.down.shape)) return false;
+    if (!spec_.layers[i].moe && d.down.shape.format != TileFormat::kFp8) return false;
+  }
+  return true;
 }
 
 Status DeviceWeights::Fill(const DecoderWeights* weights, ThreadTeam* team, cudaStream_t stream) {

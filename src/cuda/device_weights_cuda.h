@@ -57,6 +57,9 @@ class DeviceWeights {
   int64_t BytesPerToken() const;
   int64_t HeadBytes() const { return head_.shape.WeightBytes() + head_.shape.ScaleBytes(); }
 
+  // True if fp8_linear takes every layer's QKV and feed-forward weights.
+  bool FitsFp8Prefill() const;
+
   Status Fill(const DecoderWeights* weights, ThreadTeam* team, cudaStream_t stream);
 
   const DeviceLayer& layer(int i) const { return layers_[i]; }

@@ -67,7 +67,8 @@ Status Forward::Layers(const int32_t* packed, int tokens, int decode_splits, con
   const Step s{packed, tokens, decode_splits, tiles, stream,
                {meta(layout_.Positions()), meta(layout_.BlockTableOf()), meta(layout_.RingOf()),
                 meta(layout_.BlockTables()), meta(layout_.Past()), meta(layout_.Last())}};
-  return decode_splits > 0 ? Decode(s) : Prefill(s);
+  if (decode_splits > 0) return Decode(s);
+  return fp8_prefill_ ? PrefillFp8(s) : Prefill(s);
 }
 
 Status Forward::Embed(const Step& s, Squares* squares) const {

@@ -1,6 +1,6 @@
 // Enqueues one step of the model, the kernels in order: decode_cuda.cc has the layers of a step with one token a
-// sequence, prefill_cuda.cc those of any other, forward_cuda.cc what both share, forward_ranks_cuda.cc what several GPUs
-// say to each other.
+// sequence, prefill_cuda.cc and prefill_fp8_cuda.cc those of any other, forward_cuda.cc what all share,
+// forward_ranks_cuda.cc what several GPUs say to each other.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,7 @@
 #include "cuda/device_weights_cuda.h"
 #include "cuda/exchange_cuda.h"
 #include "cuda/kernels/attention.cuh"
+#include "cuda/kernels/fp8_linear.cuh"
 #include "cuda/kernels/router.cuh"
 #include "cuda/kernels/stream_linear.cuh"
 #include "cuda/kernels/tokens.cuh"
@@ -28,8 +29,9 @@ int DecodeSplits(const ModelSpec& spec, int tokens, int longest_context);
 class Forward {
  public:
   Forward(const ModelSpec& spec, const DeviceWeights& weights, const DeviceKv& kv, const Workspace& workspace,
-          const StepLayout& layout, bool f32, Exchange* exchange = nullptr)
-      : spec_(spec), weights_(weights), kv_(kv), w_(workspace), layout_(layout), f32_(f32), exchange_(exchange) {}
+          const StepLayout& layout, bool f32, bool fp8_prefill, Exchange* exchange = nullptr)
+      : spec_(spec), weights_(weights), kv_(kv), w_(workspace), layout_(layout), f32_(f32), fp8_prefill_(fp8_prefill),
+        exchange_(exchange) {}
   Status Prepare(cudaStream_t stream);  // constants on the device
 
   // All layers. `packed`: StepLayout, device.
@@ -62,6 +64,15 @@ class Forward {
   Status Prefill(const Step& s) const;
   Status PrefillAttention(int layer, const Step& s) const;
   Status PrefillExperts(int layer, const Step& s) const;
+  // The same with activations quantised to e4m3 before every product.
+  Status PrefillFp8(const Step& s) const;
+  Status ExpertsFp8(int layer, const Step& s) const;
+  Status DenseFp8(int layer, const Step& s) const;
+  Fp8Activations Activations(int rows, const TileShape& weights) const;  // the input of a product with `weights`
+  Status QuantiseRows(const void* x, int stride, int rows, const Squares* squares, const Fp8Activations& out,
+                      const Step& s) const;
+  Status QuantiseNormed(const float* norm, const Squares& squares, const Fp8Activations& out, const Step& s) const;
+  Fp8LinearParams Fp8Linear(const LinearParams& p, const Fp8Activations& x) const;
 
   Status Embed(const Step& s, Squares* squares) const;
   Status Dense(int layer, const Step& s) const;  // the whole of a dense layer's feed-forward part
@@ -93,7 +104,7 @@ class Forward {
   const DeviceKv& kv_;
   const Workspace& w_;
   const StepLayout& layout_;
-  bool f32_;
+  bool f32_, fp8_prefill_;
   Exchange* exchange_;  // null: one GPU has the whole model
   DeviceMemory frequencies_;
   std::vector<int64_t> frequency_of_layer_;  // byte offsets

@@ -3,12 +3,13 @@
 #include <algorithm>
 
 #include "cuda/kernels/attention.cuh"
+#include "cuda/kernels/fp8_quantise.cuh"
 #include "cuda/kernels/router.cuh"
 #include "cuda/weight_tiles.h"
 
 namespace minimo::cuda {
 
-Workspace::Workspace(const ModelSpec& spec, bool f32, int max_tokens, int max_logit_rows) {
+Workspace::Workspace(const ModelSpec& spec, bool f32, bool fp8_prefill, int max_tokens, int max_logit_rows) {
   const int64_t t = max_tokens, act = f32 ? 4 : 2;
   int64_t qkv_rows = 0, q_size = 0, o_stride = 0, k_size = 0, v_size = 0, kv_heads = 0, dense = 0, v_dim = 0;
   for (const LayerSpec& l : spec.layers) {
@@ -60,6 +61,17 @@ Workspace::Workspace(const ModelSpec& spec, bool f32, int max_tokens, int max_lo
   partial_sum = Take(rows * 16 * 4);
   attention_counters = Take(t * kv_heads * 4);
   logits = Take(int64_t{max_logit_rows} * spec.vocab * 4);
+  if (!fp8_prefill) return;
+  const auto rows_units = [](int64_t rows, int64_t stride) {
+    return (PadTo(static_cast<int>(rows), 8) + Fp8Activations::kSlack) * (stride / kUnitCols);
+  };
+  const int64_t most = std::max({rows_units(slots, std::max(x_stride, hidden_stride_moe)), rows_units(t, x_stride),
+                                 rows_units(t, o_stride), rows_units(t, hidden_stride_dense)});
+  fp8_values = Take(most * 128);
+  fp8_scales = Take(most * 4);
+  fp8_offsets = Take(most * 8);
+  fp8_tiles = Take(MostFp8Tiles(slots, experts) * static_cast<int64_t>(sizeof(Fp8Tile)));
+  fp8_num_tiles = Take(4);
 }
 
 }  // namespace minimo::cuda

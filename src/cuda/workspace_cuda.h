@@ -15,7 +15,7 @@ inline constexpr int kMultiprocessors = 132;  // of an H100 and an H200
 class Workspace {
  public:
   // Offsets only; Allocate makes the memory.
-  Workspace(const ModelSpec& spec, bool f32, int max_tokens, int max_logit_rows);
+  Workspace(const ModelSpec& spec, bool f32, bool fp8_prefill, int max_tokens, int max_logit_rows);
   int64_t bytes() const { return bytes_; }
   Status Allocate() { return memory_.AllocateZeroed(bytes_); }
 
@@ -30,6 +30,7 @@ class Workspace {
       slot_of, expert_load;
   int64_t partial, partial_max, partial_sum, attention_counters;
   int64_t logits;
+  int64_t fp8_values, fp8_scales, fp8_offsets, fp8_tiles, fp8_num_tiles;  // Fp8Activations of one product's input
   int x_stride, hidden_stride_moe, hidden_stride_dense;
 
  private:

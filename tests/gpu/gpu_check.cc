@@ -3,7 +3,7 @@
 //   gpu_check real                   one layer of each kind at real shapes against the CPU executor
 //   gpu_check real-small             a few steps of it, for compute-sanitizer
 //   gpu_check decode MODEL LAYERS FORMAT BATCHES CONTEXT   random weights: time a step, share of the memory floor
-//   gpu_check prefill MODEL LAYERS FORMAT TOKENS
+//   gpu_check prefill MODEL LAYERS FORMAT TOKENS ACTIVATIONS   bf16 or fp8
 // Prints JSON lines, one a check or measurement; exits 1 if a check fails.
 #include <nlohmann/json.hpp>
 
@@ -28,6 +28,8 @@ namespace {
 
 using cuda::CudaExecutor;
 using cuda::CudaOptions;
+
+constexpr double kFp8Bound = 6e-2;  // of activations with 3 bits of mantissa
 
 Result<std::vector<float>> AllLogits(CudaExecutor& executor, const std::vector<int32_t>& ids, size_t chunk) {
   std::vector<float> logits;
@@ -131,10 +133,13 @@ void Golden(const std::string& shared, const std::string& models) {
 }
 
 // Prompts of `prompt` tokens for each of `batch` sequences, then decode steps, both executors fed the same tokens.
+// With fp8_prefill the prompt's activations are e4m3, 3 bits of mantissa: its bound is that of such rounding, and what
+// decoding reads of its cache differs as much.
 void CompareReal(const std::string& name, const LoadedModel& model, bool f32, int batch, int prompt, int steps,
-                 ThreadTeam& team) {
+                 ThreadTeam& team, bool fp8_prefill = false) {
   CudaOptions options;
   options.f32 = f32;
+  options.fp8_prefill = fp8_prefill;
   options.max_tokens = std::max(batch * prompt, batch);
   const int total = prompt + steps;
   const KvLayout layout = LayoutFor(model.spec, f32, batch, total);
@@ -157,8 +162,9 @@ void CompareReal(const std::string& name, const LoadedModel& model, bool f32, in
     past += n;
     at += n * batch;
   }
-  const double bound = f32 ? 1e-4 : 1e-2;
-  Check({{"check", "real shapes"}, {"model", name}, {"dtype", f32 ? "f32" : "bf16"}, {"batch", batch},
+  const double bound = f32 ? 1e-4 : fp8_prefill ? kFp8Bound : 1e-2;
+  Check({{"check", "real shapes"}, {"model", name}, {"dtype", f32 ? "f32" : "bf16"},
+         {"prefill_activations", f32 ? "f32" : fp8_prefill ? "fp8" : "bf16"}, {"batch", batch},
          {"prompt", prompt}, {"prefill_error", prefill_error}, {"decode_error", decode_error}, {"bound", bound}},
         prefill_error < bound && decode_error < bound);
 }
@@ -168,7 +174,7 @@ void Real() {
   for (const ExpertFormat format : {ExpertFormat::kFp8, ExpertFormat::kInt4}) {
     const std::string tail = format == ExpertFormat::kFp8 ? " fp8" : " int4";
     const SyntheticModel m2(M2Spec(2, 16, 1000), format, 64, 1);
-    const SyntheticModel mimo(MiMoSpec(3, 16, 1000), format, 32, 2);
+    const SyntheticModel mimo(MiMoSpec(3, 16, 1000), format, 64, 2);
     ModelSpec full = MiMoSpec(6, 12, 1000);
     full.layers = {full.layers[5]};
     const SyntheticModel mimo_full(full, format, 128, 3);
@@ -177,6 +183,10 @@ void Real() {
       CompareReal("mimo" + tail, mimo.model(), f32, 1, 200, 3, team);
       CompareReal("mimo full" + tail, mimo_full.model(), f32, 1, 150, 3, team);
     }
+    CompareReal("m2" + tail, m2.model(), false, 1, 200, 3, team, true);
+    CompareReal("m2" + tail, m2.model(), false, 3, 140, 3, team, true);
+    CompareReal("mimo" + tail, mimo.model(), false, 1, 200, 3, team, true);
+    CompareReal("mimo full" + tail, mimo_full.model(), false, 1, 150, 3, team, true);
     CompareReal("m2" + tail, m2.model(), false, 3, 40, 3, team);
     CompareReal("m2" + tail, m2.model(), false, 12, 17, 3, team);
     CompareReal("m2" + tail, m2.model(), false, 40, 5, 3, team);
@@ -275,11 +285,13 @@ void Decode(const std::string& model, int layers, const std::string& format, con
          {"max_over_mean", most_load * static_cast<double>(load.counts.size()) / all_load}});
 }
 
-void Prefill(const std::string& model, int layers, const std::string& format, const std::vector<int>& lengths) {
+void Prefill(const std::string& model, int layers, const std::string& format, const std::vector<int>& lengths,
+             bool fp8_activations) {
   ThreadTeam team(0);
   BenchModel b = MakeBench(model, layers, format);
   const int most = *std::max_element(lengths.begin(), lengths.end());
   b.options.max_tokens = most;
+  b.options.fp8_prefill = fp8_activations;
   const KvLayout layout = LayoutFor(b.spec, false, 1, most);
   auto made = CudaExecutor::Create(b.spec, nullptr, layout, b.options, team);
   if (!made.ok()) return Check({{"check", "prefill " + model}, {"error", made.error().message}}, false);
@@ -295,8 +307,8 @@ void Prefill(const std::string& model, int layers, const std::string& format, co
       if (repeat > 0) times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
     }
     std::sort(times.begin(), times.end());
-    Print({{"bench", "prefill"}, {"model", model}, {"layers", b.spec.num_layers()}, {"format", format}, {"tokens", n},
-           {"ms", times[1] * 1e3}, {"tok_s", n / times[1]}, {"ms_a_layer", times[1] * 1e3 / b.spec.num_layers()}});
+    Print({{"bench", "prefill"}, {"model", model}, {"layers", b.spec.num_layers()}, {"format", format},
+           {"activations", fp8_activations ? "fp8" : "bf16"}, {"tokens", n}, {"ms", times[1] * 1e3}, {"tok_s", n / times[1]}, {"ms_a_layer", times[1] * 1e3 / b.spec.num_layers()}});
   }
 }
 
@@ -318,11 +330,11 @@ int Main(int argc, char** argv) {
     RealSmall();
   } else if (args.size() == 6 && args[0] == "decode") {
     Decode(args[1], std::stoi(args[2]), args[3], Numbers(args[4]), std::stoi(args[5]), bandwidth);
-  } else if (args.size() == 5 && args[0] == "prefill") {
-    Prefill(args[1], std::stoi(args[2]), args[3], Numbers(args[4]));
+  } else if (args.size() == 6 && args[0] == "prefill") {
+    Prefill(args[1], std::stoi(args[2]), args[3], Numbers(args[4]), args[5] == "fp8");
   } else {
     std::fprintf(stderr, "usage: gpu_check golden SHARED MODELS | real | real-small | decode MODEL LAYERS FORMAT BATCHES CONTEXT | "
-                         "prefill MODEL LAYERS FORMAT TOKENS\n");
+                         "prefill MODEL LAYERS FORMAT TOKENS bf16|fp8\n");
     return 2;
   }
   return g_failures == 0 ? 0 : 1;

@@ -1,19 +1,21 @@
-// A block takes 256 rows of W and up to 96 tokens: weights are wgmma's A operand, expanded in registers from the tiles
-// of weight_tiles.h, tokens are B in shared memory. Few tokens an expert then cost little padding: N follows them in steps of 16.
+// A block takes 256 rows of W and up to 64 or 96 tokens: weights are wgmma's A operand, expanded in registers from the
+// tiles of weight_tiles.h, tokens are B in shared memory. Few tokens an expert then cost little padding: N follows them
+// in steps of 16.
 //
-// Two warpgroups of 128 rows each, two products of 64 rows at a time: while one runs, the sums of the other are promoted
-// to float32 registers with their scales (every 64 of K for 4 bits, 128 for FP8). None runs across the loop's end: the
-// compiler would serialise them. A third warpgroup's first thread
-// copies activations in bulk. Weights come by asynchronous copies of each warp for itself, a ring that runs on into the
-// next tile; blocks are persistent.
+// Many tokens: two warpgroups of 128 rows (two products of 64 rows each); few: four of 64 rows, whose latencies hide each
+// other. While one group's products run, others promote theirs to float32 registers with their scales (every 64 of K for
+// 4 bits, 128 for FP8). No product runs across the loop's end: the compiler would serialise them. One thread of a last
+// warpgroup copies activations in bulk. Weights come by asynchronous copies of each warp for itself, a ring that runs on
+// into the next tile; blocks are persistent.
 //
-// 4 bits: a code q (0..15) is, as an e4m3 byte, q * 2^-9 exactly. W = s (q - 8), so W x = 512 s (q * 2^-9) x - 8 s sum(x),
-// and the activations bring minus their scaled sums along.
+// 4 bits: a code q (0..15) is, as an e4m3 byte, q * 2^-9 exactly. W x = s (q - 8) x = 512 s (q * 2^-9) x - 8 s sum(x):
+// the last term, over all groups of a row, is a small product of the scales with the activations' offsets, which starts
+// the sums (mma m16n8k16 over four units: 8 groups, the offsets in two parts of bf16).
 //
 // The lane that wgmma wants a weight in is not the one that weight_tiles.h gives it: a lane's columns of a unit lie in
 // one group, a step of wgmma must stay within one. So lanes read each other's 16 bytes: for half h of a unit lane
 // (g, t) reads the words 4 (t / 2) .. + 3 of lane (g, 2 h + t % 2). The second halves of the chunks lie 32 bytes further
-// on, so that eight lanes hit distinct banks. Shared memory: 5 or 6 stages of 14 KB and 4 or 7 of 33 or 18 KB.
+// on, so that eight lanes hit distinct banks. Shared memory: 5 or 6 stages of 13 KB and 4 or 7 of 33 or 18 KB.
 #include "cuda/kernels/dequant.cuh"
 #include "cuda/kernels/fp8_linear.cuh"
 #include "cuda/kernels/wgmma.cuh"
@@ -22,21 +24,29 @@ namespace minimo::cuda {
 namespace {
 
 constexpr int kMultiprocessors = 132;
-constexpr int kConsumerWarps = 8;
-constexpr int kThreads = 384;
-constexpr int kStageBytes = kFp8MostTokens * 144;  // values, then scales
-static_assert(kStageBytes % 128 == 0);
-constexpr int kStagePitch = (kStageBytes + 1023) / 1024 * 1024;
+constexpr int kFewTokens = 64;  // a tile of the narrow kind
+constexpr int kStagePitch = (kFp8MostTokens * 132 + 1023) / 1024 * 1024;  // values, then scales
+
+// Wide: 2 warpgroups with 2 products of 64 rows each; narrow: 4 with 1.
+template <bool kWide>
+struct Groups {
+  static constexpr int kProducts = kWide ? 2 : 1;
+  static constexpr int kWarps = kWide ? 8 : 16;  // that multiply
+  static constexpr int kThreads = kWarps * 32 + 128;
+  static __device__ __forceinline__ int tile(int product) {  // of the block's 16 tiles of 16 rows
+    const int warp = threadIdx.x / 32;
+    return (warp / 4 * kProducts + product) * 4 + warp % 4;
+  }
+};
 
 template <TileFormat kF>
-struct Ring {  // of weights: a slot holds, for each warp, two tiles of one unit and their scales
+struct Ring {  // of weights: a slot holds 16 tiles of one unit and their scales
   static constexpr int kSlots = kF == TileFormat::kInt4 ? 7 : 4;
   static constexpr int kChunks = UnitBytes(kF) / 512;
   static constexpr int kHalf = kChunks / 2 * 512 + 32;  // where the second half of the chunks begins
   static constexpr int kScales = 2 * kHalf - 32;
   static constexpr int kTile = kScales + (kF == TileFormat::kInt4 ? 64 : 16);
-  static constexpr int kWarp = 2 * kTile;
-  static constexpr int kBytes = kConsumerWarps * kWarp;
+  static constexpr int kBytes = 16 * kTile;
   static constexpr int kStages = kF == TileFormat::kInt4 ? 6 : 5;
   static constexpr int kShared = kStages * kStagePitch + kSlots * kBytes + 1024;
 };
@@ -69,45 +79,44 @@ struct Schedule {
 
 __device__ __forceinline__ int columns_of(const TileOf& t) { return (t.end - t.first + 15) / 16 * 16; }
 
-// Requests weights unit by unit, tile after tile.
-template <TileFormat kF>
+// Requests weights unit by unit, tile after tile, for this warp alone.
+template <TileFormat kF, bool kWide>
 struct WeightCursor {
+  static constexpr int kProducts = Groups<kWide>::kProducts;
   const Fp8LinearParams& p;
   const Schedule& schedule;
-  int tile, unit = 0, slot = 0, expert = 0;
-  const uint8_t* weights[2];
-  const uint8_t* scales[2];
+  int tile, unit = 0, slot = 0;
+  const uint8_t* weights[kProducts];
+  const uint8_t* scales[kProducts];
   uint8_t* ring;
 
-  __device__ WeightCursor(const Fp8LinearParams& params, const Schedule& s, uint8_t* warp_ring)
-      : p(params), schedule(s), tile(blockIdx.x), ring(warp_ring) {
+  __device__ WeightCursor(const Fp8LinearParams& params, const Schedule& s, uint8_t* slots)
+      : p(params), schedule(s), tile(blockIdx.x), ring(slots) {
     start();
   }
   __device__ __forceinline__ void start() {
     if (tile >= schedule.count) return;
     const TileOf t = schedule.at(tile);
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int scale_bytes = UnitScaleBytes(kF, p.shape.group_cols);
+    const int lane = threadIdx.x % 32;
 #pragma unroll
-    for (int m = 0; m < 2; ++m) {
-      const int row = min(t.row_block * 16 + warp / 4 * 8 + m * 4 + warp % 4, p.shape.tiles - 1);
-      const int64_t at = int64_t{row} * p.shape.units;
+    for (int m = 0; m < kProducts; ++m) {
+      const int64_t at = int64_t{min(t.row_block * 16 + Groups<kWide>::tile(m), p.shape.tiles - 1)} * p.shape.units;
       weights[m] = p.weights + t.expert * p.expert_weight_bytes + at * UnitBytes(kF) + lane * 16;
-      scales[m] = p.scales + t.expert * p.expert_scale_bytes + at * scale_bytes + lane * 4;
+      scales[m] = p.scales + t.expert * p.expert_scale_bytes + at * UnitScaleBytes(kF, p.shape.group_cols) + lane * 4;
     }
   }
   __device__ __forceinline__ void request() {
     using R = Ring<kF>;
     if (tile < schedule.count) {
       const int lane = threadIdx.x % 32, scale_bytes = UnitScaleBytes(kF, p.shape.group_cols);
-      uint8_t* to = ring + slot * R::kBytes;
 #pragma unroll
-      for (int m = 0; m < 2; ++m) {
+      for (int m = 0; m < kProducts; ++m) {
+        uint8_t* to = ring + slot * R::kBytes + Groups<kWide>::tile(m) * R::kTile;
 #pragma unroll
         for (int c = 0; c < R::kChunks; ++c) {
-          copy_async16(to + m * R::kTile + c * 512 + (c >= R::kChunks / 2 ? 32 : 0) + lane * 16, weights[m] + c * 512);
+          copy_async16(to + c * 512 + (c >= R::kChunks / 2 ? 32 : 0) + lane * 16, weights[m] + c * 512);
         }
-        if (lane * 4 < scale_bytes) copy_async4(to + m * R::kTile + R::kScales + lane * 4, scales[m]);
+        if (lane * 4 < scale_bytes) copy_async4(to + R::kScales + lane * 4, scales[m]);
         weights[m] += UnitBytes(kF);
         scales[m] += scale_bytes;
       }
@@ -156,26 +165,57 @@ __device__ __forceinline__ float2 load_scales(const uint8_t* tile, int half, int
   return {__uint_as_float(pair << 16) * 512.0f, __uint_as_float(pair & 0xffff0000) * 512.0f};
 }
 
-// sums += scale * (part * scale of the token + offset). `scales`: of the first token pair and the half.
-template <TileFormat kF, int kN>
-__device__ __forceinline__ void promote(const float (&part)[kN / 2], const uint8_t* scales, float2 scale,
-                                        float (&sums)[kN / 2]) {
+// sums += part * scale of the rows * scale of the token. `scales`: of the tile's first token.
+template <int kProducts, int kN>
+__device__ __forceinline__ void promote(const float (&part)[kProducts][kN / 2], const uint8_t* scales,
+                                        const float2 (&scale)[kProducts], float (&sums)[kProducts][kN / 2]) {
   const int t = threadIdx.x % 4;
 #pragma unroll
   for (int j = 0; j < kN / 8; ++j) {
-    const uint8_t* from = scales + (4 * j + t) * 32;
-    if constexpr (kF == TileFormat::kInt4) {
-      const float4 x = *reinterpret_cast<const float4*>(from);
-      sums[4 * j] = fmaf(fmaf(part[4 * j], x.x, x.z), scale.x, sums[4 * j]);
-      sums[4 * j + 1] = fmaf(fmaf(part[4 * j + 1], x.y, x.w), scale.x, sums[4 * j + 1]);
-      sums[4 * j + 2] = fmaf(fmaf(part[4 * j + 2], x.x, x.z), scale.y, sums[4 * j + 2]);
-      sums[4 * j + 3] = fmaf(fmaf(part[4 * j + 3], x.y, x.w), scale.y, sums[4 * j + 3]);
-    } else {
-      const float2 x = *reinterpret_cast<const float2*>(from);
-      sums[4 * j] = fmaf(part[4 * j] * x.x, scale.x, sums[4 * j]);
-      sums[4 * j + 1] = fmaf(part[4 * j + 1] * x.y, scale.x, sums[4 * j + 1]);
-      sums[4 * j + 2] = fmaf(part[4 * j + 2] * x.x, scale.y, sums[4 * j + 2]);
-      sums[4 * j + 3] = fmaf(part[4 * j + 3] * x.y, scale.y, sums[4 * j + 3]);
+    const float2 x = *reinterpret_cast<const float2*>(scales + (4 * j + t) * 8);
+#pragma unroll
+    for (int m = 0; m < kProducts; ++m) {
+      sums[m][4 * j] = fmaf(part[m][4 * j] * x.x, scale[m].x, sums[m][4 * j]);
+      sums[m][4 * j + 1] = fmaf(part[m][4 * j + 1] * x.y, scale[m].x, sums[m][4 * j + 1]);
+      sums[m][4 * j + 2] = fmaf(part[m][4 * j + 2] * x.x, scale[m].y, sums[m][4 * j + 2]);
+      sums[m][4 * j + 3] = fmaf(part[m][4 * j + 3] * x.y, scale[m].y, sums[m][4 * j + 3]);
+    }
+  }
+}
+
+// 4 bits: sums = the rows' scales times the tokens' offsets.
+template <int kProducts, int kN, bool kWide>
+__device__ __forceinline__ void add_offsets(const Fp8LinearParams& p, const TileOf& where,
+                                            float (&sums)[kProducts][kN / 2]) {
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const int groups = kUnitCols / p.shape.group_cols;
+  const uint32_t* scales[kProducts];
+#pragma unroll
+  for (int m = 0; m < kProducts; ++m) {
+    const int tile = min(where.row_block * 16 + Groups<kWide>::tile(m), p.shape.tiles - 1);
+    scales[m] = reinterpret_cast<const uint32_t*>(p.scales + where.expert * p.expert_scale_bytes) +
+                int64_t{tile} * p.shape.units * groups * 8 + g;
+  }
+  const uint2* offsets = p.x.offsets + where.first + g;
+#pragma unroll 2
+  for (int u = t; u < p.shape.units + t; u += 4) {
+    const bool live = u < p.shape.units;
+    uint32_t a[kProducts][4] = {};
+    if (live) {
+#pragma unroll
+      for (int m = 0; m < kProducts; ++m) {
+        const uint32_t first = __ldg(scales[m] + u * groups * 8), second = __ldg(scales[m] + (u * groups + groups - 1) * 8);
+        a[m][0] = a[m][2] = __byte_perm(first, second, 0x5410);
+        a[m][1] = a[m][3] = __byte_perm(first, second, 0x7632);
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kN / 8; ++j) {
+      const uint2 b = live ? __ldcg(offsets + int64_t{u} * p.x.rows + 8 * j) : uint2{0, 0};
+#pragma unroll
+      for (int m = 0; m < kProducts; ++m) {
+        mma_bf16(*reinterpret_cast<float(*)[4]>(&sums[m][4 * j]), a[m], b.x, b.y);
+      }
     }
   }
 }
@@ -258,59 +298,55 @@ struct Position {
   int stage = 0, phase = 0, slot = 0;
 };
 
-template <TileFormat kF, Epilogue kE, int kN>
-__device__ __forceinline__ void run_tile(const Fp8LinearParams& p, const TileOf& where, WeightCursor<kF>& cursor,
+template <TileFormat kF, Epilogue kE, bool kWide, int kN>
+__device__ __forceinline__ void run_tile(const Fp8LinearParams& p, const TileOf& where, WeightCursor<kF, kWide>& cursor,
                                          const uint8_t* stages, Barriers& barriers, Position& at) {
   using R = Ring<kF>;
+  constexpr int kProducts = Groups<kWide>::kProducts;
   constexpr int kSteps = kF == TileFormat::kInt4 ? 2 : 1;  // promotions a unit
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  float sums[2][kN / 2], part[2][kN / 2];
-#pragma unroll
-  for (int i = 0; i < kN / 2; ++i) sums[0][i] = sums[1][i] = 0;
-  float2 scale[2];
+  const int lane = threadIdx.x % 32;
+  float sums[kProducts][kN / 2] = {};
+  if constexpr (kF == TileFormat::kInt4) add_offsets<kProducts, kN, kWide>(p, where, sums);
 #pragma unroll 1
   for (int u = 0; u < p.shape.units; ++u) {
     copy_wait<R::kSlots - 2>();
     barrier_wait(&barriers.full[at.stage], at.phase);
     __syncwarp();
     const uint8_t* x = stages + at.stage * kStagePitch;
-    const uint8_t* tile = cursor.ring + at.slot * R::kBytes;
+    const uint8_t* weights = cursor.ring + at.slot * R::kBytes;
     const uint64_t operand = swizzled_operand(smem_address(x));
-    const uint8_t* x_scales = x + kN * 128;
-    // One product runs while the sums of the other are promoted.
-    constexpr int kParts = 2 * kSteps;
 #pragma unroll
-    for (int i = 0; i <= kParts; ++i) {
-      if (i < kParts) {
-        const int m = i % 2, step = i / 2;
-        uint32_t a[2][2][4];
+    for (int step = 0; step < kSteps; ++step) {
+      float part[kProducts][kN / 2];
+      float2 scale[kProducts];
+      uint32_t a[kProducts][2 / kSteps][2][4];
 #pragma unroll
-        for (int h = 0; h < 2 / kSteps; ++h) load_weights<kF>(tile + m * R::kTile, step + h, a[h]);
-        scale[m] = load_scales<kF>(tile + m * R::kTile, step, p.shape.group_cols);
-        wgmma_fence();
-        start_half<kN, true>(part[m], a[0], operand + 4 * step);
-        if constexpr (kSteps == 1) start_half<kN, false>(part[m], a[1], operand + 4);
-        wgmma_commit();
+      for (int m = 0; m < kProducts; ++m) {
+        const uint8_t* tile = weights + Groups<kWide>::tile(m) * R::kTile;
+#pragma unroll
+        for (int h = 0; h < 2 / kSteps; ++h) load_weights<kF>(tile, step + h, a[m][h]);
+        scale[m] = load_scales<kF>(tile, step, p.shape.group_cols);
       }
-      if (i > 0) {
-        const int m = (i - 1) % 2, step = (i - 1) / 2;
-        if (i < kParts) {
-          wgmma_wait<1>(part[m]);
-        } else {
-          wgmma_wait<0>(part[m]);
-        }
-        promote<kF, kN>(part[m], x_scales + 16 * step, scale[m], sums[m]);
+      wgmma_fence();
+#pragma unroll
+      for (int m = 0; m < kProducts; ++m) {
+        start_half<kN, true>(part[m], a[m][0], operand + 4 * step);
+        if constexpr (kSteps == 1) start_half<kN, false>(part[m], a[m][1], operand + 4);
       }
+      wgmma_commit();
+      if (step + 1 == kSteps) cursor.request();
+#pragma unroll
+      for (int m = 0; m < kProducts; ++m) wgmma_wait<0>(part[m]);
+      promote<kProducts, kN>(part, x + kN * 128, scale, sums);
     }
     __syncwarp();
     if (lane == 0) barrier_arrive(&barriers.empty[at.stage]);
-    cursor.request();
     at.slot = at.slot + 1 == R::kSlots ? 0 : at.slot + 1;
     if (++at.stage == R::kStages) at.stage = 0, at.phase ^= 1;
   }
 #pragma unroll
-  for (int m = 0; m < 2; ++m) {
-    const int tile = where.row_block * 16 + warp / 4 * 8 + m * 4 + warp % 4;
+  for (int m = 0; m < kProducts; ++m) {
+    const int tile = where.row_block * 16 + Groups<kWide>::tile(m);
 #pragma unroll
     for (int j = 0; j < kN / 8; ++j) {
       emit<kE>(p, where, tile, j, {sums[m][4 * j], sums[m][4 * j + 1], sums[m][4 * j + 2], sums[m][4 * j + 3]});
@@ -328,42 +364,46 @@ __device__ __forceinline__ void copy_activations(const Fp8LinearParams& p, const
     const int columns = columns_of(t);
     for (int u = 0; u < p.shape.units; ++u) {
       barrier_wait(&barriers.empty[stage], phase);
-      barrier_expect(&barriers.full[stage], columns * 144);
+      barrier_expect(&barriers.full[stage], columns * 132);
       const int64_t row = int64_t{u} * p.x.rows + t.first;
       uint8_t* to = stages + stage * kStagePitch;
       bulk_copy(to, p.x.values + row * 128, columns * 128, &barriers.full[stage]);
-      bulk_copy(to + columns * 128, p.x.scales + row * 4, columns * 16, &barriers.full[stage]);
+      bulk_copy(to + columns * 128, p.x.scales + row, columns * 4, &barriers.full[stage]);
       if (++stage == Ring<kF>::kStages) stage = 0, phase ^= 1;
     }
   }
 }
 
-template <TileFormat kF, Epilogue kE>
-__global__ void __launch_bounds__(kThreads, 1) fp8_linear(const __grid_constant__ Fp8LinearParams p, int dense_width) {
+template <TileFormat kF, Epilogue kE, bool kWide>
+__global__ void __launch_bounds__(Groups<kWide>::kThreads, 1)
+    fp8_linear(const __grid_constant__ Fp8LinearParams p, int dense_width) {
   using R = Ring<kF>;
+  constexpr int kWarps = Groups<kWide>::kWarps;
   extern __shared__ uint8_t smem[];
   __shared__ Barriers barriers;
   uint8_t* stages = smem + (1024 - smem_address(smem) % 1024) % 1024;
-  uint8_t* ring = stages + R::kStages * kStagePitch;
-  const int warp = threadIdx.x / 32;
   if (threadIdx.x == 0) {
     for (int i = 0; i < R::kStages; ++i) {
       barrier_init(&barriers.full[i], 1);
-      barrier_init(&barriers.empty[i], kConsumerWarps);
+      barrier_init(&barriers.empty[i], kWarps);
     }
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
   }
   __syncthreads();
-  if (warp >= kConsumerWarps) {
+  if (threadIdx.x >= kWarps * 32) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
     wait_previous_kernel();
     const Schedule schedule(p, dense_width);
-    if (threadIdx.x == kConsumerWarps * 32) copy_activations<kF>(p, schedule, stages, barriers);
+    if (threadIdx.x == kWarps * 32) copy_activations<kF>(p, schedule, stages, barriers);
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+    if constexpr (kWide) {
+      asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+    } else {
+      asm volatile("setmaxnreg.inc.sync.aligned.u32 120;");
+    }
     if (p.tiles != nullptr) wait_previous_kernel();  // else the weights are known: request them before
     const Schedule schedule(p, dense_width);
-    WeightCursor<kF> cursor(p, schedule, ring + warp * R::kWarp);
+    WeightCursor<kF, kWide> cursor(p, schedule, stages + R::kStages * kStagePitch);
 #pragma unroll 1
     for (int i = 0; i < R::kSlots - 1; ++i) cursor.request();
     allow_next_kernel();
@@ -372,12 +412,12 @@ __global__ void __launch_bounds__(kThreads, 1) fp8_linear(const __grid_constant_
     for (int i = blockIdx.x; i < schedule.count; i += gridDim.x) {
       const TileOf t = schedule.at(i);
       switch (columns_of(t) / 16) {
-        case 1: run_tile<kF, kE, 16>(p, t, cursor, stages, barriers, at); break;
-        case 2: run_tile<kF, kE, 32>(p, t, cursor, stages, barriers, at); break;
-        case 3: run_tile<kF, kE, 48>(p, t, cursor, stages, barriers, at); break;
-        case 4: run_tile<kF, kE, 64>(p, t, cursor, stages, barriers, at); break;
-        case 5: run_tile<kF, kE, 80>(p, t, cursor, stages, barriers, at); break;
-        default: run_tile<kF, kE, 96>(p, t, cursor, stages, barriers, at); break;
+        case 1: run_tile<kF, kE, kWide, 16>(p, t, cursor, stages, barriers, at); break;
+        case 2: run_tile<kF, kE, kWide, 32>(p, t, cursor, stages, barriers, at); break;
+        case 3: run_tile<kF, kE, kWide, 48>(p, t, cursor, stages, barriers, at); break;
+        case 4: run_tile<kF, kE, kWide, 64>(p, t, cursor, stages, barriers, at); break;
+        case 5: run_tile<kF, kE, kWide, kWide ? 80 : kFewTokens>(p, t, cursor, stages, barriers, at); break;
+        default: run_tile<kF, kE, kWide, kWide ? 96 : kFewTokens>(p, t, cursor, stages, barriers, at); break;
       }
     }
   }
@@ -395,29 +435,39 @@ int DenseWidth(int tokens, int row_blocks) {
   return best;
 }
 
-template <TileFormat kF, Epilogue kE>
+template <TileFormat kF, Epilogue kE, bool kWide>
 cudaError_t LaunchOne(const Fp8LinearParams& p, cudaStream_t stream) {
+  constexpr int kShared = Ring<kF>::kShared;
   static const cudaError_t configured =
-      cudaFuncSetAttribute(fp8_linear<kF, kE>, cudaFuncAttributeMaxDynamicSharedMemorySize, Ring<kF>::kShared);
+      cudaFuncSetAttribute(fp8_linear<kF, kE, kWide>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
   if (configured != cudaSuccess) return configured;
-  const int row_blocks = (p.shape.tiles + 15) / 16;
-  return Launch(fp8_linear<kF, kE>, dim3(kMultiprocessors), dim3(kThreads), Ring<kF>::kShared, stream, p,
-                p.tiles != nullptr ? 0 : DenseWidth(p.tokens, row_blocks));
+  return Launch(fp8_linear<kF, kE, kWide>, dim3(kMultiprocessors), dim3(Groups<kWide>::kThreads), kShared, stream, p,
+                p.tiles != nullptr ? 0 : DenseWidth(p.tokens, (p.shape.tiles + 15) / 16));
+}
+
+template <TileFormat kF, Epilogue kE>
+cudaError_t LaunchExperts(const Fp8LinearParams& p, cudaStream_t stream) {
+  const bool few = p.tiles != nullptr && p.tile_tokens <= kFewTokens;
+  return few ? LaunchOne<kF, kE, false>(p, stream) : LaunchOne<kF, kE, true>(p, stream);
 }
 
 }  // namespace
 
+int Fp8TileTokens(int64_t slots, int experts) {
+  return slots <= int64_t{experts} * 44 ? kFewTokens : kFp8MostTokens;  // most experts' fit one narrow tile
+}
+
 cudaError_t LaunchFp8Linear(const Fp8LinearParams& p, cudaStream_t stream) {
   const bool int4 = p.shape.format == TileFormat::kInt4;
   switch (p.epilogue) {
-    case Epilogue::kStore: return LaunchOne<TileFormat::kFp8, Epilogue::kStore>(p, stream);
-    case Epilogue::kResidual: return LaunchOne<TileFormat::kFp8, Epilogue::kResidual>(p, stream);
+    case Epilogue::kStore: return LaunchOne<TileFormat::kFp8, Epilogue::kStore, true>(p, stream);
+    case Epilogue::kResidual: return LaunchOne<TileFormat::kFp8, Epilogue::kResidual, true>(p, stream);
     case Epilogue::kSwiGlu:
-      return int4 ? LaunchOne<TileFormat::kInt4, Epilogue::kSwiGlu>(p, stream)
-                  : LaunchOne<TileFormat::kFp8, Epilogue::kSwiGlu>(p, stream);
+      return int4 ? LaunchExperts<TileFormat::kInt4, Epilogue::kSwiGlu>(p, stream)
+                  : LaunchExperts<TileFormat::kFp8, Epilogue::kSwiGlu>(p, stream);
     default:
-      return int4 ? LaunchOne<TileFormat::kInt4, Epilogue::kSlot>(p, stream)
-                  : LaunchOne<TileFormat::kFp8, Epilogue::kSlot>(p, stream);
+      return int4 ? LaunchExperts<TileFormat::kInt4, Epilogue::kSlot>(p, stream)
+                  : LaunchExperts<TileFormat::kFp8, Epilogue::kSlot>(p, stream);
   }
 }
 

@@ -11,20 +11,21 @@
 
 namespace minimo::cuda {
 
-inline constexpr int kFp8TileRows = 256;  // of weights, a block
 inline constexpr int kFp8MostTokens = 96;  // a block
 
-// Quantised activations, written by LaunchQuantise: for each unit of 128 columns, `rows` rows of 128 bytes, ready to be
-// an operand of wgmma: 16-byte piece p of row r lies at p ^ (r % 8), and the columns of a unit are in the order of the
-// weight tiles (fp8_quantise.cu). Scales: for each unit and pair of rows, for each half of 64 columns: the scale of the
-// two rows, then minus scale * (sum of the half's e4m3 values) / 64 of the two (the offset of 4-bit weights).
+// Quantised activations, written by LaunchQuantise, unit (128 columns) by unit, `rows` rows each. Values are ready to be
+// an operand of wgmma: 16-byte piece p of row r lies at p ^ (r % 8), the columns of a unit are in the order of the
+// weight tiles (fp8_quantise.cu). Products read up to 16 rows beyond the last.
 struct Fp8Activations {
-  uint8_t* values = nullptr;  // [units][rows][128]
-  float* scales = nullptr;    // [units][rows / 2][2][4]
-  int rows = 0;               // multiple of 8
+  uint8_t* values = nullptr;  // [units][rows][128] e4m3
+  float* scales = nullptr;    // [units][rows]
+  // For 4-bit weights: -8 * scale * (sum of the e4m3 values) of the two halves of 64 columns, each as the sum of two
+  // bf16: (first of both halves, rest of both). [units][rows]; null: not wanted.
+  uint2* offsets = nullptr;
+  int rows = 0;  // multiple of 8
 
-  static int64_t ValueBytes(int64_t rows, int units) { return rows * units * 128; }
-  static int64_t ScaleBytes(int64_t rows, int units) { return rows * units * 16; }
+  static constexpr int kSlack = 16;
+  static constexpr int kBytes = 128 + 4 + 8;  // a row and unit
 };
 
 // Tokens of one block: rows [first, end) of the activations, of which those before `begin` belong to another expert.
@@ -45,6 +46,7 @@ struct Fp8LinearParams {
   Fp8Activations x;
 
   int tokens = 0;                    // dense
+  int tile_tokens = kFp8MostTokens;  // experts: the most of a tile
   const Fp8Tile* tiles = nullptr;    // experts, device; null: dense
   const int* num_tiles = nullptr;
   const float* slot_weight = nullptr;
@@ -64,6 +66,8 @@ struct Fp8LinearParams {
 inline bool HasFp8Linear(const TileShape& s) {
   return s.format == TileFormat::kFp8 || (s.format == TileFormat::kInt4 && s.group_cols >= 64);
 }
+// How many tokens of an expert a tile should take: as LaunchQuantise is told, and LaunchFp8Linear.
+int Fp8TileTokens(int64_t slots, int experts);
 cudaError_t LaunchFp8Linear(const Fp8LinearParams& params, cudaStream_t stream);
 
 }  // namespace minimo::cuda

@@ -31,14 +31,17 @@ __device__ __forceinline__ float sum_e4m3x2(uint32_t pair) {
   return v.x + v.y;
 }
 
-__device__ __forceinline__ Quantised quantise(float4 v) {
+__device__ __forceinline__ Quantised quantise(float4 v, bool with_sum) {
   const float mine = fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w)));
   const float most = __uint_as_float(__reduce_max_sync(0xffffffffu, __float_as_uint(mine)));
   const float inverse = most > 0 ? kMostE4m3 / most : 0.0f;
   const uint32_t low = to_e4m3x2(v.x * inverse, v.z * inverse), high = to_e4m3x2(v.y * inverse, v.w * inverse);
-  float sum = sum_e4m3x2(low) + sum_e4m3x2(high);
+  float sum = 0;
+  if (with_sum) {
+    sum = sum_e4m3x2(low) + sum_e4m3x2(high);
 #pragma unroll
-  for (int offset = 1; offset < 16; offset <<= 1) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+    for (int offset = 1; offset < 16; offset <<= 1) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+  }
   return {low | high << 16, most * (1.0f / kMostE4m3), sum};
 }
 
@@ -52,11 +55,13 @@ __device__ __forceinline__ void put_values(const Fp8Activations& out, int unit, 
 __device__ __forceinline__ void put_scales(const Fp8Activations& out, int unit, int row, const Quantised& q,
                                            float factor) {
   const int lane = threadIdx.x % 32;
-  if (lane % 16 != 0) return;
   const float scale = q.scale * factor;
-  float* to = out.scales + (int64_t{unit} * out.rows + row / 2 * 2) * 4 + lane / 16 * 4 + row % 2;
-  to[0] = scale;
-  to[2] = -scale * q.sum * (1.0f / 64);
+  const int64_t at = int64_t{unit} * out.rows + row;
+  if (lane == 0) out.scales[at] = scale;
+  if (out.offsets == nullptr) return;
+  const float mine = -8.0f * scale * q.sum, other = __shfl_sync(0xffffffffu, mine, 16);
+  const float first[2] = {__bfloat162float(__float2bfloat16(mine)), __bfloat162float(__float2bfloat16(other))};
+  if (lane == 0) out.offsets[at] = {pack_bf16(first[0], first[1]), pack_bf16(mine - first[0], other - first[1])};
 }
 
 __device__ __forceinline__ float4 from_bf16(uint2 v) {
@@ -72,7 +77,7 @@ __device__ void list_tiles(const QuantiseParams& p) {
   if (a < active) {
     begin = load_l2(p.offsets + a), end = load_l2(p.offsets + a + 1);
     first = begin & ~7;
-    parts = (end - first + kFp8MostTokens - 1) / kFp8MostTokens;
+    parts = (end - first + p.tile_tokens - 1) / p.tile_tokens;
   }
   counts[a] = parts;
   __syncthreads();
@@ -128,7 +133,7 @@ __global__ void __launch_bounds__(kThreads) quantise_rows(const QuantiseParams p
     if (p.square_sums != nullptr) {
       factor = rsqrtf(warp_sum(squares[i]) / static_cast<float>(p.norm_cols) + p.norm_eps);
     }
-    const Quantised q = quantise({v[i].x * w.x, v[i].y * w.y, v[i].z * w.z, v[i].w * w.w});
+    const Quantised q = quantise({v[i].x * w.x, v[i].y * w.y, v[i].z * w.z, v[i].w * w.w}, p.out.offsets != nullptr);
     for (int k = 0; k < p.top_k; ++k) {
       const int row = p.slot_of != nullptr ? load_l2(p.slot_of + token * p.top_k + k) : token;
       put_values(p.out, unit, row, q);
@@ -174,7 +179,7 @@ __global__ void __launch_bounds__(kThreads) combine(const CombineParams p) {
       uint2* to = reinterpret_cast<uint2*>(static_cast<bf16*>(p.next_x) + int64_t{token} * p.next_x_stride);
       if (c < columns) to[c] = {pack_bf16(x.x, x.y), pack_bf16(x.z, x.w)};
     } else {
-      held[i] = quantise(x);
+      held[i] = quantise(x, p.out.offsets != nullptr);
       put_values(p.out, unit, token, held[i]);
     }
   }

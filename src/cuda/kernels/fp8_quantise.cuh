@@ -26,13 +26,14 @@ struct QuantiseParams {
   const int* num_active = nullptr;
   const int* active = nullptr;
   const int* offsets = nullptr;
+  int tile_tokens = kFp8MostTokens;
   Fp8Tile* tiles = nullptr;  // [MostFp8Tiles]
   int* num_tiles = nullptr;
 };
 cudaError_t LaunchQuantise(const QuantiseParams& params, cudaStream_t stream);
 
 // An expert's slots begin anywhere, its tiles at a multiple of 8.
-constexpr int64_t MostFp8Tiles(int64_t slots, int64_t experts) { return (slots + 7 * experts) / kFp8MostTokens + experts; }
+constexpr int64_t MostFp8Tiles(int64_t slots, int64_t experts) { return (slots + 7 * experts) / 64 + experts; }
 
 // residual += the sum of a row's experts; RMSNorm; quantised for the next layer or, with next_x, as bf16 before the
 // norm's factor (times next_norm), with the row's sum of squares.

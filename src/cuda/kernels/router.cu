@@ -8,6 +8,7 @@ namespace minimo::cuda {
 namespace {
 
 constexpr int kFewTokens = 8;
+constexpr int kManyTokens = 256;  // from here on the tensor cores are faster
 constexpr int kThreads = 256;
 
 constexpr int kMost = kRouterExperts / 32;  // experts a lane
@@ -339,7 +340,11 @@ cudaError_t LaunchRouter(const RouterParams& p, cudaStream_t stream) {
     return Launch(router_few, dim3((p.experts + 1) / 2), dim3(kThreads), kThreads / 32 * p.experts * sizeof(int), stream, p);
   }
   const dim3 tiles((p.experts + 31) / 32, (p.tokens + 31) / 32, kRouterSplits);
-  if (cudaError_t e = Launch(router_many, tiles, dim3(kThreads), 0, stream, p)) return e;
+  if (p.tokens >= kManyTokens) {
+    if (cudaError_t e = LaunchRouterLogits(p, stream)) return e;
+  } else if (cudaError_t e = Launch(router_many, tiles, dim3(kThreads), 0, stream, p)) {
+    return e;
+  }
   if (cudaError_t e = Launch(router_choose, dim3((p.tokens + 7) / 8), dim3(kThreads), 0, stream, p)) return e;
   static const cudaError_t configured =
       cudaFuncSetAttribute(router_sort, cudaFuncAttributeMaxDynamicSharedMemorySize, 32 * kRouterExperts * sizeof(int));

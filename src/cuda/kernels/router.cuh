@@ -43,4 +43,7 @@ struct RouterParams {
 
 cudaError_t LaunchRouter(const RouterParams& params, cudaStream_t stream);
 
+// logits only, of many tokens (router_logits.cu).
+cudaError_t LaunchRouterLogits(const RouterParams& params, cudaStream_t stream);
+
 }  // namespace minimo::cuda

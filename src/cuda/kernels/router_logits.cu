@@ -1,0 +1,114 @@
+// Router scores of many tokens, in float32's precision on the tensor cores: every factor is the sum of two tf32 numbers,
+// and three of the four products are taken (the fourth is below float32's last bit).
+//
+// A block has 64 tokens x 128 experts and one of kRouterSplits runs of columns, a warp 32 x 64. Rows of 32 columns in
+// shared memory are 36 floats apart: 8 rows x 4 columns hit distinct banks. Two stages of 28 KB.
+#include "cuda/kernels/common.cuh"
+#include "cuda/kernels/router.cuh"
+
+namespace minimo::cuda {
+namespace {
+
+constexpr int kTokens = 64, kExperts = 128, kColumns = 32, kPitch = 36;
+constexpr int kThreads = 128;
+constexpr int kStageFloats = (kTokens + kExperts) * kPitch;
+constexpr int kShared = 2 * kStageFloats * 4;
+
+struct Split {
+  uint32_t high, low;
+};
+__device__ __forceinline__ Split split(float x) {
+  Split s;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(s.high) : "f"(x));
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(s.low) : "f"(x - __uint_as_float(s.high)));
+  return s;
+}
+__device__ __forceinline__ void mma_tf32(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__global__ void __launch_bounds__(kThreads) router_logits(const RouterParams p) {
+  extern __shared__ __align__(16) float smem[];
+  allow_next_kernel();
+  wait_previous_kernel();
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const int first_expert = blockIdx.x * kExperts, first_token = blockIdx.y * kTokens;
+  const int steps = (p.hidden + kColumns - 1) / kColumns;
+  const int begin = steps * blockIdx.z / kRouterSplits, end = steps * (blockIdx.z + 1) / kRouterSplits;
+  const auto request = [&](int s) {
+    float* to = smem + s % 2 * kStageFloats;
+    for (int i = threadIdx.x; i < (kTokens + kExperts) * kColumns / 4; i += kThreads) {
+      const int row = i / (kColumns / 4), piece = i % (kColumns / 4) * 4, c = s * kColumns + piece;
+      const bool token = row < kTokens;
+      const int at = token ? first_token + row : first_expert + row - kTokens;
+      const bool inside = at < (token ? p.tokens : p.experts) && c < p.hidden;
+      const float* from = (token ? p.residual : p.weights) + (inside ? int64_t{at} * p.hidden + c : 0);
+      copy_async16_or_zero(to + row * kPitch + piece, from, inside);
+    }
+    copy_commit();
+  };
+  const int my_token = warp / 2 * 32, my_expert = warp % 2 * 64;
+  float sums[2][8][4] = {};
+  if (begin < end) request(begin);
+  for (int s = begin; s < end; ++s) {
+    copy_wait<0>();
+    __syncthreads();
+    if (s + 1 < end) request(s + 1);
+    const float* x = smem + s % 2 * kStageFloats + my_token * kPitch;
+    const float* w = smem + s % 2 * kStageFloats + (kTokens + my_expert) * kPitch;
+#pragma unroll
+    for (int k = 0; k < kColumns; k += 8) {
+      uint32_t a[2][2][4];  // [16 tokens][high, low]
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int column = s * kColumns + k + t + i / 2 * 4;
+        const float norm = column < p.hidden ? __ldg(p.norm_weight + column) : 0.0f;
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+          const Split v = split(x[(16 * m + g + i % 2 * 8) * kPitch + k + t + i / 2 * 4] * norm);
+          a[m][0][i] = v.high, a[m][1][i] = v.low;
+        }
+      }
+#pragma unroll
+      for (int n = 0; n < 8; ++n) {
+        const Split b0 = split(w[(8 * n + g) * kPitch + k + t]), b1 = split(w[(8 * n + g) * kPitch + k + t + 4]);
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+          mma_tf32(sums[m][n], a[m][1], b0.high, b1.high);
+          mma_tf32(sums[m][n], a[m][0], b0.low, b1.low);
+          mma_tf32(sums[m][n], a[m][0], b0.high, b1.high);
+        }
+      }
+    }
+    __syncthreads();
+  }
+#pragma unroll
+  for (int m = 0; m < 2; ++m) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int token = first_token + my_token + 16 * m + g + i / 2 * 8;
+      if (token >= p.tokens) continue;
+      float* to = p.logits + (int64_t{blockIdx.z} * p.tokens + token) * p.experts;
+#pragma unroll
+      for (int n = 0; n < 8; ++n) {
+        const int expert = first_expert + my_expert + 8 * n + 2 * t + i % 2;
+        if (expert < p.experts) to[expert] = sums[m][n][i];
+      }
+    }
+  }
+}
+
+}  // namespace
+
+cudaError_t LaunchRouterLogits(const RouterParams& p, cudaStream_t stream) {
+  static const cudaError_t configured =
+      cudaFuncSetAttribute(router_logits, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
+  if (configured != cudaSuccess) return configured;
+  const dim3 grid((p.experts + kExperts - 1) / kExperts, (p.tokens + kTokens - 1) / kTokens, kRouterSplits);
+  return Launch(router_logits, grid, dim3(kThreads), kShared, stream, p);
+}
+
+}  // namespace minimo::cuda

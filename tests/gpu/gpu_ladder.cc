@@ -1,0 +1,457 @@
+// Each operator of a prefill at the models' real shapes: exactness against a plain reference in double on the CPU, time,
+// TFLOPS, bytes and share of the floor. Needs a Hopper GPU: see tools/gpu_check.
+//   gpu_ladder check            conformance at real and odd shapes
+//   gpu_ladder time [MODEL.OP] [TOKENS..]
+// Prints JSON lines; exits 1 if a check fails.
+#include <cuda_runtime.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <numeric>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "base/float_types.h"
+#include "cuda/device_cuda.h"
+#include "cuda/kernels/fp8_linear.cuh"
+#include "cuda/kernels/fp8_quantise.cuh"
+#include "cuda/kernels/repack.cuh"
+#include "cuda/kernels/tile_linear.cuh"
+
+namespace minimo::cuda {
+namespace {
+
+int g_failures = 0;
+constexpr double kReadBytes = 4.54e12;   // a second, H200: bench/results/gpu-hopper.json
+constexpr double kFp8Flops = 1979e12;    // dense e4m3, by the datasheet
+
+void Must(cudaError_t code, const char* what) {
+  if (code == cudaSuccess) return;
+  std::printf("{\"error\": \"%s: %s\"}\n", what, cudaGetErrorString(code));
+  std::fflush(stdout);
+  std::exit(3);
+}
+#define MUST(x) Must((x), #x)
+
+template <typename T>
+struct Device {
+  T* data = nullptr;
+  int64_t count = 0;
+  Device() = default;
+  explicit Device(int64_t n) : count(n) {
+    MUST(cudaMalloc(&data, n * sizeof(T) + 4096));
+    MUST(cudaMemset(data, 0xff, n * sizeof(T) + 4096));  // poison: NaN
+  }
+  explicit Device(const std::vector<T>& v) : Device(static_cast<int64_t>(v.size())) {
+    MUST(cudaMemcpy(data, v.data(), v.size() * sizeof(T), cudaMemcpyHostToDevice));
+  }
+  Device(Device&& o) noexcept { std::swap(data, o.data), std::swap(count, o.count); }
+  ~Device() { cudaFree(data); }
+  std::vector<T> Get() const {
+    std::vector<T> v(static_cast<size_t>(count));
+    MUST(cudaMemcpy(v.data(), data, v.size() * sizeof(T), cudaMemcpyDeviceToHost));
+    return v;
+  }
+};
+
+uint16_t ToBf16Bits(float x) {
+  uint32_t u;
+  std::memcpy(&u, &x, 4);
+  return static_cast<uint16_t>((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+}
+float FromBf16Bits(uint16_t b) { return ToFloat(Bf16{b}); }
+
+// A matrix as a checkpoint has it, and its tiles on the device.
+struct Matrix {
+  TileFormat format;
+  int rows, cols, group;
+  std::vector<uint8_t> data;      // FP8 bytes or nibbles
+  std::vector<float> scale;       // FP8: [rows][cols / 128]
+  std::vector<uint16_t> scale16;  // 4 bits: [rows][cols / group]
+
+  Matrix(TileFormat f, int r, int c, int g, std::mt19937& random) : format(f), rows(r), cols(c), group(g) {
+    if (f == TileFormat::kFp8) {
+      data.resize(size_t(r) * c);
+      for (auto& b : data) b = static_cast<uint8_t>(random()) & 0xf7;
+      const int sc = (c + 127) / 128;
+      scale.resize(size_t(r) * sc);
+      for (int i = 0; i < r; ++i) {
+        for (int j = 0; j < sc; ++j) scale[size_t(i) * sc + j] = (0.5f + ((i / 128 * 7 + j * 3) % 11) / 11.0f) / 68.5f;
+      }
+    } else {
+      data.resize(size_t(r) * c / 2);
+      for (auto& b : data) b = static_cast<uint8_t>(random());
+      scale16.resize(size_t(r) * (c / g));
+      for (auto& s : scale16) s = ToBf16Bits((0.5f + random() % 1024 / 1024.0f) / 4.6f);
+    }
+  }
+  double At(int r, int c) const {
+    if (format == TileFormat::kFp8) {
+      return ToFloat(Fp8E4M3{data[size_t(r) * cols + c]}) * double(scale[size_t(r) * ((cols + 127) / 128) + c / 128]);
+    }
+    const int q = data[(size_t(r) * cols + c) / 2] >> (c % 2 * 4) & 0xf;
+    return (q - 8) * double(FromBf16Bits(scale16[size_t(r) * (cols / group) + c / group]));
+  }
+};
+
+TileShape ShapeOf(TileFormat f, int rows, int cols, int group) {
+  return {f, (rows + kTileRows - 1) / kTileRows, (cols + kUnitCols - 1) / kUnitCols, group};
+}
+
+void Repack(const Matrix& top, const Matrix* bottom, const TileShape& shape, uint8_t* weights, uint8_t* scales) {
+  Device<uint8_t> a(top.data), b(bottom ? bottom->data : std::vector<uint8_t>(16));
+  RepackParams p;
+  p.source = top.format == TileFormat::kFp8 ? SourceType::kFp8 : SourceType::kInt4;
+  p.shape = shape;
+  p.top = a.data, p.bottom = bottom ? b.data : a.data;
+  p.interleaved = bottom != nullptr;
+  p.rows = top.rows, p.cols = top.cols;
+  p.scale_cols = top.format == TileFormat::kFp8 ? (top.cols + 127) / 128 : top.cols / top.group;
+  Device<float> sa(top.scale.empty() ? std::vector<float>(4) : top.scale);
+  Device<float> sb(bottom && !bottom->scale.empty() ? bottom->scale : std::vector<float>(4));
+  Device<uint16_t> ha(top.scale16.empty() ? std::vector<uint16_t>(4) : top.scale16);
+  Device<uint16_t> hb(bottom && !bottom->scale16.empty() ? bottom->scale16 : std::vector<uint16_t>(4));
+  const bool fp8 = top.format == TileFormat::kFp8;
+  p.top_scale = fp8 ? static_cast<void*>(sa.data) : ha.data;
+  p.bottom_scale = bottom ? (fp8 ? static_cast<void*>(sb.data) : hb.data) : p.top_scale;
+  p.weights = weights, p.scales = scales;
+  MUST(LaunchRepack(p, nullptr));
+  MUST(cudaDeviceSynchronize());
+}
+
+// The router's lists for random choices.
+struct Lists {
+  int experts, top_k, tokens;
+  std::vector<int> active, offsets, slot_of, slot_token, slot_expert, num_active;
+  std::vector<float> weight;
+  Lists(int t, int e, int k, std::mt19937& random) : experts(e), top_k(k), tokens(t) {
+    std::vector<std::vector<int>> of(static_cast<size_t>(e));
+    std::vector<int> all(static_cast<size_t>(e));
+    std::iota(all.begin(), all.end(), 0);
+    slot_of.resize(size_t(t) * k);
+    for (int i = 0; i < t; ++i) {
+      for (int j = 0; j < k; ++j) {
+        std::swap(all[size_t(j)], all[size_t(j + random() % (e - j))]);
+        of[size_t(all[size_t(j)])].push_back(i * k + j);
+      }
+    }
+    for (int x = 0; x < e; ++x) {
+      if (of[size_t(x)].empty()) continue;
+      active.push_back(x), offsets.push_back(static_cast<int>(slot_token.size()));
+      for (const int choice : of[size_t(x)]) {
+        slot_of[size_t(choice)] = static_cast<int>(slot_token.size());
+        slot_token.push_back(choice / k), slot_expert.push_back(x);
+        weight.push_back(0.05f + random() % 1000 / 2000.0f);
+      }
+    }
+    offsets.push_back(static_cast<int>(slot_token.size()));
+    num_active = {static_cast<int>(active.size())};
+  }
+};
+
+struct Quantised {
+  Device<uint8_t> values;
+  Device<float> scales;
+  Device<uint2> offsets;
+  Fp8Activations x;
+  Quantised(int rows, int units, bool int4)
+      : values(int64_t{units} * (PadTo(rows, 8) + 16) * 128), scales(int64_t{units} * (PadTo(rows, 8) + 16)),
+        offsets(int64_t{units} * (PadTo(rows, 8) + 16)),
+        x{values.data, scales.data, int4 ? offsets.data : nullptr, PadTo(rows, 8)} {}
+};
+
+struct Error {
+  double difference = 0, norm = 0;
+  bool nan = false;
+  void Add(double got, double want) {
+    if (std::isnan(got)) nan = true;
+    difference += (got - want) * (got - want), norm += want * want;
+  }
+  double Value() const { return nan ? INFINITY : std::sqrt(difference / norm); }
+};
+
+double Dot(const Matrix& m, int row, const float* x) {
+  double sum = 0;
+  for (int c = 0; c < m.cols; ++c) sum += m.At(row, c) * x[c];
+  return sum;
+}
+double SiLu(double x) { return x / (1 + std::exp(-x)); }
+
+// experts == 0: dense. `exact`: activations that e4m3 holds, so only the sums' rounding remains.
+void Check(TileFormat f, int group, Epilogue epilogue, int rows, int cols, int tokens, int experts, int top_k,
+           bool exact, int tile_tokens = kFp8MostTokens) {
+  std::mt19937 random(rows * 31 + cols + tokens);
+  const bool glu = epilogue == Epilogue::kSwiGlu;
+  const int count = std::max(experts, 1);
+  const TileShape shape = ShapeOf(f, glu ? 2 * PadTo(rows, 8) : rows, cols, group);
+  std::vector<Matrix> top, bottom;
+  Device<uint8_t> weights(shape.WeightBytes() * count), scales(std::max<int64_t>(shape.ScaleBytes() * count, 16));
+  for (int e = 0; e < count; ++e) {
+    top.emplace_back(f, rows, cols, group, random);
+    if (glu) bottom.emplace_back(f, rows, cols, group, random);
+    Repack(top.back(), glu ? &bottom.back() : nullptr, shape, weights.data + e * shape.WeightBytes(),
+           scales.data + e * shape.ScaleBytes());
+  }
+  const Lists lists(tokens, count, experts > 0 ? top_k : 1, random);
+  const int slots = experts > 0 ? tokens * top_k : tokens;
+  const bool from_slots = epilogue == Epilogue::kSlot;  // x has a row for each slot
+  const int x_rows = from_slots ? slots : tokens, stride = shape.units * kUnitCols;
+  std::vector<uint16_t> x(size_t(x_rows) * stride);
+  std::vector<float> xf(size_t(x_rows) * stride);
+  std::normal_distribution<float> normal;
+  for (int r = 0; r < x_rows; ++r) {
+    for (int c = 0; c < cols; ++c) {
+      float v = normal(random) * (random() % 200 == 0 ? 30.0f : 1.0f) + 0.3f;
+      if (exact) {
+        v = c % 128 == 7 ? 448.0f / (1 << (r % 5)) : ToFloat(ToFp8E4M3(v * 40)) / (1 << (r % 5));
+        if (c % 128 != 7) v = std::clamp(v, -448.0f / (1 << (r % 5)), 448.0f / (1 << (r % 5)));
+      }
+      x[size_t(r) * stride + c] = ToBf16Bits(v);
+      xf[size_t(r) * stride + c] = FromBf16Bits(x[size_t(r) * stride + c]);
+    }
+  }
+  std::vector<float> squares(static_cast<size_t>(x_rows), 0.0f);
+  for (int r = 0; r < x_rows; ++r) squares[size_t(r)] = cols * (exact ? 1.0f : 0.5f + r % 7);
+  Device<uint16_t> device_x(x);
+  Device<float> device_squares(squares), slot_weight(lists.weight);
+  Device<int> num_active(lists.num_active), active(lists.active), offsets(lists.offsets), slot_of(lists.slot_of);
+  Device<int> num_tiles(4);
+  Device<Fp8Tile> tiles(MostFp8Tiles(slots, count));
+  Quantised q(slots, shape.units, f == TileFormat::kInt4);
+  QuantiseParams qp;
+  qp.tokens = x_rows, qp.cols = cols, qp.x = device_x.data, qp.x_stride = stride, qp.units = shape.units;
+  qp.out = q.x;
+  if (!from_slots) {
+    qp.square_sums = device_squares.data, qp.square_sum_count = 1, qp.norm_cols = cols, qp.norm_eps = 0;
+  }
+  if (experts > 0) {
+    if (!from_slots) qp.slot_of = slot_of.data, qp.top_k = top_k;
+    qp.num_active = num_active.data, qp.active = active.data, qp.offsets = offsets.data;
+    qp.tiles = tiles.data, qp.num_tiles = num_tiles.data, qp.tile_tokens = tile_tokens;
+  }
+  MUST(LaunchQuantise(qp, nullptr));
+  Fp8LinearParams p;
+  p.epilogue = epilogue, p.shape = shape, p.weights = weights.data, p.scales = scales.data;
+  p.expert_weight_bytes = shape.WeightBytes(), p.expert_scale_bytes = shape.ScaleBytes();
+  p.x = q.x, p.tokens = slots, p.out_rows = rows;
+  if (experts > 0) p.tiles = tiles.data, p.num_tiles = num_tiles.data;
+  p.slot_weight = slot_weight.data, p.tile_tokens = tile_tokens;
+  const int out_stride = PadTo(rows, 16);
+  Device<float> out(int64_t{slots} * out_stride), tile_squares(int64_t{slots} * shape.tiles);
+  Device<uint16_t> out_x(int64_t{slots} * out_stride);
+  std::vector<float> residual(static_cast<size_t>(slots) * rows, 0.5f);
+  Device<float> device_residual(residual);
+  p.out = out.data, p.out_stride = out_stride, p.out_x = out_x.data, p.out_x_stride = out_stride;
+  p.residual = device_residual.data, p.next_square_sums = tile_squares.data;
+  MUST(LaunchFp8Linear(p, nullptr));
+  MUST(cudaDeviceSynchronize());
+  const auto got_f = epilogue == Epilogue::kResidual ? device_residual.Get() : out.Get();
+  const auto got_h = out_x.Get();
+  const auto got_squares = tile_squares.Get();
+  Error error, square_error;
+  for (int n = 0; n < 400; ++n) {
+    const int slot = n < 40 ? (n % 2 ? slots - 1 - n / 2 : n / 2) % slots : static_cast<int>(random() % slots);
+    const int s = std::max(slot, 0), r = n % 5 == 0 ? rows - 1 - n % 7 : static_cast<int>(random() % rows);
+    const int token = from_slots || experts == 0 ? s : lists.slot_token[size_t(s)];
+    const int e = experts > 0 ? lists.slot_expert[size_t(s)] : 0;
+    const double norm = from_slots ? 1 : 1 / std::sqrt(squares[size_t(token)] / cols);
+    const float* row = xf.data() + size_t(token) * stride;
+    double want = Dot(top[size_t(e)], r, row) * norm, got;
+    if (glu) {
+      want = SiLu(want) * Dot(bottom[size_t(e)], r, row) * norm;
+      got = FromBf16Bits(got_h[size_t(s) * out_stride + r]);
+    } else if (epilogue == Epilogue::kSlot) {
+      want *= lists.weight[size_t(s)];
+      got = FromBf16Bits(got_h[size_t(s) * out_stride + r]);
+    } else if (epilogue == Epilogue::kResidual) {
+      want += 0.5, got = got_f[size_t(s) * rows + r];
+    } else {
+      got = got_f[size_t(s) * out_stride + r];
+    }
+    error.Add(got, want);
+    if (!glu && epilogue != Epilogue::kSlot) {
+      double sum = 0;
+      for (int i = r / 16 * 16; i < std::min(rows, r / 16 * 16 + 16); ++i) {
+        const double v = epilogue == Epilogue::kResidual ? got_f[size_t(s) * rows + i] : got_f[size_t(s) * out_stride + i];
+        sum += v * v;
+      }
+      square_error.Add(got_squares[size_t(s) * shape.tiles + r / 16], sum);
+    }
+  }
+  const double bound = exact ? (glu || epilogue == Epilogue::kSlot ? 4e-3 : 1e-3) : 0.06;
+  const bool squares_ok = square_error.norm == 0 || square_error.Value() < 1e-4;
+  const bool ok = error.Value() < bound && squares_ok;
+  if (!ok) ++g_failures;
+  std::printf("{\"check\": \"fp8 linear\", \"format\": \"%s\", \"group\": %d, \"epilogue\": %d, \"rows\": %d, \"cols\": %d, "
+              "\"tokens\": %d, \"experts\": %d, \"activations\": \"%s\", \"relative_error\": %.2e, \"bound\": %.0e, "
+              "\"square_sums\": %s, \"ok\": %s}\n",
+              f == TileFormat::kFp8 ? "fp8" : "int4", group, static_cast<int>(epilogue), rows, cols, tokens, experts,
+              exact ? "e4m3" : "float", error.Value(), bound, squares_ok ? "true" : "false", ok ? "true" : "false");
+  std::fflush(stdout);
+}
+
+void CheckAll() {
+  for (const bool exact : {true, false}) {
+    for (const int tokens : {1, 8, 100, 333}) {
+      Check(TileFormat::kFp8, 0, Epilogue::kStore, 8192, 3072, tokens, 0, 0, exact);
+      Check(TileFormat::kFp8, 0, Epilogue::kResidual, 3072, 6144, tokens, 0, 0, exact);
+    }
+    Check(TileFormat::kFp8, 0, Epilogue::kStore, 13568, 4096, 70, 0, 0, exact);
+    Check(TileFormat::kFp8, 0, Epilogue::kStore, 72, 200, 50, 0, 0, exact);
+    Check(TileFormat::kFp8, 0, Epilogue::kSwiGlu, 1000, 328, 50, 0, 0, exact);
+    for (const int tokens : {5, 64, 300}) {
+      for (const TileFormat f : {TileFormat::kFp8, TileFormat::kInt4}) {
+        for (const int tile_tokens : {64, 96}) {
+          Check(f, 64, Epilogue::kSwiGlu, 1536, 3072, tokens, 6, 3, exact, tile_tokens);
+          Check(f, 64, Epilogue::kSlot, 3072, 1536, tokens, 6, 3, exact, tile_tokens);
+        }
+      }
+    }
+    Check(TileFormat::kInt4, 128, Epilogue::kSwiGlu, 2048, 4096, 90, 4, 2, exact);
+    Check(TileFormat::kInt4, 128, Epilogue::kSlot, 4096, 2048, 90, 4, 2, exact);
+    Check(TileFormat::kInt4, 64, Epilogue::kSlot, 200, 192, 90, 9, 4, exact);
+    Check(TileFormat::kInt4, 64, Epilogue::kSwiGlu, 72, 320, 90, 9, 4, exact);
+  }
+}
+
+template <typename F>
+double Time(F launch) {
+  for (int i = 0; i < 3; ++i) launch();
+  cudaEvent_t event[2];
+  MUST(cudaEventCreate(&event[0]));
+  MUST(cudaEventCreate(&event[1]));
+  std::vector<float> times;
+  for (int r = 0; r < 5; ++r) {
+    MUST(cudaEventRecord(event[0]));
+    for (int i = 0; i < 8; ++i) launch();
+    MUST(cudaEventRecord(event[1]));
+    MUST(cudaEventSynchronize(event[1]));
+    float ms;
+    MUST(cudaEventElapsedTime(&ms, event[0], event[1]));
+    times.push_back(ms / 8);
+  }
+  std::sort(times.begin(), times.end());
+  return times[2] * 1e-3;
+}
+
+struct Op {
+  std::string model, name;
+  TileFormat format;
+  Epilogue epilogue;
+  int rows, cols, experts;
+};
+
+void Print(const Op& op, const char* kernel, int tokens, double seconds, double flops, double bytes) {
+  const double floor = std::max(flops / kFp8Flops, bytes / kReadBytes);
+  std::printf("{\"bench\": \"prefill op\", \"model\": \"%s\", \"op\": \"%s\", \"kernel\": \"%s\", \"format\": \"%s\", \"tokens\": %d, "
+              "\"us\": %.1f, \"tflops\": %.0f, \"gb_s\": %.0f, \"floor_us\": %.1f, \"share_of_floor\": %.2f}\n",
+              op.model.c_str(), op.name.c_str(), kernel,
+              op.format == TileFormat::kFp8 ? "fp8" : op.format == TileFormat::kInt4 ? "int4" : "bf16", tokens,
+              seconds * 1e6, flops / seconds * 1e-12, bytes / seconds * 1e-9, floor * 1e6, floor / seconds);
+  std::fflush(stdout);
+}
+
+void TimeOp(const Op& op, const std::vector<int>& token_counts) {
+  const bool glu = op.epilogue == Epilogue::kSwiGlu, slots_in = op.epilogue == Epilogue::kSlot;
+  const int count = std::max(op.experts, 1), top_k = op.experts > 0 ? 8 : 1;
+  const TileShape shape = ShapeOf(op.format, glu ? 2 * op.rows : op.rows, op.cols, 64);
+  Device<uint8_t> weights(shape.WeightBytes() * count), scales(shape.ScaleBytes() * count);
+  MUST(LaunchRandomTiles(shape, count, weights.data, scales.data, 0.02f, 5, nullptr));
+  for (const int tokens : token_counts) {
+    std::mt19937 random(7);
+    const Lists lists(tokens, count, top_k, random);
+    const int slots = tokens * top_k, x_rows = slots_in ? slots : tokens, stride = shape.units * kUnitCols;
+    Device<uint16_t> x(int64_t{x_rows} * stride), out_x(int64_t{slots} * op.rows);
+    MUST(LaunchRandomBf16(x.data, int64_t{x_rows} * stride, 1.0f, 3, nullptr));
+    Device<float> out(int64_t{slots} * op.rows), tile_squares(int64_t{slots} * shape.tiles);
+    Device<float> squares(std::vector<float>(size_t(tokens), float(op.cols))), slot_weight(lists.weight);
+    Device<int> num_active(lists.num_active), active(lists.active), offsets(lists.offsets), slot_of(lists.slot_of),
+        slot_token(lists.slot_token), num_tiles(4);
+    Device<Fp8Tile> tiles(MostFp8Tiles(slots, count));
+    Quantised q(slots, shape.units, op.format == TileFormat::kInt4);
+    QuantiseParams qp;
+    qp.tokens = x_rows, qp.cols = op.cols, qp.x = x.data, qp.x_stride = stride, qp.units = shape.units, qp.out = q.x;
+    if (!slots_in) qp.square_sums = squares.data, qp.square_sum_count = 1, qp.norm_cols = op.cols;
+    if (op.experts > 0) {
+      if (!slots_in) qp.slot_of = slot_of.data, qp.top_k = top_k;
+      qp.num_active = num_active.data, qp.active = active.data, qp.offsets = offsets.data;
+      qp.tiles = tiles.data, qp.num_tiles = num_tiles.data, qp.tile_tokens = Fp8TileTokens(slots, count);
+    }
+    const double flops = 2.0 * slots * (glu ? 2 : 1) * op.rows * op.cols;
+    const double bytes = double(shape.WeightBytes() + shape.ScaleBytes()) * (op.experts > 0 ? lists.num_active[0] : 1) +
+                         double(x_rows) * op.cols * 2;
+    Op quantise = op;
+    quantise.name += ": quantise";
+    Print(quantise, "fp8_quantise", tokens, Time([&] { MUST(LaunchQuantise(qp, nullptr)); }), 0,
+          double(x_rows) * op.cols * 2 + double(slots) * op.cols * 1.125);
+    Fp8LinearParams p;
+    p.epilogue = op.epilogue, p.shape = shape, p.weights = weights.data, p.scales = scales.data;
+    p.expert_weight_bytes = shape.WeightBytes(), p.expert_scale_bytes = shape.ScaleBytes();
+    p.x = q.x, p.tokens = slots, p.out_rows = op.rows;
+    if (op.experts > 0) p.tiles = tiles.data, p.num_tiles = num_tiles.data;
+    p.slot_weight = slot_weight.data, p.tile_tokens = Fp8TileTokens(slots, count);
+    p.out = out.data, p.out_stride = op.rows, p.out_x = out_x.data, p.out_x_stride = op.rows;
+    p.residual = out.data;
+    MUST(cudaMemset(out.data, 0, out.count * 4));
+    Print(op, "fp8_linear", tokens, Time([&] { MUST(LaunchFp8Linear(p, nullptr)); }), flops, bytes);
+    LinearParams b;
+    b.mode = op.experts > 0 ? LinearMode::kExperts : LinearMode::kDense;
+    b.epilogue = op.epilogue, b.shape = shape, b.weights = weights.data, b.scales = scales.data;
+    b.expert_weight_bytes = p.expert_weight_bytes, b.expert_scale_bytes = p.expert_scale_bytes;
+    b.x = x.data, b.x_stride = stride, b.tokens = tokens;
+    if (op.experts > 0) {
+      b.num_active = num_active.data, b.active = active.data, b.offsets = offsets.data;
+      if (!slots_in) b.slot_token = slot_token.data;
+      b.slot_weight = slot_weight.data, b.max_active = count, b.top_k = top_k;
+    }
+    b.out = out.data, b.out_stride = op.rows, b.out_rows = op.rows, b.out_x = out_x.data, b.out_x_stride = op.rows;
+    b.residual = out.data;
+    Print(op, "tile_linear (bf16)", tokens, Time([&] { MUST(LaunchTileLinear(b, nullptr)); }), flops, bytes);
+  }
+}
+
+void TimeAll(const std::string& only, const std::vector<int>& tokens) {
+  using F = TileFormat;
+  const std::vector<Op> ops = {
+      {"m2", "qkv", F::kFp8, Epilogue::kStore, 8192, 3072, 0},
+      {"m2", "o_proj", F::kFp8, Epilogue::kResidual, 3072, 6144, 0},
+      {"m2", "gate_up", F::kInt4, Epilogue::kSwiGlu, 1536, 3072, 256},
+      {"m2", "down", F::kInt4, Epilogue::kSlot, 3072, 1536, 256},
+      {"m2", "gate_up", F::kFp8, Epilogue::kSwiGlu, 1536, 3072, 256},
+      {"m2", "down", F::kFp8, Epilogue::kSlot, 3072, 1536, 256},
+      {"mimo", "qkv (sliding)", F::kFp8, Epilogue::kStore, 14848, 4096, 0},
+      {"mimo", "gate_up", F::kInt4, Epilogue::kSwiGlu, 2048, 4096, 256},
+      {"mimo", "down", F::kInt4, Epilogue::kSlot, 4096, 2048, 256},
+      {"mimo", "gate_up", F::kFp8, Epilogue::kSwiGlu, 2048, 4096, 256},
+      {"mimo", "down", F::kFp8, Epilogue::kSlot, 4096, 2048, 256},
+  };
+  for (const Op& op : ops) {
+    if (only.empty() || op.model + "." + op.name == only) TimeOp(op, tokens);
+  }
+}
+
+int Main(int argc, char** argv) {
+  const std::string what = argc > 1 ? argv[1] : "check";
+  std::vector<int> tokens;
+  std::string only;
+  for (int i = 2; i < argc; ++i) {
+    const std::string arg = argv[i];
+    if (std::isdigit(arg[0])) {
+      tokens.push_back(std::stoi(arg));
+    } else {
+      only = arg;
+    }
+  }
+  if (what == "check") CheckAll();
+  if (what == "time") TimeAll(only, tokens.empty() ? std::vector<int>{900, 2048, 8192} : tokens);
+  return g_failures > 0;
+}
+
+}  // namespace
+}  // namespace minimo::cuda
+
+int main(int argc, char** argv) { return minimo::cuda::Main(argc, argv); }
