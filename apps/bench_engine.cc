@@ -17,6 +17,8 @@ void AddEngineFlags(CLI::App* app, EngineOptions* o) {
   app->add_option("--dtype", o->dtype, "auto, f32 or bf16")->capture_default_str();
   app->add_option("--activations", o->activations, "on the CPU: exact or int8")->capture_default_str();
   app->add_option("--kv-cache-dtype", o->kv_cache_dtype, "auto, f32, bf16 or fp8")->capture_default_str();
+  app->add_option("--prefill-activations", o->prefill_activations, "CUDA: auto, bf16 or fp8 (of FP8 and 4-bit weights)")
+      ->capture_default_str();
   app->add_option("--load-format", o->load_format, "auto, or dummy: random weights of the config's shapes");
   app->add_option("--threads", o->threads, "0: all cores")->capture_default_str();
   app->add_option("--num-layers", o->num_layers, "only the first N layers; 0: all")->capture_default_str();

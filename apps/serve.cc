@@ -41,6 +41,8 @@ void AddEngineFlags(CLI::App& app, Flags& f) {
   app.add_option("--max-num-seqs", e.max_num_seqs, "Sequences in one step")->capture_default_str();
   app.add_option("--max-num-batched-tokens", e.max_num_batched_tokens, "Tokens in one step; 0: chosen");
   app.add_option("--kv-cache-dtype", e.kv_cache_dtype, "auto, f32, bf16 or fp8")->capture_default_str();
+  app.add_option("--prefill-activations", e.prefill_activations, "CUDA: auto, bf16 or fp8 (of FP8 and 4-bit weights)")
+      ->check(CLI::IsMember({"auto", "bf16", "fp8"}))->capture_default_str();
   app.add_option("--kv-cache-gb", f.kv_cache_gb, "Memory of the KV cache in GB; 0: chosen from what is free");
   app.add_option("--gpu-memory-utilization", f.gpu_memory_utilization, "As in vLLM; of no effect on the CPU");
   app.add_option("--num-gpu-blocks-override", e.kv_blocks, "Blocks of the KV cache, instead of its memory");

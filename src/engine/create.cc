@@ -44,6 +44,9 @@ Status CheckOptions(const EngineOptions& o) {
     return Errorf("activations is \"{}\"; it must be exact or int8", o.activations);
   }
   if (o.activations == "int8" && o.backend == "cuda") return Error{"activations int8 is for the cpu backend"};
+  if (o.prefill_activations != "auto" && o.prefill_activations != "bf16" && o.prefill_activations != "fp8") {
+    return Errorf("prefill_activations is \"{}\"; it must be auto, bf16 or fp8", o.prefill_activations);
+  }
   if (o.load_format != "auto" && o.load_format != "dummy") {
     return Errorf("load_format is \"{}\"; it must be auto or dummy", o.load_format);
   }

@@ -166,20 +166,17 @@ __device__ __forceinline__ float2 load_scales(const uint8_t* tile, int half, int
 }
 
 // sums += part * scale of the rows * scale of the token. `scales`: of the tile's first token.
-template <int kProducts, int kN>
-__device__ __forceinline__ void promote(const float (&part)[kProducts][kN / 2], const uint8_t* scales,
-                                        const float2 (&scale)[kProducts], float (&sums)[kProducts][kN / 2]) {
+template <int kN>
+__device__ __forceinline__ void promote(const float (&part)[kN / 2], const uint8_t* scales, float2 scale,
+                                        float (&sums)[kN / 2]) {
   const int t = threadIdx.x % 4;
 #pragma unroll
   for (int j = 0; j < kN / 8; ++j) {
     const float2 x = *reinterpret_cast<const float2*>(scales + (4 * j + t) * 8);
-#pragma unroll
-    for (int m = 0; m < kProducts; ++m) {
-      sums[m][4 * j] = fmaf(part[m][4 * j] * x.x, scale[m].x, sums[m][4 * j]);
-      sums[m][4 * j + 1] = fmaf(part[m][4 * j + 1] * x.y, scale[m].x, sums[m][4 * j + 1]);
-      sums[m][4 * j + 2] = fmaf(part[m][4 * j + 2] * x.x, scale[m].y, sums[m][4 * j + 2]);
-      sums[m][4 * j + 3] = fmaf(part[m][4 * j + 3] * x.y, scale[m].y, sums[m][4 * j + 3]);
-    }
+    sums[4 * j] = fmaf(part[4 * j] * x.x, scale.x, sums[4 * j]);
+    sums[4 * j + 1] = fmaf(part[4 * j + 1] * x.y, scale.x, sums[4 * j + 1]);
+    sums[4 * j + 2] = fmaf(part[4 * j + 2] * x.x, scale.y, sums[4 * j + 2]);
+    sums[4 * j + 3] = fmaf(part[4 * j + 3] * x.y, scale.y, sums[4 * j + 3]);
   }
 }
 
@@ -238,6 +235,25 @@ __device__ __forceinline__ uint32_t pair_rows(float first_token, float second_to
   return odd ? pack_bf16(other, second_token) : pack_bf16(first_token, other);
 }
 
+// What the results are added to or multiplied with, read before anything is written: otherwise every read would wait for
+// the one before.
+template <Epilogue kE, int kN>
+__device__ __forceinline__ void prepare(const Fp8LinearParams& p, const TileOf& where, int tile, float (&sums)[kN / 2]) {
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+#pragma unroll
+  for (int i = 0; i < kN / 2; ++i) {
+    const int token = where.first + i / 4 * 8 + 2 * t + i % 2, row = tile * kTileRows + g + i % 4 / 2 * 8;
+    if (kE == Epilogue::kSlot && i % 4 < 2) {
+      const float weight = load_l2(p.slot_weight + min(token, where.end - 1));
+      sums[i] *= weight;
+      sums[i + 2] *= weight;
+    }
+    if (kE == Epilogue::kResidual && token < where.end && row < p.out_rows) {
+      sums[i] += load_l2(p.residual + int64_t{token} * p.out_rows + row);
+    }
+  }
+}
+
 // Rows of one tile (16) of one warp, tokens 8 j + 2 t and the next: v[0..3] as wgmma leaves them.
 template <Epilogue kE>
 __device__ __forceinline__ void emit(const Fp8LinearParams& p, const TileOf& where, int tile, int j,
@@ -252,15 +268,13 @@ __device__ __forceinline__ void emit(const Fp8LinearParams& p, const TileOf& whe
       const uint32_t pair = pair_rows(v[0] / (1.0f + __expf(-v[0])) * v[2], v[1] / (1.0f + __expf(-v[1])) * v[3]);
       const int row = tile * 8 + g / 2 * 2;
       if (live && row < p.out_rows) to[row / 2] = pair;
-      return;
-    }
-    const float weight[2] = {load_l2(p.slot_weight + min(token, where.end - 1)),
-                             load_l2(p.slot_weight + min(token + 1, where.end - 1))};
+    } else {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const uint32_t pair = pair_rows(v[2 * half] * weight[0], v[2 * half + 1] * weight[1]);
-      const int row = tile * kTileRows + 8 * half + g / 2 * 2;
-      if (live && row < p.out_rows) to[row / 2] = pair;
+      for (int half = 0; half < 2; ++half) {
+        const uint32_t pair = pair_rows(v[2 * half], v[2 * half + 1]);
+        const int row = tile * kTileRows + 8 * half + g / 2 * 2;
+        if (live && row < p.out_rows) to[row / 2] = pair;
+      }
     }
   } else {
 #pragma unroll
@@ -270,12 +284,10 @@ __device__ __forceinline__ void emit(const Fp8LinearParams& p, const TileOf& whe
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int row = tile * kTileRows + 8 * half + g;
-        float value = v[2 * half + i];
+        const float value = v[2 * half + i];
         if (!live || row >= p.out_rows) continue;
         if (kE == Epilogue::kResidual) {
-          float* r = p.residual + int64_t{token + i} * p.out_rows + row;
-          value += __ldcg(r);
-          *r = value;
+          p.residual[int64_t{token + i} * p.out_rows + row] = value;
           if (p.next_norm != nullptr) {
             store(static_cast<bf16*>(p.next_x) + int64_t{token + i} * p.next_x_stride + row, value * __ldg(p.next_norm + row));
           }
@@ -319,25 +331,25 @@ __device__ __forceinline__ void run_tile(const Fp8LinearParams& p, const TileOf&
     for (int step = 0; step < kSteps; ++step) {
       float part[kProducts][kN / 2];
       float2 scale[kProducts];
-      uint32_t a[kProducts][2 / kSteps][2][4];
 #pragma unroll
       for (int m = 0; m < kProducts; ++m) {
         const uint8_t* tile = weights + Groups<kWide>::tile(m) * R::kTile;
+        uint32_t a[2 / kSteps][2][4];
 #pragma unroll
-        for (int h = 0; h < 2 / kSteps; ++h) load_weights<kF>(tile, step + h, a[m][h]);
+        for (int h = 0; h < 2 / kSteps; ++h) load_weights<kF>(tile, step + h, a[h]);
         scale[m] = load_scales<kF>(tile, step, p.shape.group_cols);
+        wgmma_fence();
+        start_half<kN, true>(part[m], a[0], operand + 4 * step);
+        if constexpr (kSteps == 1) start_half<kN, false>(part[m], a[1], operand + 4);
+        wgmma_commit();
       }
-      wgmma_fence();
-#pragma unroll
-      for (int m = 0; m < kProducts; ++m) {
-        start_half<kN, true>(part[m], a[m][0], operand + 4 * step);
-        if constexpr (kSteps == 1) start_half<kN, false>(part[m], a[m][1], operand + 4);
-      }
-      wgmma_commit();
       if (step + 1 == kSteps) cursor.request();
-#pragma unroll
-      for (int m = 0; m < kProducts; ++m) wgmma_wait<0>(part[m]);
-      promote<kProducts, kN>(part, x + kN * 128, scale, sums);
+      if constexpr (kProducts == 2) {
+        wgmma_wait<1>(part[0]);
+        promote<kN>(part[0], x + kN * 128, scale[0], sums[0]);
+      }
+      wgmma_wait<0>(part[kProducts - 1]);
+      promote<kN>(part[kProducts - 1], x + kN * 128, scale[kProducts - 1], sums[kProducts - 1]);
     }
     __syncwarp();
     if (lane == 0) barrier_arrive(&barriers.empty[at.stage]);
@@ -347,6 +359,7 @@ __device__ __forceinline__ void run_tile(const Fp8LinearParams& p, const TileOf&
 #pragma unroll
   for (int m = 0; m < kProducts; ++m) {
     const int tile = where.row_block * 16 + Groups<kWide>::tile(m);
+    prepare<kE, kN>(p, where, tile, sums[m]);
 #pragma unroll
     for (int j = 0; j < kN / 8; ++j) {
       emit<kE>(p, where, tile, j, {sums[m][4 * j], sums[m][4 * j + 1], sums[m][4 * j + 2], sums[m][4 * j + 3]});
@@ -399,7 +412,7 @@ __global__ void __launch_bounds__(Groups<kWide>::kThreads, 1)
     if constexpr (kWide) {
       asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
     } else {
-      asm volatile("setmaxnreg.inc.sync.aligned.u32 120;");
+      asm volatile("setmaxnreg.inc.sync.aligned.u32 112;");
     }
     if (p.tiles != nullptr) wait_previous_kernel();  // else the weights are known: request them before
     const Schedule schedule(p, dense_width);

@@ -99,7 +99,7 @@ __device__ void list_tiles(const QuantiseParams& p) {
 
 constexpr int kHeld = 4;  // tokens a warp has in flight
 
-__global__ void __launch_bounds__(kThreads) quantise_rows(const QuantiseParams p) {
+__global__ void __launch_bounds__(kThreads, 5) quantise_rows(const QuantiseParams p) {
   allow_next_kernel();
   wait_previous_kernel();
   if (p.tiles != nullptr && blockIdx.x == gridDim.x - 1) return list_tiles(p);
