@@ -162,6 +162,7 @@ TEST(EngineText, RefusesOptionsInWords) {
   EXPECT_TRUE(has(message([](auto& o) { o.kv_cache_bytes = 1; }), "give it more memory"));
   EXPECT_TRUE(has(message([](auto& o) { o.max_model_len = 1 << 30; }), "max_model_len"));
   EXPECT_TRUE(has(message([](auto& o) { o.load_format = "gguf"; }), "gguf"));
+  EXPECT_TRUE(has(message([](auto& o) { o.prefill_activations = "int4"; }), "int4"));
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // Checks and measures the CUDA backend in one go on a machine with a GPU: see tools/gpu_check.
 //   gpu_check golden SHARED MODELS   every golden checkpoint, f32 and bf16, whole and chunked, and greedy text
-//   gpu_check checkpoint FOLDER      a checkpoint with its golden.safetensors, as layer_reference.py makes them
+//   gpu_check checkpoint FOLDER      a checkpoint with a golden.safetensors beside it
 //   gpu_check real                   one layer of each kind at real shapes against the CPU executor
 //   gpu_check real-small             a few steps of it, for compute-sanitizer
 //   gpu_check decode MODEL LAYERS FORMAT BATCHES CONTEXT   random weights: time a step, share of the memory floor
