@@ -15,7 +15,7 @@
 namespace minimo::cuda {
 namespace {
 
-constexpr int kMaxLogitRows = 256;             // of one pass of the head
+constexpr int kMaxLogitRows = kMostDecodeTokens;  // of one pass of the head
 constexpr int64_t kReserveBytes = 700 << 20;   // the context, graphs and the loader's staging, measured on an H100
 constexpr int kFirstTableEntries = 1 << 16;
 

@@ -4,13 +4,9 @@
 #include "cuda/forward_cuda.h"
 
 namespace minimo::cuda {
-namespace {
-
-int SplitsOf(const AttentionSpec& a, int decode_splits) {
+int Forward::SplitsOf(const AttentionSpec& a, int decode_splits) {
   return a.window > 0 ? std::clamp(a.window / 64, 1, decode_splits) : decode_splits;
 }
-
-}  // namespace
 
 int DecodeSplits(const ModelSpec& spec, int tokens, int longest_context) {
   int kv_heads = spec.layers[0].attention.kv_heads;
@@ -22,6 +18,7 @@ int DecodeSplits(const ModelSpec& spec, int tokens, int longest_context) {
 }
 
 Status Forward::Decode(const Step& s) const {
+  if (s.tokens == 1 && decode_one_) return DecodeOne(s);
   Squares squares;
   MINIMO_TRY(Embed(s, &squares));
   for (int i = 0; i < spec_.num_layers(); ++i) {
@@ -37,23 +34,56 @@ Status Forward::Decode(const Step& s) const {
 
 Status Forward::DecodeAttention(int layer, const Step& s) const {
   const AttentionSpec& a = spec_.layers[layer].attention;
-  MINIMO_CUDA_TRY(LaunchRope(RopeOf(layer, s), f32_, s.stream));
+  const RopeParams rope = RopeOf(layer, s);
   AttentionParams p = AttentionOf(layer, s);
   if (f32_ || !HasFastAttention(a.heads, a.kv_heads, a.head_dim, a.v_head_dim)) {
+    MINIMO_CUDA_TRY(LaunchRope(rope, f32_, s.stream));
     return ToStatus(LaunchAttentionSimple(p, f32_, s.stream), "attention");
   }
   p.splits = SplitsOf(a, s.decode_splits);
-  p.partial = w_.At<float>(w_.partial);
-  p.partial_max = w_.At<float>(w_.partial_max);
-  p.partial_sum = w_.At<float>(w_.partial_sum);
-  p.counters = w_.At<int>(w_.attention_counters);
-  return ToStatus(LaunchAttentionDecode(p, s.stream), "attention");
+  return ToStatus(LaunchAttentionDecode(p, rope, s.stream), "attention");
+}
+
+ExpertsParams Forward::ExpertsOf(int layer, const RouterParams& r, bool gate_up) const {
+  const DeviceLayer& d = weights_.layer(layer);
+  const DeviceMatrix& m = gate_up ? d.gate_up : d.down;
+  ExpertsParams p;
+  p.gate_up = gate_up;
+  p.shape = m.shape;
+  p.weights = weights_.At(m.weights);
+  p.scales = weights_.At(m.scales);
+  p.expert_weight_bytes = m.expert_weight_bytes;
+  p.expert_scale_bytes = m.expert_scale_bytes;
+  p.experts = r.experts;
+  p.tokens = r.tokens;
+  p.num_active = r.num_active;
+  p.active = r.active;
+  p.offsets = r.offsets;
+  p.slot_token = r.slot_token;
+  p.slot_weight = r.slot_weight;
+  p.cols = m.cols;
+  p.norm_weight = r.norm_weight;
+  p.token_squares = r.token_squares;
+  p.norm_eps = r.norm_eps;
+  p.input = gate_up ? r.residual : w_.At<float>(w_.decode_hidden);
+  p.input_stride = gate_up ? spec_.hidden : w_.hidden_stride_moe;
+  p.out = gate_up ? w_.At<float>(w_.decode_hidden) : w_.At<float>(w_.expert_out);
+  p.out_stride = gate_up ? w_.hidden_stride_moe : spec_.hidden;
+  p.out_rows = m.rows;
+  return p;
 }
 
 Status Forward::DecodeExperts(int layer, const Step& s) const {
   const RouterParams r = RouterOf(layer, s.tokens);
   MINIMO_CUDA_TRY(LaunchRouter(r, s.stream));
   MINIMO_TRY(KeepLocalExperts(r, s));
+  const ExpertsParams gate_up = ExpertsOf(layer, r, true), few_down = ExpertsOf(layer, r, false);
+  if (!f32_ && (s.tokens > 1 || exchange_ != nullptr) && CanStreamExperts(gate_up) && CanStreamExperts(few_down)) {
+    MINIMO_CUDA_TRY(LaunchStreamExperts(gate_up, s.stream));
+    MINIMO_CUDA_TRY(LaunchStreamExperts(few_down, s.stream));
+    if (exchange_ != nullptr) return AddParts(r.slot_of, NormAfter(layer), w_.At<float>(w_.tile_squares[1]), s);
+    return ToStatus(LaunchRow(SumOf(layer, r), f32_, s.stream), "sum of the experts");
+  }
   MINIMO_TRY(Run(GateUpOf(layer, r), s.stream));
   LinearParams down = DownOf(layer, r);
   if (s.tokens > 1 || weights_.experts_here() < r.experts) {

@@ -8,6 +8,7 @@
 namespace minimo::cuda {
 
 Status Forward::Prepare(cudaStream_t stream) {
+  decode_one_ = CanDecodeOne();
   // inverse_frequency[i] = theta^(-2i / rotary_dim), one table a layer.
   std::vector<float> table;
   for (const LayerSpec& l : spec_.layers) {
@@ -88,6 +89,7 @@ Status Forward::Embed(const Step& s, Squares* squares) const {
 }
 
 Status Forward::Head(const int32_t* packed, int tokens, int first, int count, cudaStream_t stream) const {
+  if (tokens == 1 && decode_one_) return HeadOne(stream);
   const Squares squares = SquaresAfter(spec_.num_layers() - 1, tokens);
   LinearParams head = Linear(weights_.head(), count);
   head.epilogue = Epilogue::kStore;

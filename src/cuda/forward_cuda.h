@@ -13,7 +13,9 @@
 #include "cuda/kernels/attention.cuh"
 #include "cuda/kernels/fp8_linear.cuh"
 #include "cuda/kernels/router.cuh"
+#include "cuda/kernels/stream_experts.cuh"
 #include "cuda/kernels/stream_linear.cuh"
+#include "cuda/kernels/stream_token.cuh"
 #include "cuda/kernels/tokens.cuh"
 #include "cuda/step_plan.h"
 #include "cuda/workspace_cuda.h"
@@ -58,9 +60,21 @@ class Forward {
   };
   Squares SquaresAfter(int layer, int tokens) const;
   Squares SquaresAfterAttention(int layer) const;
+  static int SplitsOf(const AttentionSpec& a, int decode_splits);
   Status Decode(const Step& s) const;
   Status DecodeAttention(int layer, const Step& s) const;
   Status DecodeExperts(int layer, const Step& s) const;
+  ExpertsParams ExpertsOf(int layer, const RouterParams& r, bool gate_up) const;
+  // One token, bf16: products as exact as float32 ones on float32 activations, whole phases a kernel.
+  bool CanDecodeOne() const;
+  Status DecodeOne(const Step& s) const;
+  Status AttentionOne(int layer, const Step& s) const;
+  Status HeadOne(cudaStream_t stream) const;
+  OneParams One(const DeviceMatrix& m, OneMode mode) const;
+  OneParams QkvOne(int layer) const;
+  OneParams OutputOne(int layer) const;
+  OneParams GateUpOne(int layer) const;
+  OneParams DownOne(int layer) const;
   Status Prefill(const Step& s) const;
   Status PrefillAttention(int layer, const Step& s) const;
   Status PrefillExperts(int layer, const Step& s) const;
@@ -106,6 +120,7 @@ class Forward {
   const StepLayout& layout_;
   bool f32_, fp8_prefill_;
   Exchange* exchange_;  // null: one GPU has the whole model
+  bool decode_one_ = false;
   DeviceMemory frequencies_;
   std::vector<int64_t> frequency_of_layer_;  // byte offsets
 };

@@ -5,13 +5,14 @@
 #include "cuda/kernels/attention.cuh"
 #include "cuda/kernels/fp8_quantise.cuh"
 #include "cuda/kernels/router.cuh"
+#include "cuda/kernels/stream_token.cuh"
 #include "cuda/weight_tiles.h"
 
 namespace minimo::cuda {
 
 Workspace::Workspace(const ModelSpec& spec, bool f32, bool fp8_prefill, int max_tokens, int max_logit_rows) {
   const int64_t t = max_tokens, act = f32 ? 4 : 2;
-  int64_t qkv_rows = 0, q_size = 0, o_stride = 0, k_size = 0, v_size = 0, kv_heads = 0, dense = 0, v_dim = 0;
+  int64_t qkv_rows = 0, q_size = 0, o_stride = 0, k_size = 0, v_size = 0, dense = 0;
   for (const LayerSpec& l : spec.layers) {
     const AttentionSpec& a = l.attention;
     qkv_rows = std::max<int64_t>(qkv_rows, PadTo(a.q_size(), 16) + PadTo(a.k_size(), 16) + PadTo(a.v_size(), 16));
@@ -19,8 +20,6 @@ Workspace::Workspace(const ModelSpec& spec, bool f32, bool fp8_prefill, int max_
     o_stride = std::max<int64_t>(o_stride, PadTo(a.o_size(), kUnitCols));
     k_size = std::max<int64_t>(k_size, a.k_size());
     v_size = std::max<int64_t>(v_size, a.v_size());
-    kv_heads = std::max<int64_t>(kv_heads, a.kv_heads);
-    v_dim = std::max<int64_t>(v_dim, a.v_head_dim);
     if (!l.moe) dense = std::max<int64_t>(dense, l.intermediate);
   }
   const int64_t slots = t * spec.moe.top_k, experts = spec.moe.experts;
@@ -52,14 +51,12 @@ Workspace::Workspace(const ModelSpec& spec, bool f32, bool fp8_prefill, int max_
   slot_weight = Take(slots * 4);
   slot_of = Take(slots * 4);
   expert_load = Take(spec.num_layers() * experts * 8);
-  // Runs of all tokens and KV heads: splits only grow while they do not fill the device twice over.
-  int64_t least_heads = kv_heads;
-  for (const LayerSpec& l : spec.layers) least_heads = std::min<int64_t>(least_heads, l.attention.kv_heads);
-  const int64_t rows = (std::max<int64_t>(t, 4 * kMultiprocessors / least_heads + kMaxSplits)) * kv_heads;
-  partial = Take(rows * 16 * v_dim * 4);
-  partial_max = Take(rows * 16 * 4);
-  partial_sum = Take(rows * 16 * 4);
-  attention_counters = Take(t * kv_heads * 4);
+  decode_hidden = Take(std::min<int64_t>(t, kMostDecodeTokens) * spec.moe.top_k * hidden_stride_moe * 4);
+  one_residual = Take(int64_t{spec.hidden} * 4);
+  one_attended = Take(o_stride * 4);
+  one_hidden = Take(std::max<int64_t>(int64_t{spec.moe.top_k} * hidden_stride_moe, hidden_stride_dense) * 4);
+  one_attention_partial = Take(int64_t{kMaxPartials} * spec.hidden * 4);
+  one_expert_partial = Take(int64_t{kMaxPartials} * spec.hidden * 4);
   logits = Take(int64_t{max_logit_rows} * spec.vocab * 4);
   if (!fp8_prefill) return;
   const auto rows_units = [](int64_t rows, int64_t stride) {

@@ -10,6 +10,7 @@
 namespace minimo::cuda {
 
 inline constexpr int kMultiprocessors = 132;  // of an H100 and an H200
+inline constexpr int kMostDecodeTokens = 256;  // of a step that brings one token a sequence
 
 // Activations of a step of up to max_tokens tokens. Rows of products are padded to 128 columns of zeros.
 class Workspace {
@@ -28,9 +29,11 @@ class Workspace {
   int64_t row_squares, tile_squares[2], token_squares, qkv_squares;
   int64_t router_logits, router_counter, chosen, chosen_weight, num_active, active, offsets, slot_token, slot_weight,
       slot_of, expert_load;
-  int64_t partial, partial_max, partial_sum, attention_counters;
   int64_t logits;
   int64_t fp8_values, fp8_scales, fp8_offsets, fp8_tiles, fp8_num_tiles;  // Fp8Activations of one product's input
+  int64_t decode_hidden;  // float32, of a decode step's slots
+  // Of a step of one token, all float32: two residual streams in turn, what the split products leave to be added.
+  int64_t one_residual, one_attended, one_hidden, one_attention_partial, one_expert_partial;
   int x_stride, hidden_stride_moe, hidden_stride_dense;
 
  private:

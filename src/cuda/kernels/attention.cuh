@@ -26,25 +26,23 @@ struct AttentionParams {
   const void* fresh_k = nullptr;  // [tokens, kv_heads, dim] of positions >= past; null: they are in the cache
   const void* fresh_v = nullptr;
   void* out = nullptr;          // [tokens, out_stride]: heads x v_head_dim
+  bool out_f32 = false;         // decode on the tensor cores: out is float32
   int out_stride = 0;
   TokenMeta meta;
 
-  int splits = 1;                   // decode: runs of the context, each a block
-  float* partial = nullptr;         // [tokens, kv_heads, splits, 16, v_head_dim]
-  float* partial_max = nullptr;     // [tokens, kv_heads, splits, 16]
-  float* partial_sum = nullptr;
-  int* counters = nullptr;          // [tokens, kv_heads], zero between launches
+  int splits = 1;                   // decode: runs of the context, each a block of a cluster
   const PrefillTile* tiles = nullptr;  // prefill, device
   int num_tiles = 0;
 };
 
-inline constexpr int kMaxSplits = 32;
+inline constexpr int kMaxSplits = 16;  // the largest cluster
 
 // True if the tensor-core kernels have this shape (bf16, 128/128 or 192/128, at most 16 query heads a KV head).
 bool HasFastAttention(int heads, int kv_heads, int head_dim, int v_head_dim);
 
-// One token a sequence.
-cudaError_t LaunchAttentionDecode(const AttentionParams& params, cudaStream_t stream);
+// One token a sequence, QK norm, RoPE and the cache write included (RopeParams: q and fresh_* are not used; rotary_dim at
+// most 256).
+cudaError_t LaunchAttentionDecode(const AttentionParams& params, const RopeParams& rope, cudaStream_t stream);
 // Any number of tokens a sequence.
 cudaError_t LaunchAttentionPrefill(const AttentionParams& params, cudaStream_t stream);
 // Any shape and any number of tokens, float32 arithmetic: small models and verification.

@@ -1,7 +1,11 @@
-// One token a sequence: a block takes one KV head of one token and one of `splits` runs of the context; its four warps
-// take tiles of 16 keys in turn, each with a ring of two of its own. The query heads of the group are the rows of the
-// mma. Past keys are requested before wait_previous_kernel: only the newest tile depends on this step. The last block
-// of a token and head adds the splits up, in order.
+// One token a sequence, from the QKV product to the heads' outputs: QK norm, RoPE, the cache write and attention. A
+// cluster of `splits` blocks takes one KV head of one token, each block a run of the context; its four warps take tiles of
+// 16 keys in turn, each with a ring of two of its own. The query heads of the group are the rows of the mma. Past keys
+// are requested before wait_previous_kernel, sines and cosines computed; the newest key and value go from the block that
+// makes them to the cache and straight into the last tile. The blocks of a cluster add up their splits through shared
+// memory, each a share of the outputs, in a fixed order.
+#include <cooperative_groups.h>
+
 #include "cuda/kernels/attention.cuh"
 #include "cuda/kernels/attention_tile.cuh"
 #include "cuda/kernels/kv_address.cuh"
@@ -10,7 +14,9 @@ namespace minimo::cuda {
 namespace {
 
 constexpr int kWarps = 4;
+constexpr int kThreads = kWarps * 32;
 constexpr int kKeys = 16;  // a tile
+constexpr int kMostHalf = 128;  // pairs that are rotated
 constexpr float kLog2E = 1.4426950408889634f;
 
 template <int kKeyDim, int kValueDim>
@@ -19,13 +25,13 @@ struct Stage {
   static constexpr int kBytes = kKeys * (Tile::kKeyRow + Tile::kValueRow);
 };
 
-// Requests 16 keys and values from `first` on; rows at or beyond `end` become zeros.
+// Requests 16 keys and values from `first` on; rows at or beyond `end` become zeros. A row that exists is 0 or more.
 template <int kKeyDim, int kValueDim>
 __device__ __forceinline__ void request_tile(const AttentionParams& p, uint8_t* stage, int table, int ring, int kv_head,
                                              int first, int end) {
   using Tile = AttentionTile<kKeyDim, kValueDim>;
   const int lane = threadIdx.x % 32;
-  const int mine = min(first + lane % kKeys, end - 1);
+  const int mine = max(0, min(first + lane % kKeys, end - 1));
   const int64_t key_at = cache_row(p.k, table, p.meta.block_tables, ring, mine, kv_head);
   const int64_t value_at = cache_row(p.v, table, p.meta.block_tables, ring, mine, kv_head);
   constexpr int kKeyPieces = kKeyDim / 8, kValuePieces = kValueDim / 8;
@@ -44,100 +50,218 @@ __device__ __forceinline__ void request_tile(const AttentionParams& p, uint8_t* 
   }
 }
 
-// Adds the splits of one token and KV head and writes its heads.
-template <int kValueDim>
-__device__ void merge_splits(const AttentionParams& p, int token, int kv_head, int group, float (*factor)[16]) {
-  const int64_t base = (int64_t{token} * p.kv_heads + kv_head) * p.splits;
-  // 8 lanes a row: each takes every eighth split.
-  const int row_of_lane = threadIdx.x / 8, lane8 = threadIdx.x % 8;
-  if (row_of_lane < group) {
-    const int head = kv_head * group + row_of_lane;
-    constexpr int kEach = kMaxSplits / 8;
-    float most[kEach], sum[kEach];
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      const int s = lane8 + 8 * i;
-      const int64_t at = (base + s) * 16 + row_of_lane;
-      most[i] = s < p.splits ? load_l2(p.partial_max + at) : -INFINITY;
-      sum[i] = s < p.splits ? load_l2(p.partial_sum + at) : 0.0f;
+
+// What a block knows before it waits.
+struct Block {
+  int token, kv_head, group, position;
+  bool newest;  // the block whose run ends with the token's own position
+};
+
+__device__ __forceinline__ void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
+// The group's queries and, in the block that has the newest position, its key and value: from the QKV product to bf16
+// rows in shared memory, and to the cache.
+template <int kKeyDim, int kValueDim>
+struct NewRows {
+  static constexpr int kRow = kKeyDim * 2 + 16;  // bytes
+  uint8_t query[16 * kRow];                      // zeros beyond the group
+  bf16 key[kKeyDim], value[kValueDim];
+  float sine[kMostHalf], cosine[kMostHalf];
+  float squares[2][kWarps];
+
+  __device__ __forceinline__ void prepare(const RopeParams& r, const Block& b) {
+    for (int i = threadIdx.x; i < 16 * kRow / 4; i += kThreads) reinterpret_cast<uint32_t*>(query)[i] = 0;
+    for (int i = threadIdx.x; i < r.rotary_dim / 2; i += kThreads) {
+      sincosf(static_cast<float>(b.position) * __ldg(r.inverse_frequency + i), sine + i, cosine + i);
     }
-    const float sink = p.sinks != nullptr ? __ldg(p.sinks + head) * kLog2E : -INFINITY;
-    float top = sink;
+    if (r.q_norm == nullptr) return;
+    for (int i = threadIdx.x * 32; i < b.group * kKeyDim; i += kThreads * 32) {
+      prefetch_l2(r.q_norm + b.kv_head * b.group * kKeyDim + i);
+    }
+    if (threadIdx.x * 32 < kKeyDim) prefetch_l2(r.k_norm + b.kv_head * kKeyDim + threadIdx.x * 32);
+  }
+
+  __device__ __forceinline__ void make(const RopeParams& r, const Block& b) {
+    constexpr int kHeld = 4;  // pairs of columns a thread and round
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const float* row = r.qkv + int64_t{b.token} * r.qkv_stride;
+    const bool normed = r.q_norm != nullptr;
+    const bool summed = normed && r.norm_sums != nullptr;  // of several ranks: the sums are whole
+    if (normed && !summed) {  // a sum for each 16 columns of the product, q's first
+      const float* sums = r.square_sums + int64_t{b.token} * r.square_sum_count;
+      const int q_tiles = r.k_offset / 16, end = r.v_offset / 16;
+      float q_sum = 0, k_sum = 0;
+#pragma unroll 4
+      for (int i = threadIdx.x; i < q_tiles; i += kThreads) q_sum += load_l2(sums + i);
+      for (int i = q_tiles + threadIdx.x; i < end; i += kThreads) k_sum += load_l2(sums + i);
+      q_sum = warp_sum(q_sum), k_sum = warp_sum(k_sum);
+      if (lane == 0) squares[0][warp] = q_sum, squares[1][warp] = k_sum;
+    }
+    // A pair is columns (i, i + rotary_dim / 2) of a head, or two neighbours beyond the rotary part; the group's query
+    // heads first, then the key.
+    constexpr int kPairs = kKeyDim / 2;
+    const int half = r.rotary_dim / 2, all = (b.group + (b.newest ? 1 : 0)) * kPairs;
+    float factor[2] = {1, 1};
+    for (int from = 0; from < all; from += kHeld * kThreads) {
+      float x[kHeld], y[kHeld], wx[kHeld], wy[kHeld];
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) top = fmaxf(top, most[i]);
-    const unsigned lanes = 0xffu << (threadIdx.x & 24);
+      for (int n = 0; n < kHeld; ++n) {
+        const int at = from + n * kThreads + static_cast<int>(threadIdx.x), head = at / kPairs, pair = at % kPairs;
+        if (at >= all) continue;
+        const bool is_key = head == b.group;
+        const int i = pair < half ? pair : 2 * pair, j = pair < half ? pair + half : 2 * pair + 1;
+        const int start = (is_key ? b.kv_head : b.kv_head * b.group + head) * kKeyDim;
+        const float* source = row + (is_key ? r.k_offset : 0) + start;
+        x[n] = load_l2(source + i), y[n] = load_l2(source + j);
+        const float* norm = is_key ? r.k_norm : r.q_norm;
+        wx[n] = normed ? __ldg(norm + start + i) : 1.0f, wy[n] = normed ? __ldg(norm + start + j) : 1.0f;
+      }
+      if (from == 0) {
+        __syncthreads();  // sums, sines, zeros
 #pragma unroll
-    for (int offset = 4; offset > 0; offset >>= 1) top = fmaxf(top, __shfl_xor_sync(lanes, top, offset));
-    float total = 0;
+        for (int f = 0; f < 2 && normed; ++f) {
+          const int heads = f == 0 ? r.heads : r.kv_heads;
+          const int columns = summed ? (f == 0 ? r.whole_q : r.whole_k) : heads * kKeyDim;
+          float sum = summed ? load_l2(r.norm_sums + 2 * b.token + f) : 0.0f;
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) most[i] = exp2f(most[i] - top), total += most[i] * sum[i];
+          for (int w = 0; w < kWarps && !summed; ++w) sum += squares[f][w];
+          factor[f] = rsqrtf(sum / static_cast<float>(columns) + r.norm_eps);
+        }
+      }
 #pragma unroll
-    for (int offset = 4; offset > 0; offset >>= 1) total += __shfl_xor_sync(lanes, total, offset);
-    total += exp2f(sink - top);
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      if (lane8 + 8 * i < p.splits) factor[lane8 + 8 * i][row_of_lane] = most[i] / total;
+      for (int n = 0; n < kHeld; ++n) {
+        const int at = from + n * kThreads + static_cast<int>(threadIdx.x), head = at / kPairs, pair = at % kPairs;
+        if (at >= all) continue;
+        const bool is_key = head == b.group;
+        const int i = pair < half ? pair : 2 * pair, j = pair < half ? pair + half : 2 * pair + 1;
+        const float f = is_key ? factor[1] : factor[0], c = pair < half ? cosine[pair] : 1.0f;
+        const float s = pair < half ? sine[pair] : 0.0f, u = x[n] * f * wx[n], v = y[n] * f * wy[n];
+        bf16* to = is_key ? key : reinterpret_cast<bf16*>(query + head * kRow);
+        store(to + i, u * c - v * s);
+        store(to + j, v * c + u * s);
+      }
+    }
+    if (!b.newest) return;
+    for (int c = threadIdx.x; c < kValueDim; c += kThreads) {
+      store(value + c, load_l2(row + r.v_offset + b.kv_head * kValueDim + c) * r.value_scale);
     }
   }
-  __syncthreads();
-  bf16* out = static_cast<bf16*>(p.out) + int64_t{token} * p.out_stride + kv_head * group * kValueDim;
-  for (int i = threadIdx.x; i < group * kValueDim / 4; i += kWarps * 32) {
-    const int row = i / (kValueDim / 4), c = i % (kValueDim / 4);
-    float4 sum = {0, 0, 0, 0};
-#pragma unroll 8
-    for (int s = 0; s < p.splits; ++s) {
-      const float4 v = load_l2(reinterpret_cast<const float4*>(p.partial + ((base + s) * 16 + row) * kValueDim) + c);
-      const float f = factor[s][row];
-      sum.x += f * v.x, sum.y += f * v.y, sum.z += f * v.z, sum.w += f * v.w;
+
+  __device__ __forceinline__ void to_cache(const RopeParams& r, const Block& b) const {
+    const int piece = threadIdx.x;
+    if (piece < kKeyDim / 8) {
+      bf16* to = static_cast<bf16*>(r.k.data) + cache_row(r.k, r.meta, b.token, b.position, b.kv_head);
+      reinterpret_cast<uint4*>(to)[piece] = reinterpret_cast<const uint4*>(key)[piece];
+    } else if (piece - kKeyDim / 8 < kValueDim / 8) {
+      bf16* to = static_cast<bf16*>(r.v.data) + cache_row(r.v, r.meta, b.token, b.position, b.kv_head);
+      reinterpret_cast<uint4*>(to)[piece - kKeyDim / 8] = reinterpret_cast<const uint4*>(value)[piece - kKeyDim / 8];
     }
-    reinterpret_cast<uint2*>(out)[i] = {pack_bf16(sum.x, sum.y), pack_bf16(sum.z, sum.w)};
+  }
+  // One warp: row `row` of a tile.
+  __device__ __forceinline__ void to_tile(uint8_t* stage, int row) const {
+    using Tile = AttentionTile<kKeyDim, kValueDim>;
+    const int lane = threadIdx.x % 32;
+    if (lane < kKeyDim / 8) {
+      reinterpret_cast<uint4*>(stage + row * Tile::kKeyRow)[lane] = reinterpret_cast<const uint4*>(key)[lane];
+    }
+    if (lane < kValueDim / 8) {
+      uint8_t* values = stage + kKeys * Tile::kKeyRow;
+      reinterpret_cast<uint4*>(values + row * Tile::kValueRow)[lane] = reinterpret_cast<const uint4*>(value)[lane];
+    }
+  }
+};
+
+// What a block's run of the context gives: per query head the largest score, the sum of the powers, the outputs.
+template <int kValueDim>
+struct RunResult {
+  float most[16], total[16];
+  float out[16][kValueDim];
+};
+
+// This block's share of the cluster's outputs, the splits added in order.
+template <int kValueDim>
+__device__ __forceinline__ void merge_splits(const AttentionParams& p, const Block& b, RunResult<kValueDim>* mine) {
+  const auto cluster = cooperative_groups::this_cluster();
+  const int splits = cluster.num_blocks(), rank = cluster.block_rank();
+  const int64_t out = int64_t{b.token} * p.out_stride + b.kv_head * b.group * kValueDim;
+  for (int i = rank + splits * threadIdx.x; i < b.group * kValueDim / 4; i += splits * kThreads) {
+    const int row = i / (kValueDim / 4), c = i % (kValueDim / 4);
+    const float sink = p.sinks != nullptr ? __ldg(p.sinks + b.kv_head * b.group + row) * kLog2E : -INFINITY;
+    float most[kMaxSplits], top = sink, total = 0;
+    float4 value[kMaxSplits];
+#pragma unroll
+    for (int s = 0; s < kMaxSplits; ++s) {
+      if (s >= splits) break;
+      const RunResult<kValueDim>* run = cluster.map_shared_rank(mine, s);
+      most[s] = run->most[row];
+      value[s] = *reinterpret_cast<const float4*>(&run->out[row][4 * c]);
+      top = fmaxf(top, most[s]);
+    }
+    float4 sum = {0, 0, 0, 0};
+#pragma unroll
+    for (int s = 0; s < kMaxSplits; ++s) {
+      if (s >= splits) break;
+      const float f = exp2f(most[s] - top);
+      total += f * cluster.map_shared_rank(mine, s)->total[row];
+      sum.x += f * value[s].x, sum.y += f * value[s].y, sum.z += f * value[s].z, sum.w += f * value[s].w;
+    }
+    const float scale = 1.0f / (total + exp2f(sink - top));
+    sum = {sum.x * scale, sum.y * scale, sum.z * scale, sum.w * scale};
+    if (p.out_f32) {
+      reinterpret_cast<float4*>(static_cast<float*>(p.out) + out)[i] = sum;
+    } else {
+      reinterpret_cast<uint2*>(static_cast<bf16*>(p.out) + out)[i] = {pack_bf16(sum.x, sum.y), pack_bf16(sum.z, sum.w)};
+    }
   }
 }
 
 template <int kKeyDim, int kValueDim>
-__global__ void __launch_bounds__(kWarps * 32) attention_decode(const AttentionParams p) {
+__global__ void __launch_bounds__(kThreads) attention_decode(const AttentionParams p, const RopeParams r) {
   using Tile = AttentionTile<kKeyDim, kValueDim>;
   constexpr int kStageBytes = Stage<kKeyDim, kValueDim>::kBytes;
   extern __shared__ __align__(16) uint8_t smem[];
+  __shared__ __align__(16) NewRows<kKeyDim, kValueDim> rows;
+  __shared__ __align__(16) RunResult<kValueDim> result;
   __shared__ float warp_most[kWarps][16], warp_total[kWarps][16];
-  __shared__ float factor[kMaxSplits][16];
-  __shared__ bool last;
-  const int split = blockIdx.x, kv_head = blockIdx.y, token = blockIdx.z;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const int group = p.heads / p.kv_heads;
+  const int split = blockIdx.x, splits = gridDim.x;
   // The step's positions and tables were copied before its first kernel.
-  const int position = load_l2(p.meta.position + token);
-  const int begin = p.window > 0 ? max(0, position - p.window + 1) : 0, end = position + 1;
-  const int table = p.k.ring ? 0 : load_l2(p.meta.block_table + token);
-  const int ring = p.k.ring ? load_l2(p.meta.ring + token) : 0;
+  Block b = {static_cast<int>(blockIdx.z), static_cast<int>(blockIdx.y), p.heads / p.kv_heads,
+             load_l2(p.meta.position + blockIdx.z), split == splits - 1};
+  const int begin = p.window > 0 ? max(0, b.position - p.window + 1) : 0, end = b.position + 1;
+  const int table = p.k.ring ? 0 : load_l2(p.meta.block_table + b.token);
+  const int ring = p.k.ring ? load_l2(p.meta.ring + b.token) : 0;
   const int tiles = (end - begin + kKeys - 1) / kKeys;
-  const int first_tile = tiles * split / p.splits, last_tile = tiles * (split + 1) / p.splits;
+  const int first_tile = tiles * split / splits, last_tile = tiles * (split + 1) / splits;
   uint8_t* stages = smem + warp * 2 * kStageBytes;
   const auto request = [&](int tile, int stage) {
-    request_tile<kKeyDim, kValueDim>(p, stages + stage * kStageBytes, table, ring, kv_head, begin + tile * kKeys, end);
+    if (tile < last_tile) {
+      request_tile<kKeyDim, kValueDim>(p, stages + stage * kStageBytes, table, ring, b.kv_head, begin + tile * kKeys,
+                                       b.position);
+    }
+    copy_commit();
   };
-  const auto is_past = [&](int tile) { return begin + (tile + 1) * kKeys <= position; };
-
-  const int tile0 = first_tile + warp, tile1 = tile0 + kWarps;
-  if (tile0 < last_tile && is_past(tile0)) request(tile0, 0);
-  if (tile1 < last_tile && is_past(tile1)) request(tile1, 1);
-  copy_commit();
+  request(first_tile + warp, 0);
+  request(first_tile + warp + kWarps, 1);
+  rows.prepare(r, b);
   allow_next_kernel();
   wait_previous_kernel();
-  if (tile0 < last_tile && !is_past(tile0)) request(tile0, 0);
-  copy_commit();
-  if (tile1 < last_tile && !is_past(tile1)) request(tile1, 1);
-  copy_commit();
+  rows.make(r, b);
+  __syncthreads();
+  if (b.newest) rows.to_cache(r, b);
 
   Tile a;
   a.clear();
-  const bf16* q = static_cast<const bf16*>(p.q) + (int64_t{token} * p.heads + kv_head * group) * kKeyDim;
-  a.load_query(g < group ? q + g * kKeyDim : nullptr, g + 8 < group ? q + (g + 8) * kKeyDim : nullptr);
+  a.load_query_shared(rows.query, NewRows<kKeyDim, kValueDim>::kRow);
   int stage = 0;
-  for (int tile = tile0; tile < last_tile; tile += kWarps) {
+  for (int tile = first_tile + warp; tile < last_tile; tile += kWarps) {
     copy_wait<1>();
     __syncwarp();
-    const uint8_t* keys = stages + stage * kStageBytes;
+    uint8_t* keys = stages + stage * kStageBytes;
+    if (tile == tiles - 1) {
+      rows.to_tile(keys, b.position - begin - tile * kKeys);
+      __syncwarp();
+    }
     float scores[2][4];
     a.score(keys, scores);
 #pragma unroll
@@ -150,8 +274,7 @@ __global__ void __launch_bounds__(kWarps * 32) attention_decode(const AttentionP
     }
     a.add(scores, keys + kKeys * Tile::kKeyRow);
     __syncwarp();
-    if (tile + 2 * kWarps < last_tile) request(tile + 2 * kWarps, stage);
-    copy_commit();
+    request(tile + 2 * kWarps, stage);
     stage ^= 1;
   }
   a.finish();
@@ -165,57 +288,54 @@ __global__ void __launch_bounds__(kWarps * 32) attention_decode(const AttentionP
   __syncthreads();
   float* sums = reinterpret_cast<float*>(smem);  // [warps][16][kValueDim]
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const int row = g + 8 * r;
+  for (int h = 0; h < 2; ++h) {
+    const int row = g + 8 * h;
     float most = warp_most[0][row];
 #pragma unroll
     for (int w = 1; w < kWarps; ++w) most = fmaxf(most, warp_most[w][row]);
-    const float keep = most == -INFINITY ? 0.0f : exp2f(a.most[r] - most);
+    const float keep = most == -INFINITY ? 0.0f : exp2f(a.most[h] - most);
     float2* to = reinterpret_cast<float2*>(sums + (warp * 16 + row) * kValueDim + 2 * t);
 #pragma unroll
-    for (int i = 0; i < kValueDim / 8; ++i) to[4 * i] = {a.out[i][2 * r] * keep, a.out[i][2 * r + 1] * keep};
+    for (int i = 0; i < kValueDim / 8; ++i) to[4 * i] = {a.out[i][2 * h] * keep, a.out[i][2 * h + 1] * keep};
   }
   __syncthreads();
-  const int64_t at = (int64_t{token} * p.kv_heads + kv_head) * p.splits + split;
-  for (int i = threadIdx.x; i < group * kValueDim / 4; i += kWarps * 32) {
+  for (int i = threadIdx.x; i < b.group * kValueDim / 4; i += kThreads) {
     float4 sum = {0, 0, 0, 0};
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) {
       const float4 v = reinterpret_cast<const float4*>(sums + w * 16 * kValueDim)[i];
       sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
     }
-    reinterpret_cast<float4*>(p.partial + at * 16 * kValueDim)[i] = sum;
+    reinterpret_cast<float4*>(result.out)[i] = sum;
   }
-  if (threadIdx.x < group) {
+  if (threadIdx.x < b.group) {
     const int row = threadIdx.x;
     float most = warp_most[0][row], total = 0;
     for (int w = 1; w < kWarps; ++w) most = fmaxf(most, warp_most[w][row]);
     for (int w = 0; w < kWarps; ++w) {
       if (warp_most[w][row] != -INFINITY) total += exp2f(warp_most[w][row] - most) * warp_total[w][row];
     }
-    p.partial_max[at * 16 + row] = most;
-    p.partial_sum[at * 16 + row] = total;
+    result.most[row] = most;
+    result.total[row] = total;
   }
-  __threadfence();
-  __syncthreads();
-  int* counter = p.counters + token * p.kv_heads + kv_head;
-  if (threadIdx.x == 0) last = atomicAdd(counter, 1) == p.splits - 1;
-  __syncthreads();
-  if (!last) return;
-  __threadfence();
-  if (threadIdx.x == 0) *counter = 0;
-  merge_splits<kValueDim>(p, token, kv_head, group, factor);
+  const auto cluster = cooperative_groups::this_cluster();
+  cluster.sync();
+  merge_splits(p, b, &result);
+  cluster.sync();  // the others read this block's result
 }
 
 template <int kKeyDim, int kValueDim>
-cudaError_t LaunchOne(const AttentionParams& p, cudaStream_t stream) {
+cudaError_t LaunchOne(const AttentionParams& p, const RopeParams& r, cudaStream_t stream) {
   constexpr int kRing = kWarps * 2 * Stage<kKeyDim, kValueDim>::kBytes, kSums = kWarps * 16 * kValueDim * 4;
   constexpr int kSmem = kRing > kSums ? kRing : kSums;
-  static const cudaError_t configured = cudaFuncSetAttribute(attention_decode<kKeyDim, kValueDim>,
-                                                             cudaFuncAttributeMaxDynamicSharedMemorySize, kSmem);
-  if (configured != cudaSuccess) return configured;
-  return Launch(attention_decode<kKeyDim, kValueDim>, dim3(p.splits, p.kv_heads, p.tokens), dim3(kWarps * 32), kSmem,
-                stream, p);
+  const auto kernel = attention_decode<kKeyDim, kValueDim>;
+  static const cudaError_t configured[] = {
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSmem),
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1)};
+  for (const cudaError_t e : configured) {
+    if (e != cudaSuccess) return e;
+  }
+  return LaunchCluster(kernel, dim3(p.splits, p.kv_heads, p.tokens), dim3(kThreads), p.splits, kSmem, stream, p, r);
 }
 
 }  // namespace
@@ -224,8 +344,8 @@ bool HasFastAttention(int heads, int kv_heads, int head_dim, int v_head_dim) {
   return heads / kv_heads <= 16 && v_head_dim == 128 && (head_dim == 128 || head_dim == 192);
 }
 
-cudaError_t LaunchAttentionDecode(const AttentionParams& p, cudaStream_t stream) {
-  return p.head_dim == 128 ? LaunchOne<128, 128>(p, stream) : LaunchOne<192, 128>(p, stream);
+cudaError_t LaunchAttentionDecode(const AttentionParams& p, const RopeParams& r, cudaStream_t stream) {
+  return p.head_dim == 128 ? LaunchOne<128, 128>(p, r, stream) : LaunchOne<192, 128>(p, r, stream);
 }
 
 }  // namespace minimo::cuda

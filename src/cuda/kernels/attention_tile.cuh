@@ -33,6 +33,16 @@ struct AttentionTile {
     }
   }
 
+  // The same from shared memory: 16 rows of row_bytes.
+  __device__ __forceinline__ void load_query_shared(const uint8_t* rows, int row_bytes) {
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int i = 0; i < kKeyDim / 32; ++i) {
+      q[i][0] = *reinterpret_cast<const uint4*>(rows + g * row_bytes + 64 * i + 16 * t);
+      q[i][1] = *reinterpret_cast<const uint4*>(rows + (g + 8) * row_bytes + 64 * i + 16 * t);
+    }
+  }
+
   // scores[n]: keys 8n + 2t, 8n + 2t + 1 of rows g (0, 1) and g + 8 (2, 3).
   template <int kT>
   __device__ __forceinline__ void score(const uint8_t* keys, float (&scores)[kT][4]) const {

@@ -98,20 +98,33 @@ __device__ __forceinline__ float block_sum(float x, float* scratch) {
   return sum;
 }
 
-// Launches with programmatic dependent launch allowed on this kernel's dependence on the previous one.
+// Launches with programmatic dependent launch allowed on this kernel's dependence on the previous one; runs of `cluster`
+// blocks along x as clusters.
 template <typename... Params, typename... Args>
-cudaError_t Launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t smem, cudaStream_t stream, Args... args) {
+cudaError_t LaunchCluster(void (*kernel)(Params...), dim3 grid, dim3 block, int cluster, size_t smem, cudaStream_t stream,
+                          Args... args) {
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = smem;
   config.stream = stream;
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
+  cudaLaunchAttribute attributes[3] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  // Every kernel leaves an SM's memory divided alike: it must be idle to be divided anew, and nothing would overlap.
+  attributes[1].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
+  attributes[1].val.sharedMemCarveout = cudaSharedmemCarveoutMaxShared;
+  attributes[2].id = cudaLaunchAttributeClusterDimension;
+  attributes[2].val.clusterDim.x = cluster;
+  attributes[2].val.clusterDim.y = attributes[2].val.clusterDim.z = 1;
+  config.attrs = attributes;
+  config.numAttrs = cluster > 1 ? 3 : 2;
   return cudaLaunchKernelEx(&config, kernel, Params(args)...);
+}
+
+template <typename... Params, typename... Args>
+cudaError_t Launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t smem, cudaStream_t stream, Args... args) {
+  return LaunchCluster(kernel, grid, block, 1, smem, stream, args...);
 }
 
 }  // namespace minimo::cuda

@@ -1,6 +1,7 @@
 // Scores in float32 throughout: near ties must fall as in the reference.
 // One to eight tokens: 1 block for 2 experts reads its rows before waiting; the last block to finish chooses. More: a
 // tiled product split over the columns into kRouterSplits partial sums, one warp a token to choose, one block to sort.
+#include "cuda/kernels/choose.cuh"
 #include "cuda/kernels/common.cuh"
 #include "cuda/kernels/router.cuh"
 
@@ -11,76 +12,17 @@ constexpr int kFewTokens = 8;
 constexpr int kManyTokens = 256;  // from here on the tensor cores are faster
 constexpr int kThreads = 256;
 
-constexpr int kMost = kRouterExperts / 32;  // experts a lane
-
-// Floats as unsigned numbers in the same order.
-__device__ __forceinline__ unsigned ordered(float x) {
-  const unsigned bits = __float_as_uint(x);
-  return bits ^ (static_cast<int>(bits) < 0 ? 0xffffffffu : 0x80000000u);
-}
-
-// The largest key of the warp in [from, to) and its expert; the lowest of equals. All -infinity: expert `to`.
-__device__ __forceinline__ void find_best(const float (&key)[kMost], int from, int to, float& best, int& best_expert) {
-  const int lane = threadIdx.x % 32;
-  float mine = -INFINITY;
-  int expert = to;
-#pragma unroll
-  for (int i = 0; i < kMost; ++i) {
-    const int e = lane + 32 * i;
-    if (e >= from && e < to && key[i] > mine) mine = key[i], expert = e;
-  }
-  const unsigned most = __reduce_max_sync(0xffffffffu, ordered(mine));
-  best_expert = static_cast<int>(__reduce_min_sync(0xffffffffu, ordered(mine) == most ? expert : to));
-  best = __uint_as_float(most ^ (most & 0x80000000u ? 0x80000000u : 0xffffffffu));
-}
-
-// Leaves the keys of the best groups, -infinity elsewhere.
-__device__ void mask_groups(const RouterParams& p, float (&key)[kMost]) {
-  const int lane = threadIdx.x % 32, size = p.experts / p.groups;
-  float mine = -INFINITY;  // lane g: the value of group g
-  for (int g = 0; g < p.groups; ++g) {
-    float rest[kMost], best, second = 0;
-    int expert;
-#pragma unroll
-    for (int i = 0; i < kMost; ++i) rest[i] = key[i];
-    find_best(rest, g * size, (g + 1) * size, best, expert);
-#pragma unroll
-    for (int i = 0; i < kMost; ++i) {
-      if (lane + 32 * i == expert) rest[i] = -INFINITY;
-    }
-    if (size > 1) find_best(rest, g * size, (g + 1) * size, second, expert);
-    if (lane == g) mine = best + second;
-  }
-  unsigned kept = 0;
-  for (int n = 0; n < p.top_groups; ++n) {
-    const float best = warp_max(mine);
-    const int g = __ffs(__ballot_sync(0xffffffffu, mine == best)) - 1;
-    if (g < 0) break;
-    kept |= 1u << g;
-    if (lane == g) mine = -INFINITY;
-  }
-#pragma unroll
-  for (int i = 0; i < kMost; ++i) {
-    const int e = lane + 32 * i;
-    if (e < p.experts && (kept >> (e / size) & 1) == 0) key[i] = -INFINITY;
-  }
-}
-
 // One warp: scores of `token`, its experts and weights; lane k returns the k-th.
 __device__ __forceinline__ void choose_experts(const RouterParams& p, int token, int splits, int& my_expert,
                                                float& my_weight) {
   const int lane = threadIdx.x % 32;
-  float logit[kMost] = {}, bias[kMost] = {}, sum = 0;
+  float logit[kMostExpertsLane] = {}, sum = 0;
   for (int s = 0; s < splits; ++s) {
 #pragma unroll
-    for (int i = 0; i < kMost; ++i) {
+    for (int i = 0; i < kMostExpertsLane; ++i) {
       const int e = lane + 32 * i;
       if (e < p.experts) logit[i] += load_l2(p.logits + (int64_t{s} * p.tokens + token) * p.experts + e);
     }
-  }
-#pragma unroll
-  for (int i = 0; i < kMost; ++i) {
-    if (p.bias != nullptr && lane + 32 * i < p.experts) bias[i] = __ldg(p.bias + lane + 32 * i);
   }
 #pragma unroll 8
   for (int i = lane; i < p.square_sum_count; i += 32) {
@@ -88,33 +30,12 @@ __device__ __forceinline__ void choose_experts(const RouterParams& p, int token,
   }
   sum = warp_sum(sum);
   const float norm = rsqrtf(sum / static_cast<float>(p.hidden) + p.norm_eps);
-  float score[kMost], key[kMost];
 #pragma unroll
-  for (int i = 0; i < kMost; ++i) {
-    score[i] = 1.0f / (1.0f + expf(-logit[i] * norm));
-    key[i] = lane + 32 * i < p.experts ? score[i] + bias[i] : -INFINITY;
-  }
+  for (int i = 0; i < kMostExpertsLane; ++i) logit[i] *= norm;
   if (lane == 0) p.token_squares[token] = sum;
-  float mine = 0, total = 0;
-  my_expert = 0;
-  if (p.groups > p.top_groups) mask_groups(p, key);
-  for (int k = 0; k < p.top_k; ++k) {
-    float best;
-    int best_expert;
-    find_best(key, 0, p.experts, best, best_expert);
-    float chosen = 0;
-#pragma unroll
-    for (int i = 0; i < kMost; ++i) {
-      if (lane + 32 * i == best_expert) chosen = score[i], key[i] = -INFINITY;
-    }
-    chosen = __shfl_sync(0xffffffffu, chosen, best_expert % 32);
-    if (best_expert >= p.experts) best_expert = k, chosen = 0;  // NaN scores: stay in range
-    total += chosen;
-    if (lane == k) mine = chosen, my_expert = best_expert;
-  }
+  choose_from(p, logit, my_expert, my_weight);
   if (lane < p.top_k) {
     const int64_t at = int64_t{token} * p.top_k + lane;
-    my_weight = (p.renormalise ? mine / (total + p.renormalise_epsilon) : mine) * p.scale;
     p.chosen[at] = my_expert;
     p.chosen_weight[at] = my_weight;
   }

@@ -46,4 +46,32 @@ cudaError_t LaunchRouter(const RouterParams& params, cudaStream_t stream);
 // logits only, of many tokens (router_logits.cu).
 cudaError_t LaunchRouterLogits(const RouterParams& params, cudaStream_t stream);
 
+// One token: the product alone. Whoever needs the choice makes it from the logits (choose.cuh): that costs less than a
+// kernel or a barrier in between.
+struct RouterOneParams {
+  int experts = 0;
+  int hidden = 0;  // multiple of 4
+  const float* residual = nullptr;     // [hidden], to which partial is added
+  const float* partial = nullptr;      // [partials, hidden]
+  int partials = 0;
+  const float* norm_weight = nullptr;  // [hidden]
+  float norm_eps = 0;
+  const float* weights = nullptr;      // [experts, hidden]
+  float* logits = nullptr;             // out [experts], scaled by the norm
+};
+cudaError_t LaunchRouterOne(const RouterOneParams& params, cudaStream_t stream);
+
+struct ChoiceParams {
+  int experts = 0;  // at most kRouterExperts
+  int top_k = 0;    // at most 32
+  int groups = 1;   // as in RouterParams
+  int top_groups = 1;
+  const float* logits = nullptr;  // [experts] of RouterOneParams
+  const float* bias = nullptr;
+  bool renormalise = true;
+  float renormalise_epsilon = 0;
+  float scale = 1;
+  long long* expert_load = nullptr;  // [experts] tokens routed since start, += ; null: not counted
+};
+
 }  // namespace minimo::cuda

@@ -1,0 +1,179 @@
+// Which experts a token goes to, from its router logits: the device functions that router.cu and the kernels for one
+// token share. Everything in float32: near ties must fall as in the reference.
+#pragma once
+
+#include "cuda/kernels/common.cuh"
+#include "cuda/kernels/router.cuh"
+
+namespace minimo::cuda {
+
+constexpr int kMostExpertsLane = kRouterExperts / 32;
+
+// Floats as unsigned numbers in the same order.
+__device__ __forceinline__ unsigned ordered(float x) {
+  const unsigned bits = __float_as_uint(x);
+  return bits ^ (static_cast<int>(bits) < 0 ? 0xffffffffu : 0x80000000u);
+}
+
+// The largest key of the warp in [from, to) and its expert; the lowest of equals. All -infinity: expert `to`.
+__device__ __forceinline__ void find_best(const float (&key)[kMostExpertsLane], int from, int to, float& best, int& best_expert) {
+  const int lane = threadIdx.x % 32;
+  float value[kMostExpertsLane];
+  int expert[kMostExpertsLane];
+#pragma unroll
+  for (int i = 0; i < kMostExpertsLane; ++i) {
+    const int e = lane + 32 * i;
+    const bool inside = e >= from && e < to && key[i] > -INFINITY;  // NaN: never
+    value[i] = inside ? key[i] : -INFINITY;
+    expert[i] = inside ? e : to;
+  }
+#pragma unroll
+  for (int step = 1; step < kMostExpertsLane; step *= 2) {  // a tree: short chains
+#pragma unroll
+    for (int i = 0; i + step < kMostExpertsLane; i += 2 * step) {
+      if (value[i + step] > value[i]) value[i] = value[i + step], expert[i] = expert[i + step];
+    }
+  }
+  const float mine = value[0];
+  const unsigned most = __reduce_max_sync(0xffffffffu, ordered(mine));
+  best_expert = static_cast<int>(__reduce_min_sync(0xffffffffu, ordered(mine) == most ? expert[0] : to));
+  best = __uint_as_float(most ^ (most & 0x80000000u ? 0x80000000u : 0xffffffffu));
+}
+
+// Leaves the keys of the best groups, -infinity elsewhere.
+template <typename Params>
+__device__ void mask_groups(const Params& p, float (&key)[kMostExpertsLane]) {
+  const int lane = threadIdx.x % 32, size = p.experts / p.groups;
+  float mine = -INFINITY;  // lane g: the value of group g
+  for (int g = 0; g < p.groups; ++g) {
+    float rest[kMostExpertsLane], best, second = 0;
+    int expert;
+#pragma unroll
+    for (int i = 0; i < kMostExpertsLane; ++i) rest[i] = key[i];
+    find_best(rest, g * size, (g + 1) * size, best, expert);
+#pragma unroll
+    for (int i = 0; i < kMostExpertsLane; ++i) {
+      if (lane + 32 * i == expert) rest[i] = -INFINITY;
+    }
+    if (size > 1) find_best(rest, g * size, (g + 1) * size, second, expert);
+    if (lane == g) mine = best + second;
+  }
+  unsigned kept = 0;
+  for (int n = 0; n < p.top_groups; ++n) {
+    const float best = warp_max(mine);
+    const int g = __ffs(__ballot_sync(0xffffffffu, mine == best)) - 1;
+    if (g < 0) break;
+    kept |= 1u << g;
+    if (lane == g) mine = -INFINITY;
+  }
+#pragma unroll
+  for (int i = 0; i < kMostExpertsLane; ++i) {
+    const int e = lane + 32 * i;
+    if (e < p.experts && (kept >> (e / size) & 1) == 0) key[i] = -INFINITY;
+  }
+}
+
+// One warp: lane k returns the k-th best expert and its weight. logit[i] is that of expert lane + 32 * i, already scaled
+// by the token's norm. Params: experts, top_k, groups, top_groups, bias, renormalise, renormalise_epsilon, scale.
+template <typename Params>
+__device__ __forceinline__ void choose_from(const Params& p, const float (&logit)[kMostExpertsLane], int& my_expert,
+                                            float& my_weight) {
+  const int lane = threadIdx.x % 32;
+  float score[kMostExpertsLane], key[kMostExpertsLane];
+#pragma unroll
+  for (int i = 0; i < kMostExpertsLane; ++i) {
+    const int e = lane + 32 * i;
+    const bool inside = e < p.experts;
+    score[i] = 1.0f / (1.0f + expf(-logit[i]));
+    key[i] = inside ? score[i] + (p.bias != nullptr ? __ldg(p.bias + e) : 0.0f) : -INFINITY;
+  }
+  float mine = 0, total = 0;
+  my_expert = 0;
+  if (p.groups > p.top_groups) mask_groups(p, key);
+  for (int k = 0; k < p.top_k; ++k) {
+    float best;
+    int best_expert;
+    find_best(key, 0, p.experts, best, best_expert);
+    float chosen = 0;
+#pragma unroll
+    for (int i = 0; i < kMostExpertsLane; ++i) {
+      if (lane + 32 * i == best_expert) chosen = score[i], key[i] = -INFINITY;
+    }
+    chosen = __shfl_sync(0xffffffffu, chosen, best_expert % 32);
+    if (best_expert >= p.experts) best_expert = k, chosen = 0;  // NaN scores: stay in range
+    total += chosen;
+    if (lane == k) mine = chosen, my_expert = best_expert;
+  }
+  my_weight = (p.renormalise ? mine / (total + p.renormalise_epsilon) : mine) * p.scale;
+}
+
+// One token's choice in shared memory.
+inline constexpr int kChoiceWarps = kRouterExperts / 32;
+inline constexpr int kMostFast = 8;  // choices of the fast way
+struct Choice {
+  int expert[32];
+  float weight[32];
+  float score[kRouterExperts];
+  unsigned key[kChoiceWarps * kMostFast];  // the best of each warp, in order
+  int candidate[kChoiceWarps * kMostFast];
+};
+
+// The general way, one warp.
+inline __device__ __noinline__ void choose_slowly(const ChoiceParams& p, Choice& c) {
+  const int lane = threadIdx.x % 32;
+  float logit[kMostExpertsLane];
+#pragma unroll
+  for (int i = 0; i < kMostExpertsLane; ++i) {
+    logit[i] = lane + 32 * i < p.experts ? load_l2(p.logits + lane + 32 * i) : 0.0f;
+  }
+  choose_from(p, logit, c.expert[lane], c.weight[lane]);
+}
+
+// The same choice as choose_from's by a whole block of at least kChoiceWarps warps, sooner: a thread an expert, each warp
+// finds its best, the first warp the best of those. The lowest expert of equals, as candidates stand in that order. Ends
+// with a barrier. `bias`: this thread's, read ahead.
+__device__ __forceinline__ void choose_one(const ChoiceParams& p, float bias, Choice& c) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, e = threadIdx.x;
+  if (p.groups > p.top_groups || p.top_k > kMostFast) {
+    if (warp == 0) choose_slowly(p, c);
+    __syncthreads();
+    return;
+  }
+  if (warp < kChoiceWarps) {
+    const float score = e < p.experts ? 1.0f / (1.0f + expf(-load_l2(p.logits + e))) : 0.0f, biased = score + bias;
+    unsigned key = e < p.experts && biased > -INFINITY ? ordered(biased) : 0u;  // NaN and what is not there: last
+    c.score[e] = score;
+#pragma unroll 1
+    for (int k = 0; k < p.top_k; ++k) {
+      const unsigned most = __reduce_max_sync(0xffffffffu, key);
+      const unsigned winners = __ballot_sync(0xffffffffu, key == most);
+      if (lane == __ffs(winners) - 1) {
+        c.key[warp * p.top_k + k] = key, c.candidate[warp * p.top_k + k] = e;
+        key = 0;
+      }
+    }
+  }
+  __syncthreads();
+  if (warp == 0) {
+    const int candidates = kChoiceWarps * p.top_k;
+    unsigned first = 2 * lane < candidates ? c.key[2 * lane] : 0;
+    unsigned second = 2 * lane + 1 < candidates ? c.key[2 * lane + 1] : 0;
+    int expert = c.candidate[2 * lane < candidates ? 2 * lane : 0], mine = lane;
+    const int next = c.candidate[2 * lane + 1 < candidates ? 2 * lane + 1 : 0];
+#pragma unroll 1
+    for (int k = 0; k < p.top_k; ++k) {
+      const unsigned most = __reduce_max_sync(0xffffffffu, first);
+      const int winner = __ffs(__ballot_sync(0xffffffffu, first == most)) - 1;
+      const int chosen = __shfl_sync(0xffffffffu, expert, winner);
+      if (lane == k) mine = most != 0 ? chosen : k;  // no number left: stay in range
+      if (lane == winner) first = second, expert = next, second = 0;
+    }
+    const float score = lane < p.top_k ? c.score[mine] : 0.0f, used = score == score ? score : 0.0f;
+    const float total = warp_sum(used);
+    c.expert[lane] = lane < p.top_k ? mine : 0;
+    c.weight[lane] = (p.renormalise ? used / (total + p.renormalise_epsilon) : used) * p.scale;
+  }
+  __syncthreads();
+}
+
+}  // namespace minimo::cuda

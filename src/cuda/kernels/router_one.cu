@@ -1,0 +1,72 @@
+// The router's product for one token: a block for two experts, whose rows are read before the wait. Every block adds up
+// the whole row's squares itself, so that logits leave already scaled by the norm.
+#include "cuda/kernels/common.cuh"
+#include "cuda/kernels/router.cuh"
+
+namespace minimo::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kExperts = 2;  // a block
+constexpr int kHeld = 4;     // float4 a thread and row, read before the wait: 4096 columns
+
+__device__ __forceinline__ float dot(float4 a, float4 b) { return a.x * b.x + a.y * b.y + a.z * b.z + a.w * b.w; }
+
+__global__ void __launch_bounds__(kThreads) router_one(const RouterOneParams p) {
+  __shared__ float part[kThreads / 32][kExperts + 1];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int first_expert = blockIdx.x * kExperts, columns = p.hidden / 4;
+  const int last_expert = min(first_expert + 1, p.experts - 1);
+  const float4* weights[kExperts] = {reinterpret_cast<const float4*>(p.weights) + int64_t{first_expert} * columns,
+                                     reinterpret_cast<const float4*>(p.weights) + int64_t{last_expert} * columns};
+  const float4* norm = reinterpret_cast<const float4*>(p.norm_weight);
+  const float4 zero = {0, 0, 0, 0};
+  float4 held[kExperts][kHeld], held_norm[kHeld];
+#pragma unroll
+  for (int i = 0; i < kHeld; ++i) {
+    const int c = threadIdx.x + i * kThreads;
+    held_norm[i] = c < columns ? __ldg(norm + c) : zero;
+#pragma unroll
+    for (int e = 0; e < kExperts; ++e) held[e][i] = c < columns ? __ldcs(weights[e] + c) : zero;
+  }
+  allow_next_kernel();
+  wait_previous_kernel();
+  float sums[kExperts + 1] = {};
+  const auto add = [&](int c, float4 n, float4 w0, float4 w1) {
+    float4 x = load_l2(reinterpret_cast<const float4*>(p.residual) + c);
+    for (int i = 0; i < p.partials; ++i) {
+      const float4 y = load_l2(reinterpret_cast<const float4*>(p.partial) + int64_t{i} * columns + c);
+      x.x += y.x, x.y += y.y, x.z += y.z, x.w += y.w;
+    }
+    sums[kExperts] += dot(x, x);
+    x = {x.x * n.x, x.y * n.y, x.z * n.z, x.w * n.w};
+    sums[0] += dot(x, w0), sums[1] += dot(x, w1);
+  };
+#pragma unroll
+  for (int i = 0; i < kHeld; ++i) {
+    const int c = threadIdx.x + i * kThreads;
+    if (c < columns) add(c, held_norm[i], held[0][i], held[1][i]);
+  }
+  for (int c = threadIdx.x + kHeld * kThreads; c < columns; c += kThreads) {
+    add(c, __ldg(norm + c), __ldcs(weights[0] + c), __ldcs(weights[1] + c));
+  }
+#pragma unroll
+  for (int e = 0; e <= kExperts; ++e) {
+    sums[e] = warp_sum(sums[e]);
+    if (lane == 0) part[warp][e] = sums[e];
+  }
+  __syncthreads();
+  if (threadIdx.x >= kExperts || first_expert + static_cast<int>(threadIdx.x) >= p.experts) return;
+  float sum = 0, squares = 0;
+#pragma unroll
+  for (int w = 0; w < kThreads / 32; ++w) sum += part[w][threadIdx.x], squares += part[w][kExperts];
+  p.logits[first_expert + threadIdx.x] = sum * rsqrtf(squares / static_cast<float>(p.hidden) + p.norm_eps);
+}
+
+}  // namespace
+
+cudaError_t LaunchRouterOne(const RouterOneParams& p, cudaStream_t stream) {
+  return Launch(router_one, dim3((p.experts + kExperts - 1) / kExperts), dim3(kThreads), 0, stream, p);
+}
+
+}  // namespace minimo::cuda
