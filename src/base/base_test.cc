@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <pthread.h>
+#include <sched.h>
 #include <semaphore.h>
 #include <signal.h>
 
@@ -75,6 +76,25 @@ TEST(ThreadTeam, EveryIndexOnceWithPausesBetweenRegions) {
     for (const auto& hit : hits) ASSERT_EQ(hit.load(), 2);
     if (round % 50 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));  // let the workers fall asleep
   }
+}
+
+TEST(ThreadTeam, PinnedWorkersKeepToCoresOfTheirOwn) {
+  ThreadTeam team(0);
+  team.PinWorkers();
+  const pthread_t caller = pthread_self();
+  std::vector<std::atomic<int>> cores(static_cast<size_t>(team.size()));
+  for (int round = 0; round < 1000; ++round) {
+    team.Run([&](int part) {
+      if (pthread_equal(pthread_self(), caller)) return;  // a part that the caller took over, or its own
+      cpu_set_t set;
+      ASSERT_EQ(sched_getaffinity(0, sizeof set, &set), 0);
+      cores[static_cast<size_t>(part)] = CPU_COUNT(&set);
+    });
+  }
+  for (const auto& count : cores) EXPECT_LE(count.load(), 1);
+  cpu_set_t set;
+  ASSERT_EQ(sched_getaffinity(0, sizeof set, &set), 0);
+  EXPECT_EQ(CPU_COUNT(&set), team.size()) << "the caller stays free";
 }
 
 sem_t held_begun, held_end;

@@ -87,9 +87,8 @@ ThreadTeam::~ThreadTeam() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadTeam::Pin() {
-  if (workers_.empty() || cores_.size() != static_cast<size_t>(size())) return;
-  Bind(pthread_self(), cores_[0]);
+void ThreadTeam::PinWorkers() {
+  if (cores_.size() != static_cast<size_t>(size())) return;
   for (size_t i = 0; i < workers_.size(); ++i) Bind(workers_[i].native_handle(), cores_[i + 1]);
 }
 

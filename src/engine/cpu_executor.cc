@@ -21,7 +21,9 @@ CpuExecutor::CpuExecutor(RankModel model, const KvLayout& layout, DType kv_dtype
     : model_(std::move(model)),
       team_(threads),
       decoder_(model_.spec, model_.weights, team_, model_.share),
-      kv_(GroupKv(model_.spec), WithGroupsOf(model_.spec, layout), kv_dtype) {}
+      kv_(GroupKv(model_.spec), WithGroupsOf(model_.spec, layout), kv_dtype) {
+  if (model_.share.alone()) team_.PinWorkers();
+}
 
 Result<std::unique_ptr<CpuExecutor>> CpuExecutor::Create(const LoadedModel& model, const KvLayout& layout,
                                                          DType kv_dtype, int threads) {

@@ -27,14 +27,11 @@ void Round(const float* from, int64_t stride, int64_t rows, int64_t dim, DType d
 
 }  // namespace
 
-Status AttentionLayer::NormQueriesAndKeys(const StepContext& c, float* q, float* k, AttentionScratch* scratch) const {
+// Both statistics in one exchange; KV heads that several ranks hold are counted by one of them (PITFALLS 13 to 15).
+Status AttentionLayer::NormSlices(const StepContext& c, AttentionScratch* scratch) const {
   const int64_t stride = qkv_size();
-  if (c.share.alone()) {
-    RmsNormCpu({q, weights_.q_norm.data(), q, c.tokens, spec_.q_size(), stride, stride, norm_eps_}, c.team);
-    RmsNormCpu({k, weights_.k_norm.data(), k, c.tokens, spec_.k_size(), stride, stride, norm_eps_}, c.team);
-    return {};
-  }
-  // Both statistics in one exchange; KV heads that several ranks hold are counted by one of them (PITFALLS 13 to 15).
+  float* q = scratch->qkv.data();
+  float* k = q + spec_.q_size();
   float* sums = (scratch->norm_sums.assign(static_cast<size_t>(c.tokens) * 2, 0.0f), scratch->norm_sums.data());
   SumSquares(q, c.tokens, spec_.q_size(), stride, sums, 2);
   if (c.share.heads[layer_].counts_kv) SumSquares(k, c.tokens, spec_.k_size(), stride, sums + 1, 2);
@@ -45,10 +42,52 @@ Status AttentionLayer::NormQueriesAndKeys(const StepContext& c, float* q, float*
   return {};
 }
 
+void AttentionLayer::FinishTokens(const StepContext& c, const RopeTable& rope, int64_t begin, int64_t end,
+                                  AttentionScratch* scratch) const {
+  static ThreadTeam alone(1);  // this is one member's part of a region already
+  const int64_t stride = qkv_size(), tokens = end - begin;
+  float* q = scratch->qkv.data() + begin * stride;
+  float* k = q + spec_.q_size();
+  float* v = k + spec_.k_size();
+  if (spec_.qk_norm && c.share.alone()) {
+    RmsNormCpu({q, weights_.q_norm.data(), q, tokens, spec_.q_size(), stride, stride, norm_eps_}, alone);
+    RmsNormCpu({k, weights_.k_norm.data(), k, tokens, spec_.k_size(), stride, stride, norm_eps_}, alone);
+  }
+  if (spec_.value_scale != 1.0f) {
+    for (int64_t t = 0; t < tokens; ++t)
+      for (int i = 0; i < spec_.v_size(); ++i) v[t * stride + i] *= spec_.value_scale;
+  }
+  RopeCpu({q, tokens, stride, spec_.heads, spec_.head_dim, &rope, begin}, alone);
+  RopeCpu({k, tokens, stride, spec_.kv_heads, spec_.head_dim, &rope, begin}, alone);
+  Stage(c, begin, end, scratch);
+}
+
+// Keys and values of tokens [begin, end) in the cache's dtype, [kv_heads, num_tokens, dim] a sequence.
+void AttentionLayer::Stage(const StepContext& c, int64_t begin, int64_t end, AttentionScratch* scratch) const {
+  const DType dtype = c.kv.dtype();
+  const int64_t element = SizeOf(dtype), stride = qkv_size();
+  for (const SequenceStep& s : c.step.sequences) {
+    const int64_t from = std::max<int64_t>(begin, s.first_token);
+    const int64_t count = std::min<int64_t>(end, s.first_token + s.num_tokens) - from;
+    if (count <= 0) continue;
+    const int64_t row = from - s.first_token;  // of its new tokens
+    for (int64_t head = 0; head < spec_.kv_heads; ++head) {
+      const float* k = scratch->qkv.data() + from * stride + spec_.q_size() + head * spec_.head_dim;
+      const float* v = scratch->qkv.data() + from * stride + spec_.q_size() + spec_.k_size() + head * spec_.v_head_dim;
+      const int64_t k_at = int64_t{s.first_token} * spec_.k_size() + (head * s.num_tokens + row) * spec_.head_dim;
+      const int64_t v_at = int64_t{s.first_token} * spec_.v_size() + (head * s.num_tokens + row) * spec_.v_head_dim;
+      Round(k, stride, count, spec_.head_dim, dtype, scratch->k.data() + k_at * element);
+      Round(v, stride, count, spec_.v_head_dim, dtype, scratch->v.data() + v_at * element);
+    }
+  }
+}
+
 Status AttentionLayer::Project(const StepContext& c, const RopeTable& rope, const float* x, int64_t hidden,
                                AttentionScratch* scratch) const {
-  const int64_t stride = qkv_size();
+  const int64_t stride = qkv_size(), element = SizeOf(c.kv.dtype());
   scratch->qkv.Reserve(static_cast<size_t>(c.tokens * stride));
+  scratch->k.Reserve(static_cast<size_t>(c.tokens * spec_.k_size() * element));
+  scratch->v.Reserve(static_cast<size_t>(c.tokens * spec_.v_size() * element));
   float* q = scratch->qkv.data();
   float* k = q + spec_.q_size();
   float* v = k + spec_.k_size();
@@ -56,33 +95,9 @@ Status AttentionLayer::Project(const StepContext& c, const RopeTable& rope, cons
                               {weights_.k.view, x, hidden, nullptr, k, stride, nullptr, c.tokens},
                               {weights_.v.view, x, hidden, nullptr, v, stride, nullptr, c.tokens}};
   LinearCpu(tasks, c.team);
-  if (spec_.qk_norm) MINIMO_TRY(NormQueriesAndKeys(c, q, k, scratch));
-  if (spec_.value_scale != 1.0f) {
-    for (int64_t t = 0; t < c.tokens; ++t)
-      for (int i = 0; i < spec_.v_size(); ++i) v[t * stride + i] *= spec_.value_scale;
-  }
-  RopeCpu({q, c.tokens, stride, spec_.heads, spec_.head_dim, &rope}, c.team);
-  RopeCpu({k, c.tokens, stride, spec_.kv_heads, spec_.head_dim, &rope}, c.team);
+  if (spec_.qk_norm && !c.share.alone()) MINIMO_TRY(NormSlices(c, scratch));
+  c.team.ParallelFor(c.tokens, 1, [&](int64_t begin, int64_t end) { FinishTokens(c, rope, begin, end, scratch); });
   return {};
-}
-
-void AttentionLayer::StageKeysAndValues(const StepContext& c, AttentionScratch* scratch) const {
-  const DType dtype = c.kv.dtype();
-  const int64_t element = SizeOf(dtype), stride = qkv_size();
-  scratch->k.Reserve(static_cast<size_t>(c.tokens * spec_.k_size() * element));
-  scratch->v.Reserve(static_cast<size_t>(c.tokens * spec_.v_size() * element));
-  const auto& sequences = c.step.sequences;
-  c.team.ParallelForDynamic(static_cast<int64_t>(sequences.size()) * spec_.kv_heads, [&](int64_t task) {
-    const SequenceStep& s = sequences[static_cast<size_t>(task / spec_.kv_heads)];
-    const int64_t head = task % spec_.kv_heads;
-    const float* k = scratch->qkv.data() + s.first_token * stride + spec_.q_size() + head * spec_.head_dim;
-    const float* v = scratch->qkv.data() + s.first_token * stride + spec_.q_size() + spec_.k_size() +
-                     head * spec_.v_head_dim;
-    const int64_t k_at = int64_t{s.first_token} * spec_.k_size() + head * s.num_tokens * spec_.head_dim;
-    const int64_t v_at = int64_t{s.first_token} * spec_.v_size() + head * s.num_tokens * spec_.v_head_dim;
-    Round(k, stride, s.num_tokens, spec_.head_dim, dtype, scratch->k.data() + k_at * element);
-    Round(v, stride, s.num_tokens, spec_.v_head_dim, dtype, scratch->v.data() + v_at * element);
-  });
 }
 
 void AttentionLayer::Attend(const StepContext& c, bool last_rows_only, AttentionScratch* scratch) const {
@@ -145,7 +160,6 @@ Status AttentionLayer::Forward(const StepContext& c, const RopeTable& rope, cons
     std::fill(answer.begin(), answer.end(), 0.0f);
     return c.share.Sum(answer);
   }
-  StageKeysAndValues(c, scratch);
   scratch->attended.Reserve(static_cast<size_t>(c.tokens * spec_.o_size()));
   Attend(c, last_rows_only, scratch);
   LinearTask task{weights_.o.view, scratch->attended.data(), spec_.o_size(), nullptr, out, hidden, nullptr, c.tokens};

@@ -34,8 +34,11 @@ class AttentionLayer {
  private:
   Status Project(const StepContext& context, const RopeTable& rope, const float* x, int64_t hidden,
                  AttentionScratch* scratch) const;
-  Status NormQueriesAndKeys(const StepContext& context, float* q, float* k, AttentionScratch* scratch) const;
-  void StageKeysAndValues(const StepContext& context, AttentionScratch* scratch) const;
+  Status NormSlices(const StepContext& context, AttentionScratch* scratch) const;
+  // Norms, value scale, RoPE and rounding to the cache's dtype of tokens [begin, end): one pass.
+  void FinishTokens(const StepContext& context, const RopeTable& rope, int64_t begin, int64_t end,
+                    AttentionScratch* scratch) const;
+  void Stage(const StepContext& context, int64_t begin, int64_t end, AttentionScratch* scratch) const;
   void Attend(const StepContext& context, bool last_rows_only, AttentionScratch* scratch) const;
 
   int qkv_size() const { return spec_.q_size() + spec_.k_size() + spec_.v_size(); }

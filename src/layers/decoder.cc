@@ -28,19 +28,19 @@ const RopeTable& Decoder::RopeOf(const AttentionSpec& a) const {
          })->table;
 }
 
-namespace {
-
-StepContext MakeContext(const StepRecord& step, KvStorage& kv, ThreadTeam& team, const RankShare& share) {
-  StepContext c{step, kv, team, share, static_cast<int64_t>(step.tokens.size()), {}, {}};
-  c.positions.resize(step.tokens.size());
+StepContext Decoder::MakeContext(const StepRecord& step, KvStorage& kv) {
+  positions_.resize(step.tokens.size());
+  logit_rows_.clear();
   for (const SequenceStep& s : step.sequences) {
     for (int32_t i = 0; i < s.num_tokens; ++i) {
-      c.positions[static_cast<size_t>(s.first_token + i)] = s.past + i;
-      if (i >= s.num_tokens - s.num_logits) c.logit_rows.push_back(s.first_token + i);
+      positions_[static_cast<size_t>(s.first_token + i)] = s.past + i;
+      if (i >= s.num_tokens - s.num_logits) logit_rows_.push_back(s.first_token + i);
     }
   }
-  return c;
+  return {step, kv, team_, share_, static_cast<int64_t>(step.tokens.size()), positions_, logit_rows_};
 }
+
+namespace {
 
 // Decode and the check of drafts: every new token gives logits and continues a sequence.
 bool IsDecode(const StepRecord& step) {
@@ -142,7 +142,7 @@ Status Decoder::ForwardLocal(const StepRecord& step, KvStorage& kv) {
 Status Decoder::Layers(const StepRecord& step, KvStorage& kv, ForwardCapture* capture, int64_t* logit_rows) {
   kv.CopyBlocks(step.block_copies);
   kv.CopyRings(step.ring_restores);
-  const StepContext c = MakeContext(step, kv, team_, share_);
+  const StepContext c = MakeContext(step, kv);
   const int64_t hidden = spec_.hidden;
   const size_t size = static_cast<size_t>(c.tokens * hidden);
   x_.Reserve(size);
@@ -169,8 +169,8 @@ Status Decoder::Layers(const StepRecord& step, KvStorage& kv, ForwardCapture* ca
         std::memmove(x_.data() + r * hidden, x_.data() + c.logit_rows[r] * hidden, hidden * sizeof(float));
       }
     }
-    for (int64_t n = 0; n < rows * hidden; ++n) x_[n] += block_out_[n];
-    norm(w.post_attention_norm, x_.data(), h_.data());
+    AddRmsNormCpu({{x_.data(), w.post_attention_norm.data(), h_.data(), rows, hidden, hidden, hidden, spec_.norm_eps},
+                   block_out_.data(), x_.data()}, team_);
     MINIMO_TRY(FeedForward(c, i, rows));
     if (capture) Capture(c, i, rows, capture);
   }

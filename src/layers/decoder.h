@@ -40,6 +40,7 @@ class Decoder {
     RopeTable table;
   };
   const RopeTable& RopeOf(const AttentionSpec& a) const;
+  StepContext MakeContext(const StepRecord& step, KvStorage& kv);
   Status Embed(const StepRecord& step);
   // x_ += the feed-forward of h_, on `rows` rows.
   Status FeedForward(const StepContext& context, int layer, int64_t rows);
@@ -55,6 +56,7 @@ class Decoder {
   std::vector<AttentionLayer> attention_;
   std::vector<RopeBase> rope_;
   std::vector<std::vector<int64_t>> expert_load_;
+  std::vector<int32_t> positions_, logit_rows_;  // of the step
   Buffer<float> x_, h_, block_out_;
   std::vector<float> local_logits_, sent_logits_, gathered_logits_;  // of several ranks
   AttentionScratch attention_scratch_;

@@ -37,12 +37,12 @@ void SortByExpert(const MoeSpec& spec, const std::vector<FfnWeights>& experts, i
     if (experts[e].present()) ++s->first_slot[e + 1];
   }
   for (int e = 0; e < spec.experts; ++e) s->first_slot[e + 1] += s->first_slot[e];
-  std::vector<int32_t> next(s->first_slot.begin(), s->first_slot.end() - 1);
+  s->next_slot.assign(s->first_slot.begin(), s->first_slot.end() - 1);
   s->slot_token.resize(static_cast<size_t>(s->first_slot[spec.experts]));
   s->slot_place.resize(s->slot_token.size());
   for (int64_t i = 0; i < slots; ++i) {
     if (!experts[s->experts[i]].present()) continue;
-    const int32_t slot = next[s->experts[i]]++;
+    const int32_t slot = s->next_slot[s->experts[i]]++;
     s->slot_token[slot] = static_cast<int32_t>(i / spec.top_k);
     s->slot_place[slot] = static_cast<int32_t>(i);
   }
@@ -67,7 +67,8 @@ void MoeFfn(const MoeSpec& spec, const LayerWeights& w, const std::vector<FfnWei
   s->gate.Reserve(static_cast<size_t>(local_slots * intermediate));
   s->up.Reserve(static_cast<size_t>(local_slots * intermediate));
   s->slots.Reserve(static_cast<size_t>(slots * hidden));
-  std::vector<LinearTask> in, out;
+  s->in.clear();
+  s->out.clear();
   for (int e = 0; e < spec.experts; ++e) {
     const int32_t first = s->first_slot[e], count = s->first_slot[e + 1] - first;
     if (count == 0) continue;
@@ -75,14 +76,14 @@ void MoeFfn(const MoeSpec& spec, const LayerWeights& w, const std::vector<FfnWei
     const int32_t* tokens = s->slot_token.data() + first;
     float* gate = s->gate.data() + first * intermediate;
     float* up = s->up.data() + first * intermediate;
-    in.push_back({expert.gate.view, h, hidden, tokens, gate, intermediate, nullptr, count});
-    in.push_back({expert.up.view, h, hidden, tokens, up, intermediate, nullptr, count});
-    out.push_back({expert.down.view, gate, intermediate, nullptr, s->slots.data(), hidden,
-                   s->slot_place.data() + first, count});
+    s->in.push_back({expert.gate.view, h, hidden, tokens, gate, intermediate, nullptr, count});
+    s->in.push_back({expert.up.view, h, hidden, tokens, up, intermediate, nullptr, count});
+    s->out.push_back({expert.down.view, gate, intermediate, nullptr, s->slots.data(), hidden,
+                      s->slot_place.data() + first, count});
   }
-  LinearCpu(in, team);
+  LinearCpu(s->in, team);
   SiluMulCpu({s->gate.data(), s->up.data(), s->gate.data(), local_slots * intermediate}, team);
-  LinearCpu(out, team);
+  LinearCpu(s->out, team);
   team.ParallelFor(rows * hidden, 4096, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t token = i / hidden, column = i % hidden;

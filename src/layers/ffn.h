@@ -6,6 +6,7 @@
 
 #include "layers/step_context.h"
 #include "layers/weight.h"
+#include "ops/linear/linear.h"
 #include "spec/model_spec.h"
 #include "tensor/buffer.h"
 
@@ -18,8 +19,10 @@ struct FfnScratch {
   std::vector<int32_t> experts;    // [rows, top_k]
   std::vector<float> weights;      // [rows, top_k]
   std::vector<int32_t> first_slot; // [experts + 1]: slots of this rank's experts, sorted by expert
+  std::vector<int32_t> next_slot;  // [experts], while sorting
   std::vector<int32_t> slot_token; // [slots]: row of x
   std::vector<int32_t> slot_place; // [slots]: row of `slots`, token * top_k + k
+  std::vector<LinearTask> in, out; // of the chosen experts
 };
 
 // x += down(silu(gate(h)) * up(h)) on `rows` rows; h [rows, hidden] is normalised x.

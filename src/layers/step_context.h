@@ -20,8 +20,8 @@ struct StepContext {
   ThreadTeam& team;
   const RankShare& share;
   int64_t tokens = 0;              // all new tokens of the step
-  std::vector<int32_t> positions;  // [tokens]
-  std::vector<int32_t> logit_rows; // rows of the step that give logits, in order
+  std::span<const int32_t> positions;   // [tokens]
+  std::span<const int32_t> logit_rows;  // rows of the step that give logits, in order
 };
 
 // Results inside the model, for `minimo logits --hidden` and the golden tests. Rows are those that give logits.

@@ -199,6 +199,13 @@ TEST(RmsNorm, MatchesTheReference) {
     RmsNormRef({x.data(), weight.data(), want.data(), 3, size, size, size, 1e-6});
     RmsNormCpu({x.data(), weight.data(), got.data(), 3, size, size, size, 1e-6}, team);
     ExpectClose(got, want, 1e-5, "rms_norm");
+    const auto added = Random(rng, 3 * size, 10.0f);
+    std::vector<float> want_sum(3 * size), got_sum = x;
+    AddRmsNormRef({{x.data(), weight.data(), want.data(), 3, size, size, size, 1e-6}, added.data(), want_sum.data()});
+    AddRmsNormCpu({{got_sum.data(), weight.data(), got.data(), 3, size, size, size, 1e-6}, added.data(), got_sum.data()},
+                  team);
+    EXPECT_EQ(got_sum, want_sum);
+    ExpectClose(got, want, 1e-5, "add and rms_norm");
   }
 }
 
@@ -216,6 +223,9 @@ TEST(Rope, MatchesTheReferenceAndKeepsNorms) {
     RopeRef({want.data(), 4, stride, 3, head_dim, &table});
     RopeCpu({got.data(), 4, stride, 3, head_dim, &table}, team);
     ExpectClose(got, want, 1e-6, "rope");
+    auto part = before;  // the last token alone, by its row of the table
+    RopeCpu({part.data() + 3 * stride, 1, stride, 3, head_dim, &table, 3}, team);
+    EXPECT_TRUE(std::equal(part.begin() + 3 * stride, part.end(), got.begin() + 3 * stride));
     EXPECT_TRUE(std::equal(want.begin(), want.begin() + stride, before.begin())) << "position 0 turns nothing";
     EXPECT_NEAR(Norm(want.data(), 4 * stride), Norm(before.data(), 4 * stride), 1e-3);
   }

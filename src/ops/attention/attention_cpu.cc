@@ -19,14 +19,15 @@
 #include "base/thread_team.h"
 #include "ops/attention/attention.h"
 #include "ops/attention/attention_rows.h"
+#include "ops/number_formats-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace minimo {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-using DF = hn::ScalableTag<float>;
-using VF = hn::Vec<DF>;
+using DF = FloatTag;
+using VF = FloatVector;
 
 constexpr int kSubTile = 32;   // keys decoded at a time: 32 x 192 floats = 24 KB of a 32 to 48 KB first-level cache
 constexpr int kKeys = 8;       // keys a step of the score kernel
@@ -35,20 +36,8 @@ constexpr float kNever = -std::numeric_limits<float>::infinity();
 
 // Decode: one vector of cache elements as float32.
 HWY_INLINE VF LoadKv(DF d, const float* p) { return hn::LoadU(d, p); }
-HWY_INLINE VF LoadKv(DF d, const Bf16* p) {
-  const hn::Rebind<uint16_t, DF> d16;
-  const hn::RebindToUnsigned<DF> d32;
-  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(d32, hn::LoadU(d16, reinterpret_cast<const uint16_t*>(p)))));
-}
-HWY_INLINE VF LoadKv(DF d, const Fp8E4M3* p) {  // through fp16's fields, see ops/linear/rows_hwy.cc
-  const hn::Rebind<uint8_t, DF> d8;
-  const hn::Rebind<uint16_t, DF> d16;
-  const hn::Rebind<hwy::float16_t, DF> dh;
-  const auto code = hn::PromoteTo(d16, hn::LoadU(d8, reinterpret_cast<const uint8_t*>(p)));
-  const auto magnitude = hn::ShiftLeft<7>(hn::And(code, hn::Set(d16, 0x7f)));
-  const auto sign = hn::ShiftLeft<8>(hn::And(code, hn::Set(d16, 0x80)));
-  return hn::Mul(hn::PromoteTo(d, hn::BitCast(dh, hn::Or(magnitude, sign))), hn::Set(d, 256.0f));
-}
+HWY_INLINE VF LoadKv(DF d, const Bf16* p) { return LoadFloats(d, p); }
+HWY_INLINE VF LoadKv(DF d, const Fp8E4M3* p) { return hn::Mul(LoadFp8Units(d, p), hn::Set(d, kFp8Restore)); }
 
 HWY_INLINE float One(float x) { return x; }
 HWY_INLINE float One(Bf16 x) { return ToFloat(x); }

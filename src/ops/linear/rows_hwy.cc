@@ -1,9 +1,7 @@
-// Any format and shape, any ISA. Dot products with the lanes along the columns. Each (row, token) pair has one accumulator chain per scale block and
-// one for the row, so tiles of any shape give the same bits. Weights are decoded in registers for few tokens; for many,
-// a panel of rows is decoded once into the second-level cache and reused for every token.
-//
-// FP8 codes go through fp16: e4m3 shifted into fp16's fields is the value times 2^-8, subnormals included, and the
-// hardware's fp16 -> fp32 conversion is exact; the 2^8 is folded into the block scale.
+// Any format and shape, any ISA. Dot products with the lanes along the columns. Each (row, token) pair has one
+// accumulator chain per scale block and one for the row, so tiles of any shape give the same bits. Weights are decoded
+// in registers for few tokens; for many, a panel of rows is decoded once into the second-level cache and reused for
+// every token. FP8's unit is folded into the block scale.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/linear/rows_hwy.cc"
 #include <hwy/foreach_target.h>
@@ -14,17 +12,16 @@
 
 #include "base/float_types.h"
 #include "ops/linear/row_kernels.h"
+#include "ops/number_formats-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace minimo {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-using DF = hn::ScalableTag<float>;
-using VF = hn::Vec<DF>;
+using DF = FloatTag;
+using VF = FloatVector;
 
-constexpr float kFp8Unit = 0x1p-8f;     // what a decoded FP8 code is multiplied by
-constexpr float kFp8Restore = 0x1p+8f;  // folded into the scale
 constexpr int kRowTile = 4;
 constexpr int kTokenTile = 4;
 constexpr int kDirectTokens = 4;   // up to here weights are decoded in registers
@@ -41,12 +38,7 @@ struct F32Codes {
 struct Bf16Codes {
   using T = Bf16;
   static const T* At(const T* row, int64_t c) { return row + c; }
-  static HWY_INLINE VF Load(DF d, const T* p) {
-    const hn::Rebind<uint16_t, DF> d16;
-    const hn::RebindToUnsigned<DF> d32;
-    const auto bits = hn::PromoteTo(d32, hn::LoadU(d16, reinterpret_cast<const uint16_t*>(p)));
-    return hn::BitCast(d, hn::ShiftLeft<16>(bits));
-  }
+  static HWY_INLINE VF Load(DF d, const T* p) { return LoadFloats(d, p); }
   static float One(const T* row, int64_t c) { return ToFloat(row[c]); }
   static constexpr float kRestore = 1.0f;
 };
@@ -63,15 +55,7 @@ struct Fp16Codes {
 struct Fp8Codes {
   using T = Fp8E4M3;
   static const T* At(const T* row, int64_t c) { return row + c; }
-  static HWY_INLINE VF Load(DF d, const T* p) {
-    const hn::Rebind<uint8_t, DF> d8;
-    const hn::Rebind<uint16_t, DF> d16;
-    const hn::Rebind<hwy::float16_t, DF> dh;
-    const auto code = hn::PromoteTo(d16, hn::LoadU(d8, reinterpret_cast<const uint8_t*>(p)));
-    const auto magnitude = hn::ShiftLeft<7>(hn::And(code, hn::Set(d16, 0x7f)));
-    const auto sign = hn::ShiftLeft<8>(hn::And(code, hn::Set(d16, 0x80)));
-    return hn::PromoteTo(d, hn::BitCast(dh, hn::Or(magnitude, sign)));
-  }
+  static HWY_INLINE VF Load(DF d, const T* p) { return LoadFp8Units(d, p); }
   static float One(const T* row, int64_t c) { return ToFloat(row[c]) * kFp8Unit; }
   static constexpr float kRestore = kFp8Restore;
 };

@@ -22,4 +22,14 @@ struct RmsNormArgs {
 void RmsNormRef(const RmsNormArgs& args);
 void RmsNormCpu(const RmsNormArgs& args, ThreadTeam& team);
 
+// sum = x + added, then the norm of sum: a residual and the norm after it in one pass.
+struct AddRmsNormArgs {
+  RmsNormArgs norm;
+  const float* added = nullptr;  // [tokens, size], row stride x_stride
+  float* sum = nullptr;          // [tokens, size], row stride x_stride; may be x
+};
+
+void AddRmsNormRef(const AddRmsNormArgs& args);
+void AddRmsNormCpu(const AddRmsNormArgs& args, ThreadTeam& team);
+
 }  // namespace minimo

@@ -49,5 +49,17 @@ void RmsNormCpu(const RmsNormArgs& a, ThreadTeam& team) {
   });
 }
 
+void AddRmsNormCpu(const AddRmsNormArgs& a, ThreadTeam& team) {
+  const auto row = HWY_DYNAMIC_DISPATCH(RmsNormRow);
+  team.ParallelFor(a.norm.tokens, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t at = t * a.norm.x_stride;
+      float* sum = a.sum + at;
+      for (int64_t i = 0; i < a.norm.size; ++i) sum[i] = a.norm.x[at + i] + a.added[at + i];
+      row(sum, a.norm.weight, a.norm.out + t * a.norm.out_stride, a.norm.size, a.norm.eps);
+    }
+  });
+}
+
 }  // namespace minimo
 #endif

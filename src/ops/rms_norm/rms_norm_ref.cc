@@ -15,4 +15,14 @@ void RmsNormRef(const RmsNormArgs& a) {
   }
 }
 
+void AddRmsNormRef(const AddRmsNormArgs& a) {
+  for (int64_t t = 0; t < a.norm.tokens; ++t) {
+    const int64_t row = t * a.norm.x_stride;
+    for (int64_t i = 0; i < a.norm.size; ++i) a.sum[row + i] = a.norm.x[row + i] + a.added[row + i];
+  }
+  RmsNormArgs norm = a.norm;
+  norm.x = a.sum;
+  RmsNormRef(norm);
+}
+
 }  // namespace minimo

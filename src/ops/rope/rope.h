@@ -15,8 +15,10 @@ class ThreadTeam;
 struct RopeTable {
   int rotary_dim = 0;
   std::vector<float> cos, sin;
+  std::vector<float> frequencies;  // [rotary_dim / 2] of theta, kept between steps
+  double theta = 0;
 
-  void Build(double theta, int rotary_dim, std::span<const int32_t> positions);
+  void Build(double base, int rotary_dim, std::span<const int32_t> positions);
 };
 
 struct RopeArgs {
@@ -26,6 +28,7 @@ struct RopeArgs {
   int heads = 0;
   int head_dim = 0;
   const RopeTable* table = nullptr;
+  int64_t first_token = 0;  // row of the table for the first token
 };
 
 void RopeRef(const RopeArgs& args);

@@ -8,8 +8,8 @@ void RopeCpu(const RopeArgs& a, ThreadTeam& team) {
   const int half = a.table->rotary_dim / 2;
   team.ParallelFor(a.tokens, 1, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      const float* __restrict cos = a.table->cos.data() + t * half;
-      const float* __restrict sin = a.table->sin.data() + t * half;
+      const float* __restrict cos = a.table->cos.data() + (a.first_token + t) * half;
+      const float* __restrict sin = a.table->sin.data() + (a.first_token + t) * half;
       for (int h = 0; h < a.heads; ++h) {
         float* __restrict low = a.x + t * a.x_stride + int64_t{h} * a.head_dim;
         float* __restrict high = low + half;

@@ -4,15 +4,18 @@
 
 namespace minimo {
 
-void RopeTable::Build(double theta, int dim, std::span<const int32_t> positions) {
-  rotary_dim = dim;
+void RopeTable::Build(double base, int dim, std::span<const int32_t> positions) {
   const int half = dim / 2;
+  if (theta != base || rotary_dim != dim) {
+    frequencies.resize(half);
+    for (int i = 0; i < half; ++i) {
+      frequencies[i] = static_cast<float>(1.0 / std::pow(base, static_cast<double>(2 * i) / dim));
+    }
+  }
+  theta = base;
+  rotary_dim = dim;
   cos.resize(positions.size() * half);
   sin.resize(positions.size() * half);
-  std::vector<float> frequencies(half);
-  for (int i = 0; i < half; ++i) {
-    frequencies[i] = static_cast<float>(1.0 / std::pow(theta, static_cast<double>(2 * i) / dim));
-  }
   for (size_t t = 0; t < positions.size(); ++t) {
     for (int i = 0; i < half; ++i) {
       const float angle = static_cast<float>(positions[t]) * frequencies[i];
@@ -28,7 +31,8 @@ void RopeRef(const RopeArgs& a) {
     for (int h = 0; h < a.heads; ++h) {
       float* x = a.x + t * a.x_stride + int64_t{h} * a.head_dim;
       for (int i = 0; i < half; ++i) {
-        const float c = a.table->cos[t * half + i], s = a.table->sin[t * half + i];
+        const float c = a.table->cos[(a.first_token + t) * half + i];
+        const float s = a.table->sin[(a.first_token + t) * half + i];
         const float low = x[i], high = x[i + half];
         x[i] = low * c - high * s;
         x[i + half] = high * c + low * s;
