@@ -242,6 +242,7 @@ TEST(LinearKernels, ZerosAndHugeActivationsStayFinite) {
     std::vector<float> x(256, 0.0f);
     for (const float y : Product(w.view, x, 1, team)) EXPECT_EQ(y, 0.0f);
     x[3] = 1e-38f;
+    for (const float y : Product(w.view, x, 1, team)) EXPECT_EQ(y, 0.0f) << "127 / 1e-38 is not finite";
     x[200] = 1e30f;
     for (const float y : Product(w.view, x, 1, team)) EXPECT_TRUE(std::isfinite(y));
   }
