@@ -13,9 +13,11 @@ PIECES = {
     "read_tb_s": 4.3,          # H200, what the decode floors use (4.54 measured for a read-only stream of 8 GB)
     "phase_us": 1.25,          # ramp of one dependent phase, seven a layer (measured 1 to 1.5)
     "phases_a_layer": 7,
-    # NCCL all-reduce in a CUDA graph between two H200: (bytes, us), measured.
-    "all_reduce_2": [(8, 5.7), (6144, 6.6), (49152, 6.9), (196608, 7.4), (1 << 20, 13.6), (8 << 20, 44.8),
-                     (32 << 20, 134.0)],
+    # A sum over two H200 in a CUDA graph: (bytes, us), measured (bench/results/all-reduce-h200.json): ours through peer
+    # memory, residual and RMSNorm included, up to 1.5 MB; NCCL's from there on.
+    "all_reduce_2": [(16, 2.95), (6144, 3.42), (12288, 3.62), (49152, 4.04), (196608, 5.30), (393216, 6.68),
+                     (786432, 8.75), (1572864, 13.96), (3145728, 29.6), (6291456, 38.1), (12582912, 58.8),
+                     (25165824, 105.8)],
     # Assumptions, until measured: a doubling of the ranks within a host adds this share to the latency ...
     "latency_per_doubling": 0.2,
     # ... and an exchange that leaves the host costs this much more, at this bandwidth a GPU (400 Gb/s).
@@ -118,8 +120,8 @@ def decode_ms(model, ranks, tensor, expert, expert_bits, batch, context=945):
     memory = read / (PIECES["read_tb_s"] * 1e12) * 1e3
     layers = len(model["layers"])
     phases = layers * PIECES["phases_a_layer"] * PIECES["phase_us"] / 1e3
-    size = batch * model["hidden"] * 2
-    exchanges = (2 * layers + 1) * all_reduce_us(size, ranks)
+    size = batch * model["hidden"] * 4  # float32; the embedding is whole on every GPU
+    exchanges = 2 * layers * all_reduce_us(size, ranks)
     exchanges += sum(layer["norm"] for layer in model["layers"]) * all_reduce_us(batch * 8, ranks)
     return memory, phases, exchanges / 1e3
 

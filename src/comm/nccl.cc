@@ -78,7 +78,9 @@ Result<Api> Load() {
   find("ncclRecv", &api.Recv);
   find("ncclGroupStart", &api.GroupStart);
   find("ncclGroupEnd", &api.GroupEnd);
-  if (!missing.empty()) return Errorf("{} is not the NCCL that minimo expects (2.13 or later): it lacks {}", path, missing);
+  if (!missing.empty()) {
+    return Errorf("{} is not the NCCL that minimo expects (2.13 or later): it lacks {}", path, missing);
+  }
   return api;
 }
 

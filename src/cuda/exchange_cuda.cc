@@ -19,7 +19,8 @@ int64_t GatheredFloats(const ModelSpec& spec, const RankShare& share, int rows) 
 
 // Floats that a rank's part of an inbox holds: sums of kPeerTokens, or the QK norm's two of any step.
 int64_t InboxValues(const ModelSpec& spec, const ExchangeOptions& options) {
-  return std::max<int64_t>(int64_t{std::min(kPeerTokens, options.max_tokens)} * spec.hidden, int64_t{2} * options.max_tokens);
+  const int64_t tokens = std::min(kPeerTokens, options.max_tokens);
+  return std::max(tokens * spec.hidden, int64_t{2} * options.max_tokens);
 }
 
 }  // namespace
@@ -89,8 +90,9 @@ Status Exchange::GatherLogits(int rows, float* all, cudaStream_t stream) {
   int64_t at = 0;
   for (int r = 0; r < ranks; ++r) {
     const Range part = ShareOf(vocab_, ranks, r);
-    MINIMO_CUDA_TRY(LaunchPlaceColumns(r == 0 ? local_logits() : gathered_.As<float>(at), rows,
-                                       static_cast<int>(part.count), all, static_cast<int>(part.begin), vocab_, stream));
+    const float* from = r == 0 ? local_logits() : gathered_.As<float>(at);
+    MINIMO_CUDA_TRY(LaunchPlaceColumns(from, rows, static_cast<int>(part.count), all, static_cast<int>(part.begin),
+                                       vocab_, stream));
     at += receive[r];
   }
   return {};

@@ -133,7 +133,8 @@ Status Uploader::Repack(const TileShape& shape, const WeightView& top, const Wei
   const int distinct = interleaved ? 2 : 1;
   const int64_t tile_rows = interleaved ? 8 : 16;  // of a source in one tile
   const bool as_floats = StraddlesScales(top) || StraddlesScales(*sources[1]);
-  const int64_t row_bytes = as_floats ? top.cols * 4 : top.cols * std::max(top.ElementBits(), sources[1]->ElementBits()) / 8;
+  const int64_t bits = as_floats ? 32 : std::max(top.ElementBits(), sources[1]->ElementBits());
+  const int64_t row_bytes = top.cols * bits / 8;
   const bool int4 = top.format == WeightFormat::kInt4Group;
   if (int4 && (top.cols % 8 != 0 || sources[1]->group_size != top.group_size)) {
     return Errorf("4-bit weights of {} columns in groups of {} are not supported on CUDA: columns must come in eights "

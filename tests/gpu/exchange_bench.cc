@@ -143,7 +143,8 @@ Status Ladder(Communicator& host, int device, bool* ok) {
     }
     if (nccl.ok()) {
       const auto enqueue = [&] {
-        return (*nccl)->AllReduceSum(rows.partial.As(), int64_t{tokens} * hidden, nccl::DataType::kFloat32, stream.get());
+        return (*nccl)->AllReduceSum(rows.partial.As(), int64_t{tokens} * hidden, nccl::DataType::kFloat32,
+                                     stream.get());
       };
       MINIMO_TRY(enqueue());
       MINIMO_CUDA_TRY(cudaStreamSynchronize(stream.get()));
@@ -174,7 +175,8 @@ Status Ladder(Communicator& host, int device, bool* ok) {
     MINIMO_ASSIGN(const auto us, Time(host, stream.get(), [&] {
                     return ToStatus(LaunchSumNorms(p, stream.get()), "norms");
                   }));
-    if (first) std::printf("{\"norm_sums_of_tokens\": %d, \"us\": %.2f, \"least_us\": %.2f}\n", tokens, us.first, us.second);
+    if (!first) continue;
+    std::printf("{\"norm_sums_of_tokens\": %d, \"us\": %.2f, \"least_us\": %.2f}\n", tokens, us.first, us.second);
   }
   return {};
 }

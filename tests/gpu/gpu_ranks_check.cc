@@ -145,7 +145,8 @@ Status CheckGolden(Communicator& comm, const std::string& name, const std::strin
     for (const size_t chunk : {size_t{1024}, size_t{37}, size_t{1}}) {
       MINIMO_ASSIGN(const std::vector<float> logits, AllLogits(e, ids, chunk));
       if (comm.rank() == 0) {
-        worst = std::max(worst, RelativeError({logits.data() + logits.size() - size, size}, {expected.As<float>(), size}));
+        const float* last = logits.data() + logits.size() - size;
+        worst = std::max(worst, RelativeError({last, size}, {expected.As<float>(), size}));
       }
       if (chunk == 1024) continue;
       MINIMO_ASSIGN(const std::vector<float> again, AllLogits(e, ids, chunk));
@@ -187,7 +188,8 @@ Status Golden(Communicator& comm, const std::string& shared, const std::string& 
 
 LoadedModel Shapes(const std::string& model, int layers) {
   LoadedModel shapes;
-  shapes.spec = model == "m2" ? M2Spec(layers > 0 ? layers : 62, 256, 200064) : MiMoSpec(layers > 0 ? layers : 48, 256, 152576);
+  shapes.spec = model == "m2" ? M2Spec(layers > 0 ? layers : 62, 256, 200064)
+                              : MiMoSpec(layers > 0 ? layers : 48, 256, 152576);
   return shapes;
 }
 
@@ -233,7 +235,8 @@ Status Decode(Communicator& comm, const std::vector<std::string>& args) {
     line.update({{"bench", "decode"}, {"layers", model.spec.num_layers()}, {"format", args[3]}, {"batch", batch},
                  {"context", context}, {"ms", times[1]}, {"least_ms", times[0]}, {"most_ms", times[2]},
                  {"run_with_logits_ms", run_ms[2]}, {"tok_s", batch / times[1] * 1e3},
-                 {"layer_bytes_a_gpu", e.executor->layer_bytes_per_token()}, {"head_bytes_a_gpu", e.executor->head_bytes()}});
+                 {"layer_bytes_a_gpu", e.executor->layer_bytes_per_token()},
+                 {"head_bytes_a_gpu", e.executor->head_bytes()}});
     if (comm.rank() == 0) Print(line);
   }
   return {};

@@ -33,7 +33,9 @@ __device__ __forceinline__ float2 receive(const PeerView& p, const uint8_t* pack
   uint32_t a, fa, b, fb;
   uint64_t begin = 0;
   for (int spins = 0;; ++spins) {
-    asm volatile("ld.volatile.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(a), "=r"(fa), "=r"(b), "=r"(fb) : "l"(packet));
+    asm volatile("ld.volatile.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(a), "=r"(fa), "=r"(b), "=r"(fb)
+                 : "l"(packet));
     if (fa == epoch && fb == epoch) return {__uint_as_float(a), __uint_as_float(b)};
     if (spins % 1024 != 1023) continue;
     if (*static_cast<volatile uint32_t*>(p.state + 2) != 0) return {0, 0};
@@ -178,7 +180,10 @@ __global__ void __launch_bounds__(1024) keep_local(const KeepLocalParams p) {
   wait_previous_kernel();
   const int i = threadIdx.x, warp = i / 32, lane = i % 32, active = load_l2(p.num_active);
   int expert = -1, begin = 0, end = 0;
-  if (i < active) expert = load_l2(p.active + i) - p.first, begin = load_l2(p.offsets + i), end = load_l2(p.offsets + i + 1);
+  if (i < active) {
+    expert = load_l2(p.active + i) - p.first;
+    begin = load_l2(p.offsets + i), end = load_l2(p.offsets + i + 1);
+  }
   const bool kept = expert >= 0 && expert < p.count;
   const unsigned votes = __ballot_sync(0xffffffffu, kept);
   if (lane == 0) warp_counts[warp] = __popc(votes);
@@ -203,7 +208,8 @@ __global__ void __launch_bounds__(1024) keep_local(const KeepLocalParams p) {
   }
 }
 
-__global__ void __launch_bounds__(256) place_columns(const float* part, int columns, float* all, int begin, int stride) {
+__global__ void __launch_bounds__(256) place_columns(const float* part, int columns, float* all, int begin,
+                                                     int stride) {
   allow_next_kernel();
   wait_previous_kernel();
   const int64_t row = blockIdx.y;
@@ -220,7 +226,8 @@ cudaError_t LaunchKeepLocal(const KeepLocalParams& p, cudaStream_t stream) {
 
 cudaError_t LaunchPlaceColumns(const float* part, int rows, int columns, float* all, int begin, int stride,
                                cudaStream_t stream) {
-  return Launch(place_columns, dim3((columns + 1023) / 1024, rows), dim3(256), 0, stream, part, columns, all, begin, stride);
+  return Launch(place_columns, dim3((columns + 1023) / 1024, rows), dim3(256), 0, stream, part, columns, all, begin,
+                stride);
 }
 
 cudaError_t LaunchSumRows(const SumRowsParams& p, bool f32_activations, cudaStream_t stream) {
@@ -232,7 +239,8 @@ cudaError_t LaunchSumRows(const SumRowsParams& p, bool f32_activations, cudaStre
 
 cudaError_t LaunchSumNorms(const SumNormsParams& p, cudaStream_t stream) {
   const int blocks = (p.tokens + kNormWarps - 1) / kNormWarps;
-  return Launch(sum_norms, dim3(blocks < kMostNormBlocks ? blocks : kMostNormBlocks), dim3(kNormWarps * 32), 0, stream, p);
+  const dim3 grid(blocks < kMostNormBlocks ? blocks : kMostNormBlocks);
+  return Launch(sum_norms, grid, dim3(kNormWarps * 32), 0, stream, p);
 }
 
 cudaError_t LaunchSumSlots(const float* partial, const int* slot_of, int top_k, int tokens, int hidden, float* out,

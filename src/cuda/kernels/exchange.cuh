@@ -72,7 +72,8 @@ struct KeepLocalParams {
 };
 cudaError_t LaunchKeepLocal(const KeepLocalParams& params, cudaStream_t stream);
 
-// all[row][begin + c] = part[row][c]: a rank's logits [rows, columns] into those of the whole vocabulary [rows, stride].
+// all[row][begin + c] = part[row][c]: a rank's logits [rows, columns] into those of the whole vocabulary
+// [rows, stride].
 cudaError_t LaunchPlaceColumns(const float* part, int rows, int columns, float* all, int begin, int stride,
                                cudaStream_t stream);
 
