@@ -244,10 +244,10 @@ __global__ void __launch_bounds__(kThreads) attention_decode(const AttentionPara
   request(first_tile + warp, 0);
   request(first_tile + warp + kWarps, 1);
   rows.prepare(r, b);
-  allow_next_kernel();
   wait_previous_kernel();
   rows.make(r, b);
   __syncthreads();
+  allow_next_kernel();  // only now: its requests for weights would hold up ours
   if (b.newest) rows.to_cache(r, b);
 
   Tile a;

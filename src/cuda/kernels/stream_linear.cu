@@ -1,4 +1,4 @@
-// Matrix times few tokens, bound by memory (one token: stream_one.cu). One block owns one tile of 16 rows over all columns, its warps split the
+// Matrix times few tokens, bound by memory (one token: stream_token.cu). One block owns one tile of 16 rows over all columns, its warps split the
 // columns; every lane copies its own 16-byte shares of the weights into a ring of its own in shared memory, so the
 // stream needs no barrier at all. Ideas:
 // - Dense weights are requested before wait_previous_kernel: with programmatic dependent launch the memory stays busy
