@@ -91,6 +91,9 @@ void AddLayerTypes(const ModelSpec& spec, ordered_json* config) {
   (*config)["rope_parameters"] = rope;
   (*config)["rms_norm_eps"] = spec.norm_eps;
   config->erase("sliding_window_size");
+  if (config->contains("rope_scaling") && (*config)["rope_scaling"].is_null()) {
+    config->erase("rope_scaling");  // transformers takes it for rope_parameters
+  }
 }
 
 Result<std::string> NewConfig(const LoadedModel& model, TargetFormat target, const std::vector<std::string>& kept_bf16) {

@@ -44,6 +44,7 @@ def test_bf16_is_a_plain_checkpoint(nano, tmp_path):
         assert config["layer_types"] == pattern
         assert config["rope_parameters"]["full_attention"]["rope_theta"] == config["rope_theta"]
         assert config["rope_parameters"]["sliding_attention"]["rope_theta"] == config["swa_rope_theta"]
+        assert "rope_scaling" not in config  # null there would hide rope_parameters from transformers
     ids = ["--ids", "5,6,7,8,300,301,302", "--out"]
     assert minimo("logits", tmp_path / "out", *ids, tmp_path / "a.safetensors").stderr == ""
 
