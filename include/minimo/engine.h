@@ -24,7 +24,7 @@ struct EngineOptions {
   std::string activations = "exact";    // exact, int8: of linear layers on the CPU (docs/cpu.md)
   std::string kv_cache_dtype = "auto";  // auto, f32, bf16, fp8
   // CUDA: what a prompt's products take. fp8 (e4m3 by 128 columns, on FP8 tensor cores) where the weights are FP8 or
-  // 4 bits; auto: fp8 for such models of 2048 columns and more, else bf16.
+  // 4 bits; auto: bf16.
   std::string prefill_activations = "auto";  // auto, bf16, fp8
   std::string load_format = "auto";     // auto, dummy (random weights of the config's shapes, no files read)
   int threads = 0;                  // 0: all cores

@@ -16,7 +16,6 @@ namespace {
 
 constexpr int kBatchedTokens = 2048;        // of a step: a prompt of 2048 tokens keeps decoding waiting 50 to 100 ms
 constexpr double kShareOfFreeMemory = 0.94;  // for weights, buffers and KV cache
-constexpr int kFp8PrefillHidden = 2048;      // smaller models are fast enough in bf16
 constexpr int kDummyInt4Group = 64;          // 4.25 bits a weight
 
 bool ManyProcesses(const EngineOptions& options) { return options.ranks != nullptr && options.ranks->size() > 1; }
@@ -53,8 +52,7 @@ Result<std::unique_ptr<DeviceModel>> Describe(const EngineOptions& options, cons
   o.random_weights = model.on_device;
   o.random_int4_group = model.on_device && model.int4_experts ? kDummyInt4Group : 0;
   o.random_fp8_head = o.random_int4_group > 0;
-  o.fp8_prefill = options.prefill_activations == "fp8" ||
-                  (options.prefill_activations == "auto" && model.model->spec.hidden >= kFp8PrefillHidden);
+  o.fp8_prefill = options.prefill_activations == "fp8";
   if (options.rank_timeout_ms > 0) o.rank_timeout_ms = options.rank_timeout_ms;
   d->spec = &model.model->spec;
   d->weights = model.on_device ? nullptr : &model.model->weights;
