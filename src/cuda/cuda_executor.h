@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda/row_digest.h"
 #include "kv/kv_layout.h"
 #include "kv/step.h"
 #include "layers/rank_share.h"
@@ -76,6 +77,18 @@ class CudaExecutor {
   // of the device, which stays.
   virtual Status Run(const StepRecord& step, std::span<float>* logits) = 0;
   virtual CudaExpertLoad GetExpertLoad() const = 0;
+
+  // As Run, with digests of the rows instead of the rows: scales[i] (1 / temperature; 0: no candidates) is for row i of the
+  // step, at most MostDigests() of them. They are valid until the next RunDigests. `ahead`: the next step will most likely be the same
+  // sequences, each with its argmax: it is started at once, and if the next call asks for it, or for a part of it, the
+  // device has not waited. Never done for several ranks.
+  virtual Status RunDigests(const StepRecord& step, std::span<const float> scales, bool ahead,
+                            std::vector<const RowDigest*>* digests) = 0;
+  virtual int MostDigests() const = 0;
+  // The same for tokens that the host has chosen from the digests of `step`, the step just run.
+  virtual Status StartNext(const StepRecord& step, std::span<const int32_t> tokens) = 0;
+  // Rows of the step just run, [rows, vocab_size]; not after `ahead` or StartNext. Valid until the next call.
+  virtual Status ReadLogits(std::span<const int32_t> rows, std::span<float>* logits) = 0;
 
   // Bytes of weights that one decode step of one token reads, layers only, and those of the head: for floors.
   virtual int64_t layer_bytes_per_token() const = 0;

@@ -1,15 +1,19 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <numeric>
 
+#include "base/check.h"
 #include "base/log.h"
 #include "cuda/cuda_executor.h"
 #include "cuda/device_cuda.h"
 #include "cuda/device_weights_cuda.h"
 #include "cuda/exchange_cuda.h"
+#include "cuda/fault_cuda.h"
 #include "cuda/forward_cuda.h"
-#include "cuda/kernels/greedy.cuh"
+#include "cuda/kernels/row_digest.cuh"
 #include "cuda/kernels/router.cuh"
+#include "cuda/step_ahead.h"
 #include "cuda/step_plan.h"
 
 namespace minimo::cuda {
@@ -78,7 +82,7 @@ class CudaExecutorImpl final : public CudaExecutor {
     MINIMO_TRY(weights_.Fill(weights, &team, stream_.get()));
     MINIMO_TRY(kv_.Allocate(spec_, layout_, options_.f32 ? 4 : 2));
     MINIMO_TRY(workspace_.Allocate());
-    MINIMO_TRY(greedy_.AllocateZeroed(int64_t{kMaxLogitRows} * (kGreedyParts * 8 + 4)));
+    MINIMO_TRY(AllocateDigests());
     MINIMO_TRY(host_logits_.Allocate(int64_t{LogitRows(options_)} * spec_.vocab * 4));
     for (const bool decode : {false, true}) {
       forward_[decode] = std::make_unique<Forward>(spec_, weights_, kv_, workspace_,
@@ -97,6 +101,7 @@ class CudaExecutorImpl final : public CudaExecutor {
 
   Status Run(const StepRecord& step, std::span<float>* output) override {
     MINIMO_TRY(Start(step));
+    MINIMO_TRY(FaultAtStep());
     bool graph = false;
     if (decode_) {
       MINIMO_ASSIGN(graph, RunGraph());
@@ -125,17 +130,71 @@ class CudaExecutorImpl final : public CudaExecutor {
     return {};
   }
 
+  int MostDigests() const override { return LogitRows(options_); }
+
+  Status RunDigests(const StepRecord& step, std::span<const float> scales, bool ahead,
+                    std::vector<const RowDigest*>* digests) override {
+    MINIMO_CUDA_TRY(cudaSetDevice(options_.device));
+    CHECK(scales.size() <= static_cast<size_t>(MostDigests()));
+    const size_t ahead_rows = ahead_.tokens.size();
+    const bool found =
+        ahead_.running && IsPartOf(step, ahead_.step, ahead_.tokens, layout_.block_size, &rows_);
+    if (!found) {
+      MINIMO_TRY(Start(step));
+      MINIMO_TRY(SendScales(scales));
+      MINIMO_TRY(Compute());
+      MINIMO_TRY(Copies(step.ring_snapshots, true));
+      rows_.resize(scales.size());
+      std::iota(rows_.begin(), rows_.end(), 0);
+    }
+    ahead_.running = false;
+    const int slot = slot_;
+    ahead = ahead && (!found || rows_.size() == ahead_rows);
+    if (ahead) MINIMO_TRY(StartAhead(step, {}));
+    if (exchange_) {
+      MINIMO_TRY(Finish());
+    } else {
+      MINIMO_TRY(ToStatus(cudaEventSynchronize(digested_[slot].get()), "a step"));
+    }
+    digests->clear();
+    if (!Leads()) return {};
+    for (const int32_t row : rows_) digests->push_back(host_digests_[slot].As<RowDigest>() + row);
+    if (ahead_.running) {
+      for (size_t i = 0; i < rows_.size(); ++i) ahead_.tokens[i] = (*digests)[i]->argmax;
+    }
+    return {};
+  }
+
+  Status StartNext(const StepRecord& step, std::span<const int32_t> tokens) override {
+    const bool whole = rows_.size() == static_cast<size_t>(plan_.tokens) && tokens.size() == rows_.size();
+    return ahead_.running || !whole ? Status() : StartAhead(step, tokens);
+  }
+
+  Status ReadLogits(std::span<const int32_t> rows, std::span<float>* logits) override {
+    if (ahead_.running) return Error{"the logits of this step are gone: the next one has begun"};
+    const auto vocab = static_cast<size_t>(spec_.vocab);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const auto row = static_cast<size_t>(rows_[static_cast<size_t>(rows[i])]);
+      MINIMO_CUDA_TRY(cudaMemcpyAsync(host_logits_.As<float>() + i * vocab,
+                                      workspace_.At<float>(workspace_.logits) + row * vocab, vocab * 4,
+                                      cudaMemcpyDeviceToHost, stream_.get()));
+    }
+    MINIMO_TRY(Finish());
+    *logits = {host_logits_.As<float>(), rows.size() * vocab};
+    return {};
+  }
+
   CudaExpertLoad GetExpertLoad() const override {
     CudaExpertLoad load;
     load.experts = spec_.moe.experts;
+    std::vector<int64_t> counts(static_cast<size_t>(spec_.num_layers()) * load.experts);
+    const cudaError_t copied = cudaMemcpy(counts.data(), workspace_.At(workspace_.expert_load),
+                                          counts.size() * sizeof(int64_t), cudaMemcpyDeviceToHost);
+    if (copied != cudaSuccess) return {};
     for (int i = 0; i < spec_.num_layers(); ++i) {
       if (!spec_.layers[i].moe) continue;
-      std::vector<int64_t> counts(static_cast<size_t>(load.experts));
-      const cudaError_t copied = cudaMemcpy(
-          counts.data(), workspace_.At<int64_t>(workspace_.expert_load) + int64_t{i} * load.experts,
-          counts.size() * sizeof(int64_t), cudaMemcpyDeviceToHost);
-      if (copied != cudaSuccess) return {};
-      load.counts.insert(load.counts.end(), counts.begin(), counts.end());
+      const auto first = counts.begin() + int64_t{i} * load.experts;
+      load.counts.insert(load.counts.end(), first, first + load.experts);
       ++load.layers;
     }
     return load;
@@ -174,12 +233,17 @@ class CudaExecutorImpl final : public CudaExecutor {
     if (packed_[decode].bytes() >= words * 4) return {};
     if (decode) ForgetGraphs();  // they hold the old addresses
     MINIMO_TRY(packed_[decode].Allocate(words * 4));
-    return host_packed_[decode].Allocate(words * 4);
+    for (HostMemory& host : host_packed_[decode]) MINIMO_TRY(host.Allocate(words * 4));
+    return {};
   }
 
   // Plans the step, sends it, does the copies that come before it.
   Status Start(const StepRecord& step) {
     MINIMO_CUDA_TRY(cudaSetDevice(options_.device));  // the engine's thread is not the one that made this
+    if (ahead_.running) {  // nobody asked for it
+      ahead_.running = false;
+      MINIMO_TRY(ToStatus(cudaEventSynchronize(digested_[slot_].get()), "a step"));
+    }
     decode_ = step.tokens.size() == step.sequences.size() &&
               step.tokens.size() <= static_cast<size_t>(decode_layout_.max_tokens);
     MINIMO_TRY(PlanStep(step, LayoutOf(decode_), spec_.vocab, layout_.num_blocks, layout_.num_rings, &plan_));
@@ -189,11 +253,106 @@ class CudaExecutorImpl final : public CudaExecutor {
     }
     const auto words = static_cast<int64_t>(plan_.packed.size());
     if (words * 4 > packed_[decode_].bytes()) MINIMO_TRY(ReservePacked(decode_, words + words / 2));
-    std::memcpy(host_packed_[decode_].As(), plan_.packed.data(), static_cast<size_t>(words) * 4);
-    MINIMO_CUDA_TRY(cudaMemcpyAsync(Packed(), host_packed_[decode_].As(), static_cast<size_t>(words) * 4,
-                                    cudaMemcpyHostToDevice, stream_.get()));
+    MINIMO_TRY(SendPacked(0));
     MINIMO_TRY(Copies(step.block_copies, false));
     return Copies(step.ring_restores, true);
+  }
+
+  // The plan from word `first` on. Two buffers take turns: at most one step is begun before its predecessor has ended.
+  Status SendPacked(int64_t first) {
+    slot_ ^= 1;
+    const HostMemory& host = host_packed_[decode_][slot_];
+    const size_t bytes = (plan_.packed.size() - static_cast<size_t>(first)) * 4;
+    std::memcpy(host.As(), plan_.packed.data() + first, bytes);
+    return ToStatus(cudaMemcpyAsync(Packed() + first, host.As(), bytes, cudaMemcpyHostToDevice, stream_.get()),
+                    "sending a step");
+  }
+
+  Status AllocateDigests() {
+    const int64_t rows = LogitRows(options_);
+    part_value_ = 0;
+    part_token_ = part_value_ + rows * kDigestParts * 4;
+    part_sum_ = part_token_ + rows * kDigestParts * 4;
+    part_mass_ = part_sum_ + rows * kDigestParts * 4;
+    block_max_ = part_mass_ + rows * kDigestParts * 4;
+    counters_ = block_max_ + rows * DigestBlocks(spec_.vocab) * 4;
+    scales_ = counters_ + rows * 4;
+    MINIMO_TRY(digest_work_.AllocateZeroed(scales_ + rows * 4));
+    MINIMO_TRY(digests_.Allocate(rows * static_cast<int64_t>(sizeof(RowDigest))));
+    MINIMO_TRY(host_scales_.Allocate(rows * 4));
+    for (HostMemory& host : host_digests_) MINIMO_TRY(host.Allocate(rows * static_cast<int64_t>(sizeof(RowDigest))));
+    for (Event& event : digested_) MINIMO_TRY(event.Create());
+    return {};
+  }
+
+  // Scales seldom change while the same sequences decode.
+  Status SendScales(std::span<const float> scales) {
+    if (std::equal(scales.begin(), scales.end(), sent_scales_.begin(), sent_scales_.end())) return {};
+    sent_scales_.assign(scales.begin(), scales.end());
+    MINIMO_CUDA_TRY(cudaStreamSynchronize(stream_.get()));  // the buffer may still be read
+    std::copy(scales.begin(), scales.end(), host_scales_.As<float>());
+    return ToStatus(cudaMemcpyAsync(digest_work_.As(scales_), host_scales_.As(), scales.size() * 4,
+                                    cudaMemcpyHostToDevice, stream_.get()), "sending scales");
+  }
+
+  Status Digest() {
+    RowDigestParams p = DigestOf(plan_.logit_rows);
+    p.scale = digest_work_.As<float>(scales_);
+    p.digest = digests_.As<RowDigest>();
+    if (decode_) p.token = Packed() + decode_layout_.TokenIds();
+    return ToStatus(LaunchRowDigest(p, stream_.get()), "digests of rows");
+  }
+
+  RowDigestParams DigestOf(int rows) const {
+    RowDigestParams p;
+    p.logits = workspace_.At<float>(workspace_.logits);
+    p.rows = rows;
+    p.vocab = spec_.vocab;
+    p.part_value = digest_work_.As<float>(part_value_);
+    p.part_token = digest_work_.As<int>(part_token_);
+    p.part_sum = digest_work_.As<float>(part_sum_);
+    p.part_mass = digest_work_.As<float>(part_mass_);
+    p.block_max = digest_work_.As<float>(block_max_);
+    p.counters = digest_work_.As<int>(counters_);
+    return p;
+  }
+
+  // The planned step, and its digests on their way to the host's slot.
+  Status Compute() {
+    MINIMO_TRY(FaultAtStep());
+    bool graph = false;
+    if (decode_) {
+      MINIMO_ASSIGN(graph, RunGraph());
+    }
+    const int rows = plan_.logit_rows;
+    if (!graph) {
+      MINIMO_TRY(Layers());
+      if (rows > 0) MINIMO_TRY(forward_[decode_]->Head(Packed(), plan_.tokens, 0, rows, stream_.get()));
+      if (rows > 0 && Leads()) MINIMO_TRY(Digest());
+    }
+    if (rows > 0 && Leads()) {
+      MINIMO_CUDA_TRY(cudaMemcpyAsync(host_digests_[slot_].As(), digests_.As(), rows * sizeof(RowDigest),
+                                      cudaMemcpyDeviceToHost, stream_.get()));
+    }
+    return ToStatus(cudaEventRecord(digested_[slot_].get(), stream_.get()), "a step");
+  }
+
+  // The step after `step`, which was sent last, if it can be begun; tokens: empty if the device has just chosen them.
+  Status StartAhead(const StepRecord& step, std::span<const int32_t> tokens) {
+    if (!decode_ || exchange_ || !NextStep(step, layout_, &ahead_.step)) return {};
+    std::copy(tokens.begin(), tokens.end(), ahead_.step.tokens.begin());
+    MINIMO_TRY(PlanStep(ahead_.step, decode_layout_, spec_.vocab, layout_.num_blocks, layout_.num_rings, &plan_));
+    if (static_cast<int64_t>(plan_.packed.size()) * 4 > packed_[1].bytes()) return {};
+    ahead_.tokens = ahead_.step.tokens;
+    ahead_.running = true;
+    MINIMO_TRY(SendPacked(tokens.empty() ? decode_layout_.Positions() : 0));
+    return Compute();
+  }
+
+  // A test's switch: a kernel that traps, in the middle of serving.
+  Status FaultAtStep() {
+    if (!FaultDue(Fault::kStep)) return {};
+    return ToStatus(LaunchTrap(stream_.get()), "a kernel that traps, as MINIMO_CUDA_FAULT asks");
   }
 
   bool Leads() const { return exchange_ == nullptr || exchange_->leads(); }
@@ -255,7 +414,8 @@ class CudaExecutorImpl final : public CudaExecutor {
     if (found == graphs_.end()) {
       MINIMO_ASSIGN(const cudaGraphExec_t graph, Capture([&]() -> Status {
                       MINIMO_TRY(Layers());
-                      return forward_[1]->Head(Packed(), plan_.tokens, 0, plan_.tokens, stream_.get());
+                      MINIMO_TRY(forward_[1]->Head(Packed(), plan_.tokens, 0, plan_.tokens, stream_.get()));
+                      return Leads() ? Digest() : Status();
                     }));
       found = graphs_.emplace(key, graph).first;
     }
@@ -269,19 +429,13 @@ class CudaExecutorImpl final : public CudaExecutor {
   }
 
   Status Advance() {
-    GreedyParams p;
-    p.logits = workspace_.At<float>(workspace_.logits);
-    p.rows = plan_.tokens;
-    p.vocab = spec_.vocab;
-    p.part_value = greedy_.As<float>();
-    p.part_token = greedy_.As<int>(int64_t{kMaxLogitRows} * kGreedyParts * 4);
-    p.counters = greedy_.As<int>(int64_t{kMaxLogitRows} * kGreedyParts * 8);
+    RowDigestParams p = DigestOf(plan_.tokens);
     p.token = Packed() + decode_layout_.TokenIds();
     p.scramble = options_.random_weights;
     p.position = Packed() + decode_layout_.Positions();
     p.past = Packed() + decode_layout_.Past();
     p.last = Packed() + decode_layout_.Last();
-    MINIMO_CUDA_TRY(LaunchGreedy(p, stream_.get()));
+    MINIMO_CUDA_TRY(LaunchRowDigest(p, stream_.get()));
     return exchange_ ? exchange_->Broadcast(p.token, p.rows, stream_.get()) : Status();
   }
 
@@ -298,11 +452,23 @@ class CudaExecutorImpl final : public CudaExecutor {
   std::unique_ptr<Forward> forward_[2];  // [decode]
   StepPlan plan_;
   bool decode_ = false;
-  HostMemory host_packed_[2];
+  int slot_ = 0;  // of the step begun last
+  HostMemory host_packed_[2][2];  // [decode][slot]
   DeviceMemory packed_[2];
   DeviceMemory copy_ids_[2];  // [rings]
-  DeviceMemory greedy_;
   HostMemory host_logits_;
+  DeviceMemory digest_work_, digests_;
+  int64_t part_value_ = 0, part_token_ = 0, part_sum_ = 0, part_mass_ = 0, block_max_ = 0, counters_ = 0, scales_ = 0;  // byte offsets
+  HostMemory host_scales_, host_digests_[2];  // [slot]
+  Event digested_[2];
+  std::vector<float> sent_scales_;
+  std::vector<int32_t> rows_;  // of the step's sequences, in what was computed
+  // The step that was begun before it was asked for.
+  struct {
+    bool running = false;
+    StepRecord step;
+    std::vector<int32_t> tokens;
+  } ahead_;
   std::vector<float> logits_;
   std::map<std::pair<int, int>, int> seen_;                // by tokens and splits: decode steps so far
   std::map<std::pair<int, int>, cudaGraphExec_t> graphs_;

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "cuda/fault_cuda.h"
 #include "minimo/result.h"
 
 namespace minimo::cuda {
@@ -36,7 +37,8 @@ class Memory {
     Free();
     if (bytes == 0) return {};
     const cudaError_t code =
-        kHost ? cudaMallocHost(&data_, static_cast<size_t>(bytes)) : cudaMalloc(&data_, static_cast<size_t>(bytes));
+        FaultDue(Fault::kAllocation) ? cudaErrorMemoryAllocation
+        : kHost ? cudaMallocHost(&data_, static_cast<size_t>(bytes)) : cudaMalloc(&data_, static_cast<size_t>(bytes));
     if (code != cudaSuccess) {
       cudaGetLastError();  // an allocation failure is not sticky
       data_ = nullptr;

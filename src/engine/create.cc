@@ -126,6 +126,7 @@ Result<Prepared> Prepare(const EngineOptions& options) {
     plan_options.budget_bytes = options.kv_cache_bytes;
     MINIMO_ASSIGN(plan, PlanCudaKv(options, loaded, prepared.plan, plan_options));
     batched_tokens = CudaBatchedTokens(options);
+    parts.scheduler.lookahead = 1;  // the device begins the next step early
   } else {
     MINIMO_ASSIGN(plan, PlanKv(geometry, plan_options));
   }

@@ -1,7 +1,9 @@
 #include "engine/cuda_backend.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
+#include <limits>
 #include <optional>
 
 #include "base/error.h"
@@ -66,6 +68,22 @@ Result<std::unique_ptr<DeviceModel>> Describe(const EngineOptions& options, cons
   return d;
 }
 
+RowCandidates CandidatesOf(const cuda::RowDigest& digest, int32_t wanted) {
+  RowCandidates row;
+  row.bad = digest.bad != 0;
+  if (row.bad) return row;
+  row.sum = digest.sum;
+  row.tempered_sum = digest.mass;
+  const int32_t count = std::min(wanted, digest.count);
+  for (int32_t i = 0; i < count; ++i) row.best.push_back({digest.values[i], digest.tokens[i]});
+  if (count == 0) row.best.push_back({digest.max, digest.argmax});
+  // What is left out is no greater than the last that is here; what the device left out is below its floor.
+  row.floor = count > 0 && count == digest.count
+                  ? std::nextafter(digest.floor, -std::numeric_limits<float>::infinity())
+                  : row.best.back().logit;
+  return row;
+}
+
 class OnDevice final : public Executor {
  public:
   OnDevice(std::unique_ptr<ThreadTeam> team, std::unique_ptr<DeviceModel> model,
@@ -73,13 +91,77 @@ class OnDevice final : public Executor {
       : team_(std::move(team)), model_(std::move(model)), device_(std::move(device)) {}
   const KvLayout& kv_layout() const override { return device_->kv_layout(); }
   int vocab_size() const override { return device_->vocab_size(); }
-  Status Run(const StepRecord& step, StepOutput* output) override { return device_->Run(step, &output->logits); }
+  bool OffersCandidates() const override { return model_->options.share == nullptr; }
+  Status Run(const StepRecord& step, StepOutput* output) override {
+    const bool digests = OffersCandidates() && step.row_requests.size() <= static_cast<size_t>(device_->MostDigests());
+    all_logits_ = {};
+    if (digests && !step.row_requests.empty()) return RunDigests(step, output);
+    MINIMO_TRY(device_->Run(step, &output->logits));
+    return step.row_requests.empty() ? Status() : ListOnHost(step, output);
+  }
+  Status FetchLogits(std::span<const int32_t> rows, StepOutput* output) override {
+    if (all_logits_.empty()) return device_->ReadLogits(rows, &output->logits);
+    const auto vocab = static_cast<size_t>(vocab_size());
+    logits_.clear();
+    for (const int32_t row : rows) {
+      const auto from = all_logits_.subspan(static_cast<size_t>(row) * vocab, vocab);
+      logits_.insert(logits_.end(), from.begin(), from.end());
+    }
+    output->logits = logits_;
+    return {};
+  }
+  Status StartNext(const StepRecord& step, std::span<const int32_t> tokens) override {
+    return device_->StartNext(step, tokens);
+  }
   Engine::ExpertLoad GetExpertLoad() const override {
     cuda::CudaExpertLoad load = device_->GetExpertLoad();
     return {load.layers, load.experts, std::move(load.counts)};
   }
 
  private:
+  Status RunDigests(const StepRecord& step, StepOutput* output) {
+    scales_.clear();
+    whole_.clear();
+    for (const RowRequest& r : step.row_requests) {
+      if (r.candidates == 0) whole_.push_back(static_cast<int32_t>(scales_.size()));
+      scales_.push_back(r.candidates > 1 ? 1 / r.temperature : 0.0f);
+    }
+    MINIMO_TRY(device_->RunDigests(step, scales_, output->goes_on && whole_.empty(), &digests_));
+    output->candidates.clear();
+    for (size_t i = 0; i < digests_.size(); ++i) {
+      const int32_t wanted = step.row_requests[i].candidates;
+      if (wanted > 0) output->candidates.push_back(CandidatesOf(*digests_[i], wanted));
+    }
+    output->logits = {};
+    return whole_.empty() ? Status() : device_->ReadLogits(whole_, &output->logits);
+  }
+
+  // More rows than there is room for digests, as log-probabilities of a prompt take.
+  Status ListOnHost(const StepRecord& step, StepOutput* output) {
+    all_logits_ = output->logits;
+    const auto vocab = static_cast<size_t>(vocab_size());
+    output->candidates.clear();
+    whole_.clear();
+    for (size_t row = 0; row < step.row_requests.size(); ++row) {
+      const CandidateNeed need{step.row_requests[row].candidates, step.row_requests[row].temperature};
+      if (need.count == 0) {
+        whole_.push_back(static_cast<int32_t>(row));
+        continue;
+      }
+      std::vector<std::byte> listed(CandidateBytes(need, vocab));
+      PutCandidates(all_logits_.subspan(row * vocab, vocab), 0, need, &scratch_, listed.data());
+      const std::byte* part = listed.data();
+      output->candidates.push_back(MergeCandidates({&part, 1}, {&vocab, 1}, need));
+    }
+    return FetchLogits(whole_, output);
+  }
+
+  std::vector<float> scales_;
+  std::vector<int32_t> whole_;  // rows of the step that are wanted whole
+  std::vector<const cuda::RowDigest*> digests_;
+  std::vector<float> logits_;
+  std::span<const float> all_logits_;  // the device's, of a step that was run without digests
+  DrawScratch scratch_;
   std::unique_ptr<ThreadTeam> team_;  // loads weights, then samples
   std::unique_ptr<DeviceModel> model_;
   std::unique_ptr<cuda::CudaExecutor> device_;

@@ -8,6 +8,15 @@
 #include "engine/choice_output.h"
 
 namespace minimo {
+namespace {
+
+// Up to here a step is short, and the next is begun before its tokens are known: who arrives waits for one more. With
+// more rows it is begun when they are known and nobody has arrived.
+constexpr size_t kMostRowsAhead = 8;
+// Below it waking the team costs more than choosing from candidates.
+constexpr size_t kRowsWorthTheTeam = 16;
+
+}  // namespace
 
 void Outbox::Clear() {
   deliveries.clear();
@@ -22,6 +31,7 @@ EngineCore::EngineCore(const Parts& parts, const SchedulerOptions& scheduler, co
       tokenizer_(parts.tokenizer),
       clock_(parts.clock),
       team_(parts.team),
+      mail_(parts.mail),
       cache_(parts.executor->kv_layout(), kv),
       scheduler_(scheduler, &cache_, parts.clock) {}
 
@@ -52,6 +62,8 @@ Status EngineCore::Step(Outbox* outbox) {
   if (executor_->OffersCandidates()) RequestRows();
   const int64_t planned_us = clock_->NowUs();
   StepOutput output;
+  const bool goes_on = LikelyToGoOn();
+  output.goes_on = goes_on && plan_.sequences.size() <= kMostRowsAhead && AllTakeTheBest();
   MINIMO_TRY(executor_->Run(plan_.record, &output));
   const int64_t run_us = clock_->NowUs();
 
@@ -59,6 +71,7 @@ Status EngineCore::Step(Outbox* outbox) {
   scheduler_.EndStep();
   CollectRows(&output);
   MINIMO_TRY(SampleRows(&output));
+  if (goes_on && !output.goes_on) MINIMO_TRY(StartNext());
   for (size_t i = 0; i < rows_.size(); ++i) TakeRow(i, outbox);
   FillStepStats(start_us, planned_us, run_us, outbox);
   ++stats_.steps;
@@ -80,7 +93,7 @@ void EngineCore::RequestRows() {
 }
 
 Status EngineCore::SampleRows(StepOutput* output) {
-  SampleBatch(rows_, team_);
+  SampleBatch(rows_, rows_.size() < kRowsWorthTheTeam && output->logits.empty() ? nullptr : team_);
   std::vector<int32_t> places;
   std::vector<SampleRow> again;
   for (size_t i = 0; i < rows_.size(); ++i) {
@@ -98,6 +111,39 @@ Status EngineCore::SampleRows(StepOutput* output) {
     if (row.needs_logits) row = std::move(*from++);
   }
   return {};
+}
+
+// A step of decoding: no sequence will end for its length, and none is to join.
+bool EngineCore::LikelyToGoOn() const {
+  if (!executor_->OffersCandidates()) return false;
+  if (scheduler_.num_waiting() > 0 && scheduler_.num_running() < scheduler_.options().max_num_seqs) return false;
+  return std::all_of(plan_.sequences.begin(), plan_.sequences.end(), [](const ScheduledSequence& scheduled) {
+    const auto* choice = static_cast<const LiveChoice*>(scheduled.sequence);
+    return scheduled.num_tokens == 1 && scheduled.num_logits == 1 &&
+           choice->OutputTokens() + 1 < choice->request->max_tokens;
+  });
+}
+
+// The rows are not looked at beyond their best token.
+bool EngineCore::AllTakeTheBest() const {
+  return std::all_of(plan_.sequences.begin(), plan_.sequences.end(), [](const ScheduledSequence& scheduled) {
+    return static_cast<const LiveChoice*>(scheduled.sequence)->sampler.TakesTheBest();
+  });
+}
+
+// Before the answers are written: the device computes meanwhile.
+Status EngineCore::StartNext() {
+  if (mail_ != nullptr && mail_->load(std::memory_order_relaxed)) return {};
+  std::vector<int32_t> tokens;
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    const LiveRequest& request = *row_choices_[i]->request;
+    const int32_t token = rows_[i].token.token;
+    const auto is = [&](const std::vector<int32_t>& ids) { return std::find(ids.begin(), ids.end(), token) != ids.end(); };
+    if (!rows_[i].status.ok() || is(request.eos_ids) || is(request.request.params.stop_token_ids)) return {};
+    tokens.push_back(token);
+  }
+  if (tokens.size() != plan_.sequences.size()) return {};  // some have forked
+  return executor_->StartNext(plan_.record, tokens);
 }
 
 void EngineCore::CollectRows(StepOutput* output) {

@@ -2,6 +2,7 @@
 // values. Everything happens on the caller's thread, so tests drive it with a fake clock and a fake executor.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -46,6 +47,7 @@ class EngineCore {
     const Tokenizer* tokenizer;  // null: events carry ids alone
     const Clock* clock;
     ThreadTeam* team;  // for sampling; may be null
+    const std::atomic<bool>* mail = nullptr;  // true: requests or cancels wait to be given to the core; may be null
   };
 
   // The parts outlive the core.
@@ -69,6 +71,9 @@ class EngineCore {
  private:
   // What each row of logits of the plan is wanted for, where the executor offers candidates.
   void RequestRows();
+  bool LikelyToGoOn() const;
+  bool AllTakeTheBest() const;
+  Status StartNext();
   void CollectRows(StepOutput* output);
   // Chooses a token for every row; whole rows are fetched for those that candidates do not decide.
   Status SampleRows(StepOutput* output);
@@ -84,6 +89,7 @@ class EngineCore {
   const Tokenizer* tokenizer_;
   const Clock* clock_;
   ThreadTeam* team_;
+  const std::atomic<bool>* mail_;
   KvCache cache_;
   Scheduler scheduler_;
   std::unordered_map<std::string, std::unique_ptr<LiveRequest>> requests_;

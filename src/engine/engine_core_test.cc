@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "engine/admission.h"
+#include "tests/support/ahead_executor.h"
 #include "tests/support/fake_executor.h"
 
 namespace minimo {
@@ -27,18 +28,22 @@ KvLayout Layout(int num_blocks) {
 // A core on the fake model, without tokenizer, and everything that it has said.
 class Bench {
  public:
-  explicit Bench(int num_blocks = 64, std::vector<int32_t> eos_ids = {})
+  // ahead: behind an executor that offers candidates and begins steps early.
+  explicit Bench(int num_blocks = 64, std::vector<int32_t> eos_ids = {}, bool ahead = false)
       : model_(8, kVocab),
         executor_(model_, Layout(num_blocks)),
-        core_({&executor_, nullptr, &clock_, nullptr}, Scheduling(), Caching()) {
+        ahead_(&executor_),
+        core_({ahead ? static_cast<Executor*>(&ahead_) : &executor_, nullptr, &clock_, nullptr, &mail_},
+              Scheduling(ahead), Caching()) {
     limits_.vocab_size = kVocab;
     limits_.max_model_len = 200;
     limits_.kv_capacity_tokens = int64_t{num_blocks} * 4;
     limits_.eos_ids = std::move(eos_ids);
   }
 
-  static SchedulerOptions Scheduling() {
+  static SchedulerOptions Scheduling(bool ahead) {
     SchedulerOptions options;
+    options.lookahead = ahead ? 1 : 0;
     options.max_num_seqs = 8;
     options.max_num_batched_tokens = 16;
     options.max_model_len = 200;
@@ -97,6 +102,8 @@ class Bench {
   };
   FakeModel model_;
   FakeExecutor executor_;
+  AheadExecutor ahead_;
+  std::atomic<bool> mail_{false};
   FakeClock clock_;
   EngineCore core_;
   AdmissionLimits limits_;
@@ -123,6 +130,100 @@ std::vector<int32_t> Truth(const FakeModel& model, const Request& request, int c
     history.Append(tokens.back());
   }
   return tokens;
+}
+
+// Requests of every kind that candidates decide, sometimes decide or never decide.
+std::vector<Request> AllKinds() {
+  std::vector<Request> requests;
+  for (int i = 0; i < 24; ++i) {
+    Request r = Greedy(5 + 5 * (i % 5), 6 + i, i / 2);
+    if (i % 3 != 0) r.params.temperature = 0.5 + 0.1 * (i % 4);
+    if (i % 4 == 1) r.params.top_k = 1 + i % 3;
+    if (i % 4 == 2) r.params.top_p = 0.3;
+    if (i % 6 == 4) r.params.min_p = 0.4;
+    if (i % 7 == 3) r.params.logprobs = 2;
+    if (i % 8 == 5) r.params.repetition_penalty = 1.3;
+    if (i % 11 == 6) r.n = 3;
+    if (i == 20) r.params.prompt_logprobs = 1;
+    r.params.seed = static_cast<uint64_t>(i);
+    requests.push_back(std::move(r));
+  }
+  return requests;
+}
+
+// Adds requests in bursts of `burst`, so that batches of few and of many rows come about.
+void RunInBursts(Bench* bench, const std::vector<Request>& requests, int burst) {
+  for (size_t i = 0; i < requests.size();) {
+    for (int k = 0; k < burst && i < requests.size(); ++k, ++i) {
+      ASSERT_TRUE(bench->Add(std::to_string(i), requests[i]).ok());
+    }
+    for (int step = 0; step < 9 && bench->core_.HasWork(); ++step) {
+      const Status status = bench->Step();
+      ASSERT_TRUE(status.ok()) << status.error().message;
+      ASSERT_EQ(bench->core_.Verify(), "");
+    }
+  }
+  bench->RunAll();
+}
+
+TEST(EngineCore, CandidatesAndStepsBegunEarlyChangeNoToken) {
+  int hits = 0, misses = 0, reads = 0;
+  for (const int blocks : {40, 120}) {
+    for (const int burst : {1, 3, 8}) {
+      Bench plain(blocks, {7}), ahead(blocks, {7}, true);
+      RunInBursts(&plain, AllKinds(), burst);
+      RunInBursts(&ahead, AllKinds(), burst);
+      for (auto& [id, choices] : plain.said_) {
+        for (auto& [index, choice] : choices) {
+          const auto& other = ahead.said_[id][index];
+          EXPECT_EQ(other.tokens, choice.tokens) << id << " " << index << " blocks " << blocks << " burst " << burst;
+          EXPECT_EQ(other.last.finish, choice.last.finish);
+          EXPECT_EQ(other.prompt_logprobs.size(), choice.prompt_logprobs.size());
+        }
+      }
+      hits += ahead.ahead_.hits_;
+      misses += ahead.ahead_.misses_;
+      reads += ahead.ahead_.reads_;
+    }
+  }
+  EXPECT_GT(hits, 150);
+  EXPECT_GT(misses, 10);
+  EXPECT_GT(reads, 100);
+}
+
+TEST(EngineCore, DecodingAloneEveryStepIsBegunEarlyButAfterMail) {
+  for (const double temperature : {0.0, 0.7}) {
+    Bench bench(64, {}, true);
+    Request request = Greedy(6, 60);
+    request.params.temperature = temperature;
+    request.params.top_k = 1;
+    ASSERT_TRUE(bench.Add("a", request).ok());
+    bench.RunAll();
+    // 59 steps of decoding; the first has no predecessor that decodes, every fourth may not spoil the rings.
+    EXPECT_GE(bench.ahead_.hits_, 40) << temperature;
+    EXPECT_LE(bench.ahead_.misses_, 4) << temperature;  // a snapshot of the rings every 16 tokens
+    if (temperature == 0) continue;
+    bench.ahead_.hits_ = 0;
+    bench.mail_ = true;
+    ASSERT_TRUE(bench.Add("b", request).ok());
+    bench.RunAll();
+    EXPECT_EQ(bench.ahead_.hits_, 0);
+  }
+}
+
+TEST(EngineCore, CandidatesOfFaultyLogitsEndTheirSequenceAlone) {
+  Bench bench(64, {}, true);
+  const Request a = Greedy(6, 20), b = Greedy(6, 20, 3);
+  const auto truth = Truth(bench.model_, a, 20);
+  bench.executor_.PoisonToken(truth[4]);
+  ASSERT_TRUE(bench.Add("a", a).ok());
+  bench.RunAll();
+  EXPECT_EQ(bench.said_["a"][0].last.finish, FinishReason::kError);
+  EXPECT_NE(bench.said_["a"][0].last.error.find("NaN"), std::string::npos);
+  bench.executor_.PoisonToken(-1);
+  ASSERT_TRUE(bench.Add("b", b).ok());
+  bench.RunAll();
+  EXPECT_EQ(bench.said_["b"][0].tokens, Truth(bench.model_, b, 20));
 }
 
 TEST(EngineCore, GreedyTokensAreTheModelsOwnWhateverElseRuns) {

@@ -31,7 +31,7 @@ AdmissionLimits Limits(const EngineParts& parts) {
 EngineThread::EngineThread(EngineParts parts)
     : parts_(std::move(parts)),
       limits_(Limits(parts_)),
-      core_({parts_.executor.get(), parts_.tokenizer.get(), &clock_, parts_.team}, parts_.scheduler, parts_.kv),
+      core_({parts_.executor.get(), parts_.tokenizer.get(), &clock_, parts_.team, &mail_}, parts_.scheduler, parts_.kv),
       stats_(core_.Stats()),
       expert_load_(parts_.executor->GetExpertLoad()),
       thread_([this] { Loop(); }) {}
@@ -64,6 +64,7 @@ Result<std::string> EngineThread::Submit(Request request, EventSink sink) {
   live->request.id = id;
   inbox_.push_back({std::move(live), {}});
   ++queued_;
+  mail_.store(true, std::memory_order_relaxed);
   wake_.notify_one();
   return id;
 }
@@ -72,6 +73,7 @@ void EngineThread::Cancel(const std::string& id) {
   std::lock_guard lock(mutex_);
   if (live_ids_.count(id) == 0) return;
   inbox_.push_back({nullptr, id});
+  mail_.store(true, std::memory_order_relaxed);
   wake_.notify_one();
 }
 
@@ -99,6 +101,7 @@ bool EngineThread::TakeInbox(std::vector<Message>* messages) {
   std::unique_lock lock(mutex_);
   wake_.wait_for(lock, kIdleCheck, [&] { return stop_ || !inbox_.empty() || core_.HasWork(); });
   messages->swap(inbox_);
+  mail_.store(false, std::memory_order_relaxed);
   return !stop_;
 }
 

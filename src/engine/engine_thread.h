@@ -67,6 +67,7 @@ class EngineThread final : public Engine {
   EngineParts parts_;
   SteadyClock clock_;
   AdmissionLimits limits_;
+  std::atomic<bool> mail_{false};  // something lies in the inbox
   EngineCore core_;  // the engine thread's alone
 
   mutable std::mutex mutex_;  // guards what follows up to the blank line

@@ -18,6 +18,9 @@ struct StepOutput {
   // Where the step's row_requests ask for candidates, only the rows without.
   std::span<float> logits;
   std::vector<RowCandidates> candidates;  // of the rows that asked for them, in order
+  // In: the next step will most likely be the same sequences, each with its most likely token. The executor may begin it
+  // before it returns; what is asked for next decides, and whole rows of this step are then gone.
+  bool goes_on = false;
 };
 
 class Executor {
@@ -27,12 +30,18 @@ class Executor {
   virtual int vocab_size() const = 0;
   // An error is a fault of the device or of a rank: the engine answers every request with it and turns unhealthy.
   virtual Status Run(const StepRecord& step, StepOutput* output) = 0;
-  // True if rows may be asked for as candidates: ranks share the vocabulary, and whole rows cost an exchange.
+  // True if rows may be asked for as candidates: ranks share the vocabulary, or it lies on a device, and whole rows cost.
   virtual bool OffersCandidates() const { return false; }
   // Whole rows of the last step after all: output->logits [rows.size(), vocab_size]; candidates stay.
   virtual Status FetchLogits(std::span<const int32_t> rows, StepOutput* output) {
     (void)rows, (void)output;
     return Status(Error{"this executor has no candidates"});
+  }
+  // As StepOutput::goes_on, with tokens that were chosen from the output of `step`, the one just run: the next step may
+  // be begun.
+  virtual Status StartNext(const StepRecord& step, std::span<const int32_t> tokens) {
+    (void)step, (void)tokens;
+    return {};
   }
   // Tokens routed to each expert since start, all ranks together.
   virtual Engine::ExpertLoad GetExpertLoad() const { return {}; }

@@ -67,6 +67,10 @@ bool SequenceSampler::ChangesLogits() const {
          output_length_ < params.min_tokens || (has_penalties_ && !uses_.empty());
 }
 
+bool SequenceSampler::TakesTheBest() const {
+  return shared_->params.temperature < kGreedyBelow && shared_->params.logprobs < 0 && !ChangesLogits();
+}
+
 CandidateNeed SequenceSampler::Need() const {
   const SamplingParams& p = shared_->params;
   if (ChangesLogits() || p.logprobs > kMostCandidates || p.top_k > kMostCandidates) return {};

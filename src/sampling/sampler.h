@@ -51,6 +51,9 @@ class SequenceSampler {
   // What the next choice needs of its row, where ranks share the vocabulary.
   CandidateNeed Need() const;
 
+  // The next token is the row's best, and of the row nothing else is asked for.
+  bool TakesTheBest() const;
+
   const SamplingParams& params() const { return shared_->params; }
   int64_t output_length() const { return output_length_; }
   uint64_t seed() const { return seed_; }

@@ -108,7 +108,10 @@ void Scheduler::ScheduleSkipped(Budget* budget, StepPlan* plan) {
 }
 
 bool Scheduler::ScheduleDecode(Sequence* sequence, StepPlan* plan) {
-  while (!cache_->Extend(&sequence->kv, static_cast<int>(sequence->tokens.size()))) {
+  const int size = static_cast<int>(sequence->tokens.size());
+  const bool early = options_.lookahead > 0 && cache_->free_blocks() > 2 * num_running() &&
+                     cache_->Extend(&sequence->kv, size + options_.lookahead);
+  while (!early && !cache_->Extend(&sequence->kv, size)) {
     Sequence* last = running_.back();
     if (last == sequence || last->last_step == step_) return false;
     Preempt(last, plan);
@@ -175,7 +178,7 @@ void Scheduler::BuildRecord(StepPlan* plan) {
     step.num_tokens = scheduled.num_tokens;
     step.past = past;
     step.block_table = static_cast<int32_t>(record.block_tables.size());
-    step.num_blocks = cache_->BlocksFor(end);
+    step.num_blocks = std::min(cache_->BlocksFor(end + options_.lookahead), static_cast<int>(sequence.kv.blocks.size()));
     step.ring = sequence.kv.ring;
     step.num_logits = scheduled.num_logits;
     record.sequences.push_back(step);

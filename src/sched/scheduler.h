@@ -33,6 +33,7 @@ struct SchedulerOptions {
   int max_model_len = 0;
   bool chunked_prefill = true;  // false: a prompt is computed in one step, whatever the budget
   double prefill_share = 0.25;  // of the budget, kept for prompts while there are any
+  int lookahead = 0;            // tokens for which a decoding sequence takes blocks early, where there are plenty
   double watermark = 0.01;      // of the blocks, left free by admission so that decoding does not preempt at once
 };
 

@@ -1,0 +1,17 @@
+// Faults that a test asks for: MINIMO_CUDA_FAULT=step:N lets the N-th step of this process trap on the device,
+// MINIMO_CUDA_FAULT=allocation:N lets the N-th allocation fail. Counted from 1.
+#pragma once
+
+#include <cuda_runtime.h>
+
+namespace minimo::cuda {
+
+enum class Fault { kStep, kAllocation };
+
+// Counts one event of this kind; true at the one that is to fail.
+bool FaultDue(Fault kind);
+
+// A kernel that traps: a sticky error of the device.
+cudaError_t LaunchTrap(cudaStream_t stream);
+
+}  // namespace minimo::cuda

@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# The server on one GPU: the nano models, faults, the original plan's load on M2's shapes. Run by tools/gpu_check's parts
+# serve, faults and plan in a packed folder, with OUT for logs and results.
+#   serve_check.sh serve|faults|plan
+set -u
+port=$((9000 + RANDOM % 900))
+url=http://127.0.0.1:$port
+server=
+status=0
+
+start() {  # LOG ARGUMENTS...
+  local log=$1
+  shift
+  ./minimo serve --backend cuda --port "$port" "$@" > "$OUT/$log" 2>&1 &
+  server=$!
+  for _ in $(seq 1200); do
+    curl -s -o /dev/null "$url/health" && return 0
+    kill -0 $server 2> /dev/null || break
+    sleep 0.05
+  done
+  return 1
+}
+stop() {
+  kill $server 2> /dev/null
+  timeout 5 tail --pid=$server -f /dev/null || { echo "the server does not end"; kill -9 $server; status=1; }
+}
+must() { "$@" || { echo "FAILED: $*"; status=1; }; }
+
+serve() {
+  for model in nano-minimax-m2 nano-mimo-v2-flash; do
+    must start "$model.log" --model models/$model
+    must timeout 30 python3 serve_client.py same "$url"
+    stop
+  done
+}
+
+faults() {
+  MINIMO_CUDA_FAULT=step:60 must start fault.log --model models/nano-minimax-m2
+  must timeout 30 python3 serve_client.py fault "$url"
+  stop
+  echo "no device: $(CUDA_VISIBLE_DEVICES='' timeout 10 ./minimo serve --model models/nano-minimax-m2 --backend cuda 2>&1 | tail -1)"
+  echo "too large: $(timeout 10 ./minimo serve --model shapes/minimax-m2 --load-format dummy --backend cuda 2>&1 | tail -1)"
+  for ((n = 1; n < 60; n += 1 + n / 8)); do  # every allocation at start, until there are no more
+    if MINIMO_CUDA_FAULT=allocation:$n start allocation.log --model models/nano-mimo-v2-flash; then
+      echo "allocation $n: serves"
+      stop
+      break
+    fi
+    wait $server
+    [ $? = 1 ] && grep -q "out of memory" "$OUT/allocation.log" || { echo "allocation $n: not refused"; status=1; }
+  done
+}
+
+plan() {
+  local begin=$(date +%s%N)
+  must start m2.log --model shapes/m2w4 --load-format dummy --max-num-seqs 128 --no-enable-prefix-caching
+  curl -s "$url/v1/completions" -H 'content-type: application/json' -o "$OUT/first.json" \
+    -d '{"model":"m2w4","prompt":[5,6,7],"max_tokens":1,"ignore_eos":true}'
+  echo "start to the first token: $((($(date +%s%N) - begin) / 1000000)) ms"
+  local load
+  for load in 1:6 16:32 32:48 128:128; do
+    must timeout 60 ./minimo bench serve --base-url "$url" --backend openai --endpoint /v1/completions \
+      --dataset-name random --random-input-len 900 --random-output-len 90 --random-range-ratio 0.03 --vocab-size 200064 \
+      --seed 0 --num-prompts "${load#*:}" --max-concurrency "${load%:*}" --temperature 0 --disable-tqdm \
+      --percentile-metrics ttft,tpot,itl,e2el --memory-bandwidth 4540 --quantization w4 \
+      --json "$OUT/plan-c${load%:*}.json" > "$OUT/plan-c${load%:*}.txt"
+    grep -E "Output token throughput|Median T" "$OUT/plan-c${load%:*}.txt"
+  done
+  stop
+}
+
+"$1"
+exit $status

@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""What a server on a GPU must answer: see serve_check.sh.
+
+same BASE   every kind of sampling, alone: asking for log-probabilities, which takes another way to the token, must not
+            change it; greedy together with others must not either
+fault BASE  the server's device is about to fail: every request ends with an error, later ones are refused, health is red
+"""
+import json
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+
+KINDS = [dict(temperature=0), dict(temperature=.8, top_p=.95), dict(temperature=1, top_k=40, top_p=.95),
+         dict(temperature=1, min_p=.05), dict(temperature=.7, top_k=20), dict(temperature=1), dict(temperature=.5, top_p=.6)]
+
+
+def get(url, body=None, timeout=30):
+    """Status and body."""
+    data = json.dumps(body).encode() if body is not None else None
+    request = urllib.request.Request(url, data=data, headers={"content-type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def together(calls):
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def same(base, model):
+    def text(kind, seed, out, **more):
+        status, body = get(base + "/v1/completions", dict(
+            model=model, prompt=f"Once upon a time number {seed} ", max_tokens=60, seed=seed, ignore_eos=True,
+            **KINDS[kind], **more))
+        out[kind, seed] = json.loads(body)["choices"][0]["text"] if status == 200 else body
+
+    plain, listed, many = {}, {}, {}
+    pairs = [(kind, seed) for kind in range(len(KINDS)) for seed in range(4)]
+    for kind, seed in pairs:
+        text(kind, seed, plain)
+        text(kind, seed, listed, logprobs=1)
+    together([lambda k=kind, s=seed: text(k, s, many) for kind, seed in pairs])
+    different = sum(plain[pair] != listed[pair] for pair in pairs)
+    greedy = sum(plain[pair] != many[pair] for pair in pairs if pair[0] == 0)
+    print(json.dumps({"check": "same tokens", "pairs": len(pairs), "different": different, "greedy_different": greedy}))
+    return different == 0 and greedy == 0
+
+
+def fault(base, model):
+    answers = []
+
+    def ask(i):
+        answers.append(get(base + "/v1/completions", dict(model=model, prompt=f"Tell {i}", max_tokens=400, temperature=0,
+                                                          ignore_eos=True))[0])
+
+    begin = time.time()
+    together([lambda i=i: ask(i) for i in range(8)])
+    seconds = round(time.time() - begin, 2)
+    later, body = get(base + "/v1/completions", dict(model=model, prompt="x", max_tokens=5))
+    health, _ = get(base + "/health")
+    print(json.dumps({"check": "fault", "answers": answers, "seconds": seconds, "later": later, "health": health,
+                      "says": json.loads(body)["error"]["message"]}))
+    return answers == [500] * 8 and later == 503 and health == 503
+
+
+def main():
+    part, base = sys.argv[1:]
+    model = json.loads(get(base + "/v1/models")[1])["data"][0]["id"]
+    sys.exit(0 if {"same": same, "fault": fault}[part](base, model) else 1)
+
+
+main()
