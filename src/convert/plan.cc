@@ -7,6 +7,7 @@
 #include "convert/rank_copy.h"
 #include "models/shard.h"
 #include "models/tensor_share.h"
+#include "models/w4_config.h"
 #include "models/weight_binding.h"
 #include "tensor/scale_blocks.h"
 
@@ -57,15 +58,7 @@ std::vector<std::string> SourceNames(const Checkpoint& checkpoint, const std::st
 }
 
 ordered_json Int4Config(const ordered_json& source) {
-  ordered_json config = {
-      {"quant_method", "compressed-tensors"},
-      {"format", "mixed-precision"},
-      {"config_groups",
-       {{"experts",
-         {{"format", "pack-quantized"},
-          {"targets", {"re:.*experts\\..*"}},
-          {"weights",
-           {{"num_bits", 4}, {"type", "int"}, {"symmetric", true}, {"strategy", "group"}, {"group_size", kW4Group}}}}}}}};
+  ordered_json config = W4QuantizationConfig("re:.*experts\\..*");
   if (source.is_object() && source.value("quant_method", "") == "fp8") config["minimo_rest"] = source;
   return config;
 }

@@ -16,8 +16,6 @@ namespace minimo {
 
 enum class TargetFormat : uint8_t { kAsIs, kBf16, kFp8, kW4 };
 
-inline constexpr int64_t kW4Group = 64;  // bf16 scales every 64 columns: 4.25 bits a weight
-
 struct ConvertRequest {
   TargetFormat target = TargetFormat::kAsIs;
   int tensor_parallel_size = 0;  // > 0: one file set for each of so many ranks

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/thread_team.h"
 #include "convert/encode.h"
+#include "models/w4_config.h"
 
 namespace minimo {
 namespace {

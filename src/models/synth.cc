@@ -7,6 +7,7 @@
 
 #include "base/float_types.h"
 #include "base/thread_team.h"
+#include "models/w4_config.h"
 #include "tensor/scale_blocks.h"
 
 namespace minimo {
@@ -16,7 +17,6 @@ constexpr int64_t kTable = 1 << 20;      // draws; a row begins anywhere in it, 
 constexpr int64_t kMaxCols = 1 << 17;    // wrap-around copies beyond the table's end
 constexpr float kFp8Peak = 4.2f;         // standard deviations at the largest code, 448
 constexpr float kInt4Peak = 2.8f;        // standard deviations at the largest 4-bit value, 7
-constexpr int64_t kInt4Group = 64;       // 4.25 bits a weight
 constexpr float kScaleSpread = 0.15f;    // relative, from block to block
 constexpr float kSkew = 0.12f;           // of the correction bias; scores spread by about 0.2
 
@@ -62,10 +62,10 @@ void Synthesizer::AddMatrix(const TensorSpec& t, const SynthOptions& options, fl
   const bool all = options.quantize_all && t.quantizable;
   if (options.format == SynthFormat::kBf16 || !(t.released_fp8 || all)) {
     Add(t.name, t.part == TensorPart::kRouter ? DType::kF32 : DType::kBf16, t.shape, Kind::kGaussian, deviation);
-  } else if (options.format == SynthFormat::kW4 && (t.expert >= 0 || all) && cols % kInt4Group == 0) {
+  } else if (options.format == SynthFormat::kW4 && (t.expert >= 0 || all) && cols % kW4Group == 0) {
     const PackedNames names = PackedNamesOf(t.name);
     Add(names.packed, DType::kI32, {rows, cols / 8}, Kind::kInt4Codes, deviation);
-    Add(names.scale, DType::kBf16, {rows, cols / kInt4Group}, Kind::kInt4Scales, deviation);
+    Add(names.scale, DType::kBf16, {rows, cols / kW4Group}, Kind::kInt4Scales, deviation);
     Add(names.shape, DType::kI64, {2}, Kind::kShape, 0, t.shape);
   } else {
     Add(t.name, DType::kF8E4M3, t.shape, Kind::kFp8Codes, deviation);

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "checkpoint/mapped_file.h"
 #include "models/synth.h"
+#include "models/w4_config.h"
 #include "tensor/buffer.h"
 
 namespace minimo {
@@ -58,10 +59,7 @@ ordered_json Quantization(const SynthOptions& options) {
   if (options.format == SynthFormat::kFp8) {
     return {{"quant_method", "fp8"}, {"activation_scheme", "dynamic"}, {"fmt", "e4m3"}, {"weight_block_size", {128, 128}}};
   }
-  return {{"quant_method", "compressed-tensors"}, {"format", "mixed-precision"},
-          {"config_groups", {{"experts", {{"format", "pack-quantized"},
-              {"targets", {options.quantize_all ? "Linear" : "re:.*experts.*"}},
-              {"weights", {{"num_bits", 4}, {"type", "int"}, {"symmetric", true}, {"strategy", "group"}, {"group_size", 64}}}}}}}};
+  return W4QuantizationConfig(options.quantize_all ? "Linear" : "re:.*experts.*");
 }
 
 // The shipped nano model of the same family lends its tokenizer, template and sampling defaults.
