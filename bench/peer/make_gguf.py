@@ -77,7 +77,8 @@ def add_keys(writer, arch, config, layers, vocab):
     writer.add_expert_used_count(config["num_experts_per_tok"])
     writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
     writer.add_rope_freq_base(config["rope_theta"])
-    writer.add_rope_dimension_count(config["rotary_dim"] if m2 else int(k_dim * config["partial_rotary_factor"]) // 2 * 2)
+    rotary = config["rotary_dim"] if m2 else int(k_dim * config["partial_rotary_factor"]) // 2 * 2
+    writer.add_rope_dimension_count(rotary)
     if not m2:
         writer.add_sliding_window(config["sliding_window"])
         writer.add_array(f"{arch}.attention.sliding_window_pattern", [int(s) for s, _, _ in layers])

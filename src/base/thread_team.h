@@ -27,9 +27,9 @@ class ThreadTeam {
 
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // Binds each worker to a core of its own, the first left to the caller, if the team has as many members as this process
-  // may use cores; otherwise does nothing, for others may count on the same cores. The caller stays free, for threads
-  // that it starts would inherit its core.
+  // Binds each worker to a core of its own, the first left to the caller, if the team has as many members as this
+  // process may use cores; otherwise does nothing, for others may count on the same cores. The caller stays free, for
+  // threads that it starts would inherit its core.
   void PinWorkers();
 
   // fn(part) for each part in [0, size()), once, on any member; returns when all are done.
