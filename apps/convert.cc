@@ -61,7 +61,7 @@ Status Body(Flags& flags) {
     const bool outside = i + 1 == report.layer_error.size();
     fmt::print("{:<10} relative error {:.3e}\n", outside ? "elsewhere" : fmt::format("layer {}", i), report.layer_error[i]);
   }
-  MINIMO_TRY(VerifyConversion(flags.options.out, {}));
+  MINIMO_TRY(CheckConversion(flags.options.out));
   if (flags.eval_text.empty()) return {};
   flags.text.threads = flags.options.threads;
   ProgressBar compare("compare");

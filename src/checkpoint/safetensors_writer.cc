@@ -31,9 +31,8 @@ Status WriteAll(int fd, const std::string& path, const void* data, size_t bytes)
 
 }  // namespace
 
-Result<SafetensorsWriter> SafetensorsWriter::Create(const std::string& path,
-                                                    const std::vector<TensorDeclaration>& tensors,
-                                                    const std::map<std::string, std::string>& metadata) {
+std::string SafetensorsHeader(const std::vector<TensorDeclaration>& tensors,
+                              const std::map<std::string, std::string>& metadata) {
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
   int64_t at = 0;
@@ -43,14 +42,21 @@ Result<SafetensorsWriter> SafetensorsWriter::Create(const std::string& path,
   }
   std::string text = header.dump();
   text.resize((text.size() + 8 + 63) / 64 * 64 - 8, ' ');  // the data begins on a cache line
+  const uint64_t bytes = text.size();
+  return std::string(reinterpret_cast<const char*>(&bytes), sizeof bytes) + text;
+}
 
+Result<SafetensorsWriter> SafetensorsWriter::Create(const std::string& path,
+                                                    const std::vector<TensorDeclaration>& tensors,
+                                                    const std::map<std::string, std::string>& metadata) {
   const std::string temporary = Temporary(path);
   const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (fd < 0) return Errorf("{}: cannot create: {}", temporary, std::strerror(errno));
-  SafetensorsWriter writer(path, fd, at);
-  const uint64_t header_bytes = text.size();
-  MINIMO_TRY(WriteAll(fd, path, &header_bytes, sizeof header_bytes));
-  MINIMO_TRY(WriteAll(fd, path, text.data(), text.size()));
+  int64_t expected = 0;
+  for (const TensorDeclaration& t : tensors) expected += t.bytes();
+  SafetensorsWriter writer(path, fd, expected);
+  const std::string header = SafetensorsHeader(tensors, metadata);
+  MINIMO_TRY(WriteAll(fd, path, header.data(), header.size()));
   return writer;
 }
 

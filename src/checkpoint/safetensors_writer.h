@@ -20,6 +20,10 @@ struct TensorDeclaration {
   int64_t bytes() const { return NumElements(shape) * SizeOf(dtype); }
 };
 
+// What precedes the tensors' bytes, which follow in this order without gaps: the header's length and the header.
+std::string SafetensorsHeader(const std::vector<TensorDeclaration>& tensors,
+                              const std::map<std::string, std::string>& metadata);
+
 class SafetensorsWriter {
  public:
   // Writes the header for `tensors`, whose bytes Append then takes in this order.

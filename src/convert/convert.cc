@@ -169,8 +169,8 @@ Status CheckSpace(const ConvertPlan& plan, const Ledger& ledger, const std::stri
 }
 
 // Writes one group and enters its files in the ledger.
-Status WriteGroup(const ConvertPlan& plan, size_t group, const std::string& out, ThreadTeam& team,
-                  const std::function<bool(int64_t)>& advance, size_t sums, Ledger* ledger) {
+Status WriteGroup(const ConvertPlan& plan, size_t group, const std::string& out, const SourceReader& reader,
+                  ThreadTeam& team, const std::function<bool(int64_t)>& advance, size_t sums, Ledger* ledger) {
   std::vector<OutputFile> files = FilesOf(plan, group);
   std::vector<FileRecord> records;
   for (OutputFile& file : files) {
@@ -181,11 +181,10 @@ Status WriteGroup(const ConvertPlan& plan, size_t group, const std::string& out,
     if (fault) return Errorf("{}: cannot create: {}", fs::path(file.path).parent_path().string(), fault.message());
   }
   records.front().layer_error.assign(sums, 0);  // of the whole group
-  MINIMO_TRY(WriteConvertedFiles(files, GroupOf(plan, group), team, advance, &records.front().layer_error));
+  MINIMO_TRY(WriteConvertedFiles(files, GroupOf(plan, group), reader, team, advance, &records.front().layer_error));
   for (size_t i = 0; i < files.size(); ++i) {
-    std::error_code fault;
-    records[i].bytes = static_cast<int64_t>(fs::file_size(files[i].path, fault));
-    MINIMO_ASSIGN(records[i].xxh3, FileChecksum(files[i].path, {}));
+    records[i].bytes = files[i].bytes;
+    records[i].xxh3 = files[i].xxh3;
     std::erase_if(ledger->done, [&](const FileRecord& r) { return r.file == records[i].file; });
     ledger->done.push_back(records[i]);
   }
@@ -205,6 +204,7 @@ Result<ConvertReport> Convert(const ConvertOptions& options, const std::function
   ConvertReport report;
   report.input_bytes = plan.input_bytes;
   report.output_bytes = plan.output_bytes;
+  MINIMO_ASSIGN(const SourceReader reader, SourceReader::Open(*model.checkpoint));
   ThreadTeam team(options.threads);
   const size_t sums = 2 * (model.spec.layers.size() + 1);
   int64_t done = 0;
@@ -217,7 +217,7 @@ Result<ConvertReport> Convert(const ConvertOptions& options, const std::function
       done += OutputBytes(plan, group);
       report.resumed_bytes += OutputBytes(plan, group);
     } else {
-      MINIMO_TRY(WriteGroup(plan, group, options.out, team, advance, sums, &ledger));
+      MINIMO_TRY(WriteGroup(plan, group, options.out, reader, team, advance, sums, &ledger));
     }
   }
   ErrorSums all(sums);
@@ -244,6 +244,16 @@ Status CheckLoads(const std::string& out) {
   return {};
 }
 
+Result<Ledger> FinishedLedger(const std::string& out) {
+  MINIMO_ASSIGN(std::optional<Ledger> ledger, Ledger::Read(out));
+  if (!ledger) return Errorf("{}: no minimo-convert.json there: not a conversion of minimo", out);
+  if (static_cast<int>(ledger->done.size()) != ledger->files) {
+    return Errorf("{}: {} of {} files are finished; run the conversion again to go on", out, ledger->done.size(),
+                  ledger->files);
+  }
+  return *std::move(ledger);
+}
+
 }  // namespace
 
 Status RecordQuality(const std::string& out, const std::string& text, const TextQuality& quality) {
@@ -254,16 +264,22 @@ Status RecordQuality(const std::string& out, const std::string& text, const Text
   return ledger->Write(out);
 }
 
-Status VerifyConversion(const std::string& out, const std::function<bool(int64_t, int64_t)>& progress) {
-  MINIMO_ASSIGN(const std::optional<Ledger> ledger, Ledger::Read(out));
-  if (!ledger) return Errorf("{}: no minimo-convert.json there: not a conversion of minimo", out);
-  if (static_cast<int>(ledger->done.size()) != ledger->files) {
-    return Errorf("{}: {} of {} files are finished; run the conversion again to go on", out, ledger->done.size(),
-                  ledger->files);
+Status CheckConversion(const std::string& out) {
+  MINIMO_ASSIGN(const Ledger ledger, FinishedLedger(out));
+  for (const FileRecord& record : ledger.done) {
+    if (Finished(ledger, out, record.file) == nullptr) {
+      return Errorf("{}: missing or of another size than was written; convert again",
+                    (fs::path(out) / record.file).string());
+    }
   }
+  return CheckLoads(out);
+}
+
+Status VerifyConversion(const std::string& out, const std::function<bool(int64_t, int64_t)>& progress) {
+  MINIMO_ASSIGN(const Ledger ledger, FinishedLedger(out));
   int64_t total = 0, before = 0;
-  for (const FileRecord& record : ledger->done) total += record.bytes;
-  for (const FileRecord& record : ledger->done) {
+  for (const FileRecord& record : ledger.done) total += record.bytes;
+  for (const FileRecord& record : ledger.done) {
     const std::string path = (fs::path(out) / record.file).string();
     const auto advance = [&](int64_t bytes) { return !progress || progress(before + bytes, total); };
     MINIMO_ASSIGN(const std::string sum, FileChecksum(path, advance));

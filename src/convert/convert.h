@@ -41,6 +41,9 @@ Result<ConvertReport> Convert(const ConvertOptions& options, const std::function
 // Enters what a comparison on the text file `text` gave in a finished OUT's minimo-convert.json.
 Status RecordQuality(const std::string& out, const std::string& text, const TextQuality& quality);
 
+// A finished OUT's files have the sizes and headers that they should, and load. No weights are read.
+Status CheckConversion(const std::string& out);
+
 // Reads every file of a finished OUT and compares checksums and headers with minimo-convert.json.
 Status VerifyConversion(const std::string& out, const std::function<bool(int64_t, int64_t)>& progress);
 

@@ -196,8 +196,6 @@ Status AddPart(const Checkpoint& checkpoint, const Source& source, const TensorS
   for (ConvertedTensor& tensor : made) {
     tensor.layer = part.mtp ? -1 : part.layer;
     tensor.rank = rank;
-    const bool copy = tensor.kind == ConvertedTensor::Kind::kCopy;
-    tensor.mapped = checkpoint.IsMapped(copy ? tensor.source.data : tensor.weight.view.data);
     plan->tensors.push_back(std::move(tensor));
   }
   return {};

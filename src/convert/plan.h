@@ -38,7 +38,6 @@ struct ConvertedTensor {
   };
   Rows source;
   Weight weight;        // the other kinds
-  bool mapped = false;  // the source's bytes are pages of a file, which may be given back
   std::vector<TensorDeclaration> outputs;
   std::vector<std::shared_ptr<const void>> owners;  // of a source made here: expanded scales
 };

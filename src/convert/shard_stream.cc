@@ -1,43 +1,66 @@
 #include "convert/shard_stream.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "base/error.h"
 #include "base/thread_team.h"
+#include "checkpoint/safetensors_writer.h"
+#include "convert/block_writer.h"
 #include "convert/encode.h"
 #include "models/w4_config.h"
 
 namespace minimo {
 namespace {
 
-constexpr int64_t kBlockBytes = int64_t{16} << 20;  // of output, encoded and written at a time
-constexpr int64_t kBand = kScaleBlock;              // rows a member encodes at a time: one row of scale blocks
+constexpr int64_t kChunkBytes = int64_t{16} << 20;   // encoded or gathered at a time
+constexpr int64_t kBlocksBytes = int64_t{384} << 20;  // of all blocks that wait to be written
+constexpr int64_t kBand = kScaleBlock;                // rows a member encodes at a time: one row of scale blocks
 
-// Tells the kernel about source bytes: wanted soon, or done with, so that mapped pages do not pile up.
-void Advise(const std::byte* data, int64_t bytes, int advice) {
-  static const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<uintptr_t>(data) / page * page;
-  const auto end = reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes);
-  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, advice);
+// What rows [0, rows) of a strided matrix cover in the source.
+int64_t SpanBytes(int64_t rows, int64_t stride, int64_t row_bytes) {
+  return rows > 0 ? (rows - 1) * stride + row_bytes : 0;
 }
 
-void AdviseSource(const ConvertedTensor& t, int advice) {
-  if (!t.mapped) return;
+int64_t UsedRowBytes(const WeightView& view) { return (view.cols * view.ElementBits() + 7) / 8; }
+
+void PrefetchSource(const ConvertedTensor& t, const SourceReader& reader) {
   if (t.kind == ConvertedTensor::Kind::kCopy) {
-    Advise(t.source.data, t.source.rows * t.source.stride, advice);
+    reader.Prefetch(t.source.data, SpanBytes(t.source.rows, t.source.stride, t.source.row_bytes));
   } else {
-    Advise(t.weight.view.data, t.weight.view.rows * t.weight.view.row_bytes, advice);
+    const WeightView& view = t.weight.view;
+    reader.Prefetch(view.data, SpanBytes(view.rows, view.row_bytes, UsedRowBytes(view)));
+  }
+}
+
+// Squared error of `made` and squared norm of `values`, in sums enough to keep the adders busy.
+void AddSquares(const float* values, const float* made, int64_t count, double* error, double* norm) {
+  constexpr int64_t kLanes = 16;
+  double e[kLanes] = {}, n[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    for (int64_t j = 0; j < kLanes; ++j) {
+      const double d = double{made[i + j]} - values[i + j];
+      e[j] += d * d;
+      n[j] += double{values[i + j]} * values[i + j];
+    }
+  }
+  for (; i < count; ++i) {
+    const double d = double{made[i]} - values[i];
+    e[0] += d * d;
+    n[0] += double{values[i]} * values[i];
+  }
+  for (int64_t j = 0; j < kLanes; ++j) {
+    *error += e[j];
+    *norm += n[j];
   }
 }
 
 // Encodes rows of one weight; keeps the small tensors (scales) that follow the streamed one.
 class Encoder {
  public:
-  explicit Encoder(const ConvertedTensor& t) : tensor_(t), view_(t.weight.view) {
+  Encoder(const ConvertedTensor& t, const SourceReader& reader) : tensor_(t), view_(t.weight.view), reader_(reader) {
     for (size_t i = 1; i < t.outputs.size(); ++i) small_.emplace_back(static_cast<size_t>(t.outputs[i].bytes()));
     if (t.kind == ConvertedTensor::Kind::kInt4) {
       const int64_t shape[] = {view_.rows, view_.cols};
@@ -47,26 +70,25 @@ class Encoder {
 
   int64_t RowBytes() const { return tensor_.outputs[0].bytes() / std::max<int64_t>(view_.rows, 1); }
 
-  // Rows [begin, end) into `out`, begin a multiple of kBand; adds to error and norm if they are wanted.
-  void Rows(int64_t begin, int64_t end, std::byte* out, double* error, double* norm) {
+  // Rows [begin, end) into `out`, begin a multiple of kBand; adds to error and norm.
+  Status Rows(int64_t begin, int64_t end, std::byte* out, double* error, double* norm) {
     thread_local std::vector<float> values, back;
+    thread_local std::vector<std::byte> bytes;
     values.resize(static_cast<size_t>(kBand * view_.cols));
+    bytes.resize(static_cast<size_t>(kBand * view_.row_bytes));
     for (int64_t row = begin; row < end; row += kBand, out += kBand * RowBytes()) {
       const int64_t count = std::min(kBand, end - row);
-      DecodeRows(view_, row, row + count, values.data());
+      WeightView band = view_.SliceRows(row, count);
+      MINIMO_TRY(reader_.Read(band.data, SpanBytes(count, view_.row_bytes, UsedRowBytes(view_)), bytes.data()));
+      band.data = bytes.data();
+      DecodeRows(band, 0, count, values.data());
       Encode(row, count, values.data(), out);
       back.resize(values.size());
       WeightView made = EncodedView(row, count, out);
       DecodeRows(made, 0, count, back.data());
-      double e = 0, n = 0;
-      for (int64_t i = 0; i < count * view_.cols; ++i) {
-        const double d = double{back[i]} - values[i];
-        e += d * d;
-        n += double{values[i]} * values[i];
-      }
-      *error += e;
-      *norm += n;
+      AddSquares(values.data(), back.data(), count * view_.cols, error, norm);
     }
+    return {};
   }
 
   const std::vector<std::vector<std::byte>>& small() const { return small_; }
@@ -115,158 +137,135 @@ class Encoder {
 
   const ConvertedTensor& tensor_;
   const WeightView& view_;
+  const SourceReader& reader_;
   std::vector<std::vector<std::byte>> small_;
 };
 
-}  // namespace
+// Where a tensor's bytes go: its file, and whom to tell.
+struct Sink {
+  BlockFile& file;
+  const std::function<bool(int64_t)>& advance;
 
-WriteQueue::WriteQueue() : thread_([this] { Loop(); }) {}
-
-WriteQueue::~WriteQueue() { (void)Close(); }
-
-bool WriteQueue::Push(SafetensorsWriter& writer, std::vector<std::byte> block) {
-  std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return queue_.size() < kDepth || !status_.ok(); });
-  if (!status_.ok()) return false;
-  queue_.push_back({&writer, std::move(block)});
-  changed_.notify_all();
-  return true;
-}
-
-std::vector<std::byte> WriteQueue::TakeBlock(size_t bytes) {
-  std::vector<std::byte> block;
-  {
-    std::lock_guard lock(mutex_);
-    if (!spare_.empty()) {
-      block = std::move(spare_.back());
-      spare_.pop_back();
-    }
+  bool Append(const std::byte* data, int64_t bytes) {
+    return file.Append(data, static_cast<size_t>(bytes)) && advance(bytes);
   }
-  block.resize(bytes);
-  return block;
-}
+};
 
-Status WriteQueue::Close() {
-  {
-    std::lock_guard lock(mutex_);
-    closing_ = true;
-  }
-  changed_.notify_all();
-  if (thread_.joinable()) thread_.join();
-  return status_;
-}
+constexpr bool kStopped = false;  // the queue has failed, which it tells itself, or `advance` says stop
 
-void WriteQueue::Loop() {
-  std::unique_lock lock(mutex_);
-  while (true) {
-    changed_.wait(lock, [&] { return !queue_.empty() || closing_; });
-    if (queue_.empty()) return;
-    Item item = std::move(queue_.front());
-    lock.unlock();
-    Status written = item.writer->Append(item.block.data(), item.block.size());
-    lock.lock();
-    queue_.pop_front();
-    spare_.push_back(std::move(item.block));
-    if (!written.ok()) {
-      status_ = std::move(written);
-      queue_.clear();
-      changed_.notify_all();
-      return;
-    }
-    changed_.notify_all();
-  }
-}
-
-namespace {
-
-using Send = std::function<bool(std::vector<std::byte>)>;  // false: stop
-
-bool StreamCopy(const ConvertedTensor::Rows& source, WriteQueue& queue, const Send& send) {
+Result<bool> StreamCopy(const ConvertedTensor::Rows& source, const SourceReader& reader, Sink sink) {
   if (source.row_bytes == source.stride) {
-    const int64_t total = source.rows * source.row_bytes;
-    for (int64_t at = 0; at < total; at += kBlockBytes) {
-      const int64_t bytes = std::min(kBlockBytes, total - at);
-      std::vector<std::byte> block = queue.TakeBlock(static_cast<size_t>(bytes));
-      std::memcpy(block.data(), source.data + at, static_cast<size_t>(bytes));
-      if (!send(std::move(block))) return false;
+    for (int64_t at = 0, total = source.rows * source.row_bytes; at < total;) {
+      const std::span<std::byte> space = sink.file.Space();
+      const int64_t bytes = std::min(static_cast<int64_t>(space.size()), total - at);
+      MINIMO_TRY(reader.Read(source.data + at, bytes, space.data()));
+      if (!sink.file.Commit(static_cast<size_t>(bytes)) || !sink.advance(bytes)) return kStopped;
+      at += bytes;
     }
     return true;
   }
-  const int64_t step = std::max<int64_t>(1, kBlockBytes / source.row_bytes);
+  const int64_t step = std::max<int64_t>(1, kChunkBytes / source.stride);
+  std::vector<std::byte> rows_read;
   for (int64_t row = 0; row < source.rows; row += step) {
-    const int64_t rows = std::min(step, source.rows - row);
-    std::vector<std::byte> block = queue.TakeBlock(static_cast<size_t>(rows * source.row_bytes));
+    const int64_t rows = std::min(step, source.rows - row), span = SpanBytes(rows, source.stride, source.row_bytes);
+    rows_read.resize(static_cast<size_t>(span));
+    MINIMO_TRY(reader.Read(source.data + row * source.stride, span, rows_read.data()));
     for (int64_t r = 0; r < rows; ++r) {
-      std::memcpy(block.data() + r * source.row_bytes, source.data + (row + r) * source.stride,
-                  static_cast<size_t>(source.row_bytes));
+      const std::byte* from = rows_read.data() + r * source.stride;
+      if (!sink.file.Append(from, static_cast<size_t>(source.row_bytes))) return kStopped;
     }
-    if (!send(std::move(block))) return false;
+    if (!sink.advance(rows * source.row_bytes)) return kStopped;
   }
   return true;
 }
 
-// Streams one tensor; false when the queue has failed or `advance` says stop.
-bool StreamTensor(const ConvertedTensor& t, ThreadTeam& team, WriteQueue& queue, const Send& send, ErrorSums* errors) {
-  if (t.kind == ConvertedTensor::Kind::kCopy) return StreamCopy(t.source, queue, send);
-  Encoder encoder(t);
+Result<bool> StreamEncoded(const ConvertedTensor& t, const SourceReader& reader, ThreadTeam& team, Sink sink,
+                           ErrorSums* errors) {
+  Encoder encoder(t, reader);
   const int64_t rows = t.weight.view.rows, row_bytes = encoder.RowBytes();
-  const int64_t step = std::max<int64_t>(1, kBlockBytes / (row_bytes * kBand)) * kBand;
+  const int64_t step = std::max<int64_t>(1, kChunkBytes / (row_bytes * kBand)) * kBand;
   const size_t layer = t.layer >= 0 ? static_cast<size_t>(t.layer) : errors->size() / 2 - 1;
+  std::vector<std::byte> chunk(static_cast<size_t>(std::min(step, rows) * row_bytes));
   for (int64_t row = 0; row < rows; row += step) {
     const int64_t end = std::min(rows, row + step);
-    std::vector<std::byte> block = queue.TakeBlock(static_cast<size_t>((end - row) * row_bytes));
     std::vector<double> sums(static_cast<size_t>(2 * team.size()));
+    std::vector<Status> faults(static_cast<size_t>(team.size()));
     std::atomic<int64_t> next{row};
     team.Run([&](int member) {
-      for (int64_t r = next.fetch_add(kBand); r < end; r = next.fetch_add(kBand)) {
-        encoder.Rows(r, std::min(end, r + kBand), block.data() + (r - row) * row_bytes, &sums[2 * member],
-                     &sums[2 * member + 1]);
+      for (int64_t r = next.fetch_add(kBand); r < end && faults[member].ok(); r = next.fetch_add(kBand)) {
+        faults[member] = encoder.Rows(r, std::min(end, r + kBand), chunk.data() + (r - row) * row_bytes,
+                                      &sums[2 * member], &sums[2 * member + 1]);
       }
     });
+    for (Status& fault : faults) MINIMO_TRY(std::move(fault));
     for (size_t i = 0; i < sums.size(); i += 2) {
       (*errors)[2 * layer] += sums[i];
       (*errors)[2 * layer + 1] += sums[i + 1];
     }
-    if (!send(std::move(block))) return false;
+    if (!sink.Append(chunk.data(), (end - row) * row_bytes)) return kStopped;
   }
   for (const auto& small : encoder.small()) {
-    if (!send(small)) return false;
+    if (!sink.Append(small.data(), static_cast<int64_t>(small.size()))) return kStopped;
   }
   return true;
 }
 
-}  // namespace
+Result<bool> StreamAll(std::span<const ConvertedTensor> tensors, const SourceReader& reader, ThreadTeam& team,
+                       const std::function<bool(int64_t)>& advance, std::map<int, BlockFile>* files,
+                       ErrorSums* errors) {
+  const size_t ahead = 4 * files->size();  // parts that are asked for early: of about four source tensors
+  for (size_t i = 0; i < std::min(ahead, tensors.size()); ++i) PrefetchSource(tensors[i], reader);
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (i + ahead < tensors.size()) PrefetchSource(tensors[i + ahead], reader);
+    const Sink sink{files->at(tensors[i].rank), advance};
+    const bool copy = tensors[i].kind == ConvertedTensor::Kind::kCopy;
+    MINIMO_ASSIGN(const bool whole, copy ? StreamCopy(tensors[i].source, reader, sink)
+                                         : StreamEncoded(tensors[i], reader, team, sink, errors));
+    if (!whole) return kStopped;
+  }
+  for (auto& [rank, file] : *files) {
+    if (!file.Flush()) return kStopped;
+  }
+  return true;
+}
 
-Status WriteConvertedFiles(std::span<const OutputFile> files, std::span<const ConvertedTensor> tensors, ThreadTeam& team,
-                           const std::function<bool(int64_t)>& advance, ErrorSums* errors) {
-  std::map<int, SafetensorsWriter> writers;
-  for (const OutputFile& file : files) {
+Status CreateFiles(std::span<const OutputFile> outputs, std::span<const ConvertedTensor> tensors, WriteQueue& queue,
+                   std::map<int, BlockFile>* files) {
+  for (const OutputFile& output : outputs) {
     std::vector<TensorDeclaration> declarations;
     for (const ConvertedTensor& t : tensors) {
-      if (t.rank == file.rank) declarations.insert(declarations.end(), t.outputs.begin(), t.outputs.end());
+      if (t.rank == output.rank) declarations.insert(declarations.end(), t.outputs.begin(), t.outputs.end());
     }
-    MINIMO_ASSIGN(SafetensorsWriter writer, SafetensorsWriter::Create(file.path, declarations, file.metadata));
-    writers.emplace(file.rank, std::move(writer));
+    MINIMO_ASSIGN(BlockFile file, BlockFile::Create(output.path, queue));
+    const std::string header = SafetensorsHeader(declarations, output.metadata);
+    (void)file.Append(reinterpret_cast<const std::byte*>(header.data()), header.size());  // the queue tells
+    files->emplace(output.rank, std::move(file));
   }
-  bool whole = true;
-  {
-    WriteQueue queue;
-    const size_t ahead = 4 * files.size();  // parts whose pages are asked for early: of about four source tensors
-    for (size_t i = 0; i < std::min(ahead, tensors.size()); ++i) AdviseSource(tensors[i], MADV_WILLNEED);
-    for (size_t i = 0; i < tensors.size() && whole; ++i) {
-      if (i + ahead < tensors.size()) AdviseSource(tensors[i + ahead], MADV_WILLNEED);
-      SafetensorsWriter& writer = writers.at(tensors[i].rank);
-      const auto send = [&](std::vector<std::byte> block) {
-        const auto bytes = static_cast<int64_t>(block.size());
-        return queue.Push(writer, std::move(block)) && advance(bytes);
-      };
-      whole = StreamTensor(tensors[i], team, queue, send, errors);
-      AdviseSource(tensors[i], MADV_DONTNEED);
-    }
-    MINIMO_TRY(queue.Close());
+  return {};
+}
+
+}  // namespace
+
+Status WriteConvertedFiles(std::span<OutputFile> outputs, std::span<const ConvertedTensor> tensors,
+                           const SourceReader& reader, ThreadTeam& team, const std::function<bool(int64_t)>& advance,
+                           ErrorSums* errors) {
+  const int64_t blocks = static_cast<int64_t>(outputs.size()) + 6;
+  const int64_t block = std::clamp(kBlocksBytes / blocks, int64_t{1} << 20, int64_t{8} << 20) / kBlockAlignment;
+  WriteQueue queue(static_cast<size_t>(block) * kBlockAlignment);
+  std::map<int, BlockFile> files;
+  Result<bool> whole = true;
+  const Status created = CreateFiles(outputs, tensors, queue, &files);
+  if (created.ok()) whole = StreamAll(tensors, reader, team, advance, &files, errors);
+  MINIMO_TRY(queue.Close());  // before any file goes
+  MINIMO_TRY(created);
+  MINIMO_ASSIGN(const bool finished, std::move(whole));
+  if (!finished) return Errorf("{}: stopped; the same command goes on from the last whole file", outputs.front().path);
+  for (OutputFile& output : outputs) {
+    BlockFile& file = files.at(output.rank);
+    MINIMO_TRY(file.Finish());
+    output.bytes = file.bytes();
+    output.xxh3 = file.checksum();
   }
-  if (!whole) return Errorf("{}: stopped; the same command goes on from the last whole file", files.front().path);
-  for (auto& [rank, writer] : writers) MINIMO_TRY(writer.Finish());
   return {};
 }
 

@@ -1,0 +1,92 @@
+// Files written in large aligned blocks past the page cache by a thread of its own, hashed as they are filled.
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "minimo/result.h"
+
+struct XXH3_state_s;
+
+namespace minimo {
+
+inline constexpr size_t kBlockAlignment = 4096;  // of addresses, sizes and offsets that O_DIRECT takes
+
+// Memory for one write; not cleared.
+struct AlignedBlock {
+  struct Free {
+    void operator()(std::byte* p) const { std::free(p); }
+  };
+  std::unique_ptr<std::byte, Free> data;
+  size_t size = 0;
+};
+
+// A bounded queue of blocks in front of file descriptors. One producer; the writer thread is the consumer.
+class WriteQueue {
+ public:
+  explicit WriteQueue(size_t block_bytes);  // a multiple of kBlockAlignment
+  ~WriteQueue();
+  size_t block_bytes() const { return block_bytes_; }
+  AlignedBlock TakeBlock();
+  // Waits while kDepth blocks are queued. False once a write has failed.
+  bool Push(int fd, const std::string& path, AlignedBlock block);
+  Status Close();  // waits for the rest
+
+ private:
+  static constexpr size_t kDepth = 4;
+  struct Item {
+    int fd;
+    const std::string* path;
+    AlignedBlock block;
+  };
+  void Loop();
+
+  const size_t block_bytes_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Item> queue_;
+  std::vector<AlignedBlock> spare_;
+  Status status_;
+  bool closing_ = false;
+  std::thread thread_;
+};
+
+// One output file: PATH.tmp until Finish has synced and renamed it.
+class BlockFile {
+ public:
+  static Result<BlockFile> Create(const std::string& path, WriteQueue& queue);
+  BlockFile(BlockFile&& other) noexcept;
+  ~BlockFile();  // an unfinished file is removed
+
+  // Room for the next bytes, at least one; Commit says how many of them were filled. False: the queue has failed.
+  std::span<std::byte> Space();
+  bool Commit(size_t bytes);
+  bool Append(const std::byte* data, size_t bytes);
+  bool Flush();  // pushes the last block
+  // After the queue is closed.
+  Status Finish();
+  int64_t bytes() const { return bytes_; }
+  std::string checksum() const;  // XXH3 (64 bit), hexadecimal, of what was pushed
+
+ private:
+  BlockFile(const std::string& path, int fd, WriteQueue& queue);
+  bool PushBlock();
+
+  std::unique_ptr<std::string> path_;  // the queue keeps its address
+  int fd_ = -1;
+  WriteQueue* queue_;
+  AlignedBlock block_;
+  int64_t bytes_ = 0;
+  std::unique_ptr<XXH3_state_s, void (*)(XXH3_state_s*)> hash_;
+};
+
+}  // namespace minimo
