@@ -1,6 +1,5 @@
 #include "checkpoint/checkpoint.h"
 
-#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -106,13 +105,6 @@ Checkpoint Checkpoint::InMemory(std::string name, std::map<std::string, TensorVi
 const TensorView* Checkpoint::Find(const std::string& name) const {
   const auto found = tensors_.find(name);
   return found == tensors_.end() ? nullptr : &found->second;
-}
-
-bool Checkpoint::IsMapped(const std::byte* data) const {
-  return std::any_of(shards_.begin(), shards_.end(), [&](const SafetensorsFile& shard) {
-    const auto from = reinterpret_cast<uintptr_t>(shard.file()->data()), at = reinterpret_cast<uintptr_t>(data);
-    return at >= from && at < from + shard.file()->size();
-  });
 }
 
 Result<std::string> ReadConfigText(const std::string& folder) {

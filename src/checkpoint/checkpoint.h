@@ -27,8 +27,6 @@ class Checkpoint {
   const TensorView* Find(const std::string& name) const;
   const std::map<std::string, TensorView>& tensors() const { return tensors_; }
   const std::vector<SafetensorsFile>& shards() const { return shards_; }
-  // True if the bytes are pages of a file, not a copy in memory (of tensors that a file holds misaligned).
-  bool IsMapped(const std::byte* data) const;
   int64_t total_bytes() const { return total_bytes_; }
 
  private:
