@@ -31,17 +31,7 @@ class ServeGpuRanks(unittest.TestCase):
             for flags in ([], ["--enable-expert-parallel"]):
                 with Group(2, *CUDA, *dtype, *flags) as group:
                     group.wait_ready()
-                    answers = [None] * len(PROMPTS)
-
-                    def ask(i):
-                        answers[i] = group.complete(PROMPTS[i])
-
-                    threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(PROMPTS))]
-                    for thread in threads:
-                        thread.start()
-                    for thread in threads:
-                        thread.join()
-                    self.assertEqual(answers, expected)
+                    self.assertEqual(group.complete_at_once(PROMPTS), expected)
                     self.assertEqual(group.stop(), 0, group.text())
 
     def test_a_killed_rank_is_noticed_within_10_s_and_every_request_answered(self):

@@ -96,6 +96,20 @@ class Group:
         choice = answer["choices"][0]
         return (500 if choice["finish_reason"] == "error" else 200), choice["text"]
 
+    def complete_at_once(self, prompts):
+        """complete() of each prompt, all in flight together."""
+        answers = [None] * len(prompts)
+
+        def ask(i):
+            answers[i] = self.complete(prompts[i])
+
+        threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(prompts))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return answers
+
     def rank(self, rank):
         pids = [pid for pid, r in processes_of(self.port) if r == rank]
         assert len(pids) == 1, (pids, self.text())
@@ -158,17 +172,7 @@ class ServeRanks(unittest.TestCase):
         for flags in ([], ["--enable-expert-parallel"], ["--moe-prefill", "ep", "--moe-decode", "tp"]):
             with Group(3, *flags) as group:
                 group.wait_ready()
-                answers = [None] * len(prompts)
-
-                def ask(i):
-                    answers[i] = group.complete(prompts[i])
-
-                threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(prompts))]
-                for thread in threads:
-                    thread.start()
-                for thread in threads:
-                    thread.join()
-                self.assertEqual(answers, expected)
+                self.assertEqual(group.complete_at_once(prompts), expected)
                 self.assertEqual(group.stop(), 0, group.text())
 
     def lose(self, group, how):
