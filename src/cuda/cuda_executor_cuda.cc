@@ -7,11 +7,11 @@
 #include "base/log.h"
 #include "cuda/cuda_executor.h"
 #include "cuda/device_cuda.h"
+#include "cuda/device_digests_cuda.h"
 #include "cuda/device_weights_cuda.h"
 #include "cuda/exchange_cuda.h"
 #include "cuda/fault_cuda.h"
 #include "cuda/forward_cuda.h"
-#include "cuda/kernels/row_digest.cuh"
 #include "cuda/kernels/router.cuh"
 #include "cuda/step_ahead.h"
 #include "cuda/step_plan.h"
@@ -82,7 +82,7 @@ class CudaExecutorImpl final : public CudaExecutor {
     MINIMO_TRY(weights_.Fill(weights, &team, stream_.get()));
     MINIMO_TRY(kv_.Allocate(spec_, layout_, options_.f32 ? 4 : 2));
     MINIMO_TRY(workspace_.Allocate());
-    MINIMO_TRY(AllocateDigests());
+    MINIMO_TRY(digests_.Allocate(LogitRows(options_), spec_.vocab, workspace_.At<float>(workspace_.logits)));
     MINIMO_TRY(host_logits_.Allocate(int64_t{LogitRows(options_)} * spec_.vocab * 4));
     for (const bool decode : {false, true}) {
       forward_[decode] = std::make_unique<Forward>(spec_, weights_, kv_, workspace_,
@@ -141,7 +141,7 @@ class CudaExecutorImpl final : public CudaExecutor {
         ahead_.running && IsPartOf(step, ahead_.step, ahead_.tokens, layout_.block_size, &rows_);
     if (!found) {
       MINIMO_TRY(Start(step));
-      MINIMO_TRY(SendScales(scales));
+      MINIMO_TRY(digests_.SendScales(scales, stream_.get()));
       MINIMO_TRY(Compute());
       MINIMO_TRY(Copies(step.ring_snapshots, true));
       rows_.resize(scales.size());
@@ -154,11 +154,11 @@ class CudaExecutorImpl final : public CudaExecutor {
     if (exchange_) {
       MINIMO_TRY(Finish());
     } else {
-      MINIMO_TRY(ToStatus(cudaEventSynchronize(digested_[slot].get()), "a step"));
+      MINIMO_TRY(digests_.Wait(slot));
     }
     digests->clear();
     if (!Leads()) return {};
-    for (const int32_t row : rows_) digests->push_back(host_digests_[slot].As<RowDigest>() + row);
+    for (const int32_t row : rows_) digests->push_back(digests_.Row(slot, row));
     if (ahead_.running) {
       for (size_t i = 0; i < rows_.size(); ++i) ahead_.tokens[i] = (*digests)[i]->argmax;
     }
@@ -242,7 +242,7 @@ class CudaExecutorImpl final : public CudaExecutor {
     MINIMO_CUDA_TRY(cudaSetDevice(options_.device));  // the engine's thread is not the one that made this
     if (ahead_.running) {  // nobody asked for it
       ahead_.running = false;
-      MINIMO_TRY(ToStatus(cudaEventSynchronize(digested_[slot_].get()), "a step"));
+      MINIMO_TRY(digests_.Wait(slot_));
     }
     decode_ = step.tokens.size() == step.sequences.size() &&
               step.tokens.size() <= static_cast<size_t>(decode_layout_.max_tokens);
@@ -268,53 +268,8 @@ class CudaExecutorImpl final : public CudaExecutor {
                     "sending a step");
   }
 
-  Status AllocateDigests() {
-    const int64_t rows = LogitRows(options_);
-    part_value_ = 0;
-    part_token_ = part_value_ + rows * kDigestParts * 4;
-    part_sum_ = part_token_ + rows * kDigestParts * 4;
-    part_mass_ = part_sum_ + rows * kDigestParts * 4;
-    block_max_ = part_mass_ + rows * kDigestParts * 4;
-    counters_ = block_max_ + rows * DigestBlocks(spec_.vocab) * 4;
-    scales_ = counters_ + rows * 4;
-    MINIMO_TRY(digest_work_.AllocateZeroed(scales_ + rows * 4));
-    MINIMO_TRY(digests_.Allocate(rows * static_cast<int64_t>(sizeof(RowDigest))));
-    MINIMO_TRY(host_scales_.Allocate(rows * 4));
-    for (HostMemory& host : host_digests_) MINIMO_TRY(host.Allocate(rows * static_cast<int64_t>(sizeof(RowDigest))));
-    for (Event& event : digested_) MINIMO_TRY(event.Create());
-    return {};
-  }
-
-  // Scales seldom change while the same sequences decode.
-  Status SendScales(std::span<const float> scales) {
-    if (std::equal(scales.begin(), scales.end(), sent_scales_.begin(), sent_scales_.end())) return {};
-    sent_scales_.assign(scales.begin(), scales.end());
-    MINIMO_CUDA_TRY(cudaStreamSynchronize(stream_.get()));  // the buffer may still be read
-    std::copy(scales.begin(), scales.end(), host_scales_.As<float>());
-    return ToStatus(cudaMemcpyAsync(digest_work_.As(scales_), host_scales_.As(), scales.size() * 4,
-                                    cudaMemcpyHostToDevice, stream_.get()), "sending scales");
-  }
-
   Status Digest() {
-    RowDigestParams p = DigestOf(plan_.logit_rows);
-    p.scale = digest_work_.As<float>(scales_);
-    p.digest = digests_.As<RowDigest>();
-    if (decode_) p.token = Packed() + decode_layout_.TokenIds();
-    return ToStatus(LaunchRowDigest(p, stream_.get()), "digests of rows");
-  }
-
-  RowDigestParams DigestOf(int rows) const {
-    RowDigestParams p;
-    p.logits = workspace_.At<float>(workspace_.logits);
-    p.rows = rows;
-    p.vocab = spec_.vocab;
-    p.part_value = digest_work_.As<float>(part_value_);
-    p.part_token = digest_work_.As<int>(part_token_);
-    p.part_sum = digest_work_.As<float>(part_sum_);
-    p.part_mass = digest_work_.As<float>(part_mass_);
-    p.block_max = digest_work_.As<float>(block_max_);
-    p.counters = digest_work_.As<int>(counters_);
-    return p;
+    return digests_.Make(plan_.logit_rows, decode_ ? Packed() + decode_layout_.TokenIds() : nullptr, stream_.get());
   }
 
   // The planned step, and its digests on their way to the host's slot.
@@ -330,11 +285,7 @@ class CudaExecutorImpl final : public CudaExecutor {
       if (rows > 0) MINIMO_TRY(forward_[decode_]->Head(Packed(), plan_.tokens, 0, rows, stream_.get()));
       if (rows > 0 && Leads()) MINIMO_TRY(Digest());
     }
-    if (rows > 0 && Leads()) {
-      MINIMO_CUDA_TRY(cudaMemcpyAsync(host_digests_[slot_].As(), digests_.As(), rows * sizeof(RowDigest),
-                                      cudaMemcpyDeviceToHost, stream_.get()));
-    }
-    return ToStatus(cudaEventRecord(digested_[slot_].get(), stream_.get()), "a step");
+    return digests_.Send(slot_, Leads() ? rows : 0, stream_.get());
   }
 
   // The step after `step`, which was sent last, if it can be begun; tokens: empty if the device has just chosen them.
@@ -429,7 +380,7 @@ class CudaExecutorImpl final : public CudaExecutor {
   }
 
   Status Advance() {
-    RowDigestParams p = DigestOf(plan_.tokens);
+    RowDigestParams p = digests_.Params(plan_.tokens);
     p.token = Packed() + decode_layout_.TokenIds();
     p.scramble = options_.random_weights;
     p.position = Packed() + decode_layout_.Positions();
@@ -457,11 +408,7 @@ class CudaExecutorImpl final : public CudaExecutor {
   DeviceMemory packed_[2];
   DeviceMemory copy_ids_[2];  // [rings]
   HostMemory host_logits_;
-  DeviceMemory digest_work_, digests_;
-  int64_t part_value_ = 0, part_token_ = 0, part_sum_ = 0, part_mass_ = 0, block_max_ = 0, counters_ = 0, scales_ = 0;  // byte offsets
-  HostMemory host_scales_, host_digests_[2];  // [slot]
-  Event digested_[2];
-  std::vector<float> sent_scales_;
+  DeviceDigests digests_;
   std::vector<int32_t> rows_;  // of the step's sequences, in what was computed
   // The step that was begun before it was asked for.
   struct {
@@ -475,33 +422,6 @@ class CudaExecutorImpl final : public CudaExecutor {
 };
 
 }  // namespace
-
-Result<CudaDevice> FindCudaDevice(int device) {
-  int count = 0, driver = 0;
-  const cudaError_t code = cudaGetDeviceCount(&count);
-  cudaGetLastError();
-  if (code == cudaErrorInsufficientDriver) {
-    cudaDriverGetVersion(&driver);
-    if (driver == 0) return Errorf("no CUDA device: no NVIDIA driver is installed");
-    return Errorf("the NVIDIA driver knows CUDA {}.{}, minimo was built with {}.{}: update the driver", driver / 1000,
-                  driver % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
-  }
-  if (code != cudaSuccess || count == 0) return Errorf("no CUDA device: {}", cudaGetErrorString(code));
-  if (device < 0 || device >= count) return Errorf("CUDA device {}: this machine has 0 to {}", device, count - 1);
-  cudaDeviceProp properties;
-  MINIMO_CUDA_TRY(cudaGetDeviceProperties(&properties, device));
-  CudaDevice found{properties.name, properties.major, properties.minor, 0, 0};
-  if (properties.major != 9 || properties.minor != 0) {
-    return Errorf("CUDA device {} is a {} (compute capability {}.{}); minimo's kernels are for Hopper (9.0)", device,
-                  properties.name, properties.major, properties.minor);
-  }
-  MINIMO_CUDA_TRY(cudaSetDevice(device));
-  size_t free = 0, total = 0;
-  MINIMO_CUDA_TRY(cudaMemGetInfo(&free, &total));
-  found.free_bytes = static_cast<int64_t>(free);
-  found.total_bytes = static_cast<int64_t>(total);
-  return found;
-}
 
 Result<int64_t> CudaExecutor::BytesBesideKv(const ModelSpec& spec, const DecoderWeights* weights,
                                             const CudaOptions& options) {

@@ -49,11 +49,7 @@ ExpertsParams Forward::ExpertsOf(int layer, const RouterParams& r, bool gate_up)
   const DeviceMatrix& m = gate_up ? d.gate_up : d.down;
   ExpertsParams p;
   p.gate_up = gate_up;
-  p.shape = m.shape;
-  p.weights = weights_.At(m.weights);
-  p.scales = weights_.At(m.scales);
-  p.expert_weight_bytes = m.expert_weight_bytes;
-  p.expert_scale_bytes = m.expert_scale_bytes;
+  SetWeights(m, &p);
   p.experts = r.experts;
   p.tokens = r.tokens;
   p.num_active = r.num_active;
@@ -92,12 +88,7 @@ Status Forward::DecodeExperts(int layer, const Step& s) const {
     return ToStatus(LaunchRow(SumOf(layer, r), f32_, s.stream), "sum of the experts");
   }
   down.mode = LinearMode::kFusedDown;
-  down.epilogue = Epilogue::kResidual;
-  down.residual = w_.At<float>(w_.residual);
-  down.next_norm = NormAfter(layer);
-  down.next_x = w_.At(w_.x);
-  down.next_x_stride = w_.x_stride;
-  down.next_square_sums = w_.At<float>(w_.tile_squares[1]);
+  ToResidual(NormAfter(layer), w_.At<float>(w_.tile_squares[1]), &down);
   return RunToResidual(down, s);
 }
 

@@ -10,11 +10,7 @@ namespace minimo::cuda {
 OneParams Forward::One(const DeviceMatrix& m, OneMode mode) const {
   OneParams p;
   p.mode = mode;
-  p.shape = m.shape;
-  p.weights = weights_.At(m.weights);
-  p.scales = weights_.At(m.scales);
-  p.expert_weight_bytes = m.expert_weight_bytes;
-  p.expert_scale_bytes = m.expert_scale_bytes;
+  SetWeights(m, &p);
   p.cols = m.cols;
   p.norm_eps = static_cast<float>(spec_.norm_eps);
   p.out_rows = m.rows;

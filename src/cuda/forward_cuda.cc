@@ -42,16 +42,22 @@ Forward::Squares Forward::SquaresAfterAttention(int layer) const {
 
 LinearParams Forward::Linear(const DeviceMatrix& m, int tokens) const {
   LinearParams p;
-  p.shape = m.shape;
-  p.weights = weights_.At(m.weights);
-  p.scales = weights_.At(m.scales);
-  p.expert_weight_bytes = m.expert_weight_bytes;
-  p.expert_scale_bytes = m.expert_scale_bytes;
+  SetWeights(m, &p);
   p.tokens = tokens;
   p.norm_cols = spec_.hidden;
   p.norm_eps = static_cast<float>(spec_.norm_eps);
   p.out_rows = m.rows;
   return p;
+}
+
+// The product joins the residual stream; the RMSNorm after it begins in its epilogue.
+void Forward::ToResidual(const float* next_norm, float* next_square_sums, LinearParams* p) const {
+  p->epilogue = Epilogue::kResidual;
+  p->residual = w_.At<float>(w_.residual);
+  p->next_norm = next_norm;
+  p->next_x = w_.At(w_.x);
+  p->next_x_stride = w_.x_stride;
+  p->next_square_sums = next_square_sums;
 }
 
 Status Forward::Run(const LinearParams& p, cudaStream_t stream) const {
@@ -174,14 +180,9 @@ AttentionParams Forward::AttentionOf(int layer, const Step& s) const {
 LinearParams Forward::OutputOf(int layer, int tokens) const {
   const DeviceLayer& d = weights_.layer(layer);
   LinearParams o = Linear(d.o, tokens);
-  o.epilogue = Epilogue::kResidual;
   o.x = w_.At(w_.attended);
   o.x_stride = PadTo(spec_.layers[layer].attention.o_size(), kUnitCols);
-  o.residual = w_.At<float>(w_.residual);
-  o.next_norm = weights_.Floats(d.post_norm);
-  o.next_x = w_.At(w_.x);
-  o.next_x_stride = w_.x_stride;
-  o.next_square_sums = w_.At<float>(w_.tile_squares[0]);
+  ToResidual(weights_.Floats(d.post_norm), w_.At<float>(w_.tile_squares[0]), &o);
   return o;
 }
 
@@ -219,38 +220,37 @@ RouterParams Forward::RouterOf(int layer, int tokens) const {
   return r;
 }
 
+// One of the experts' two products, over the lists that the router left.
+LinearParams Forward::OfExperts(const DeviceMatrix& m, const RouterParams& r) const {
+  LinearParams p = Linear(m, r.tokens);
+  p.mode = LinearMode::kExperts;
+  p.num_active = r.num_active;
+  p.active = r.active;
+  p.offsets = r.offsets;
+  p.slot_weight = r.slot_weight;
+  p.top_k = r.top_k;
+  p.max_active = static_cast<int>(std::min<int64_t>(weights_.experts_here(), int64_t{r.tokens} * r.top_k));
+  return p;
+}
+
 LinearParams Forward::GateUpOf(int layer, const RouterParams& r) const {
-  LinearParams up = Linear(weights_.layer(layer).gate_up, r.tokens);
-  up.mode = LinearMode::kExperts;
+  LinearParams up = OfExperts(weights_.layer(layer).gate_up, r);
   up.epilogue = Epilogue::kSwiGlu;
   up.x = w_.At(w_.x);
   up.x_stride = w_.x_stride;
   up.square_sums = r.token_squares;
   up.square_sum_count = 1;
-  up.num_active = r.num_active;
-  up.active = r.active;
-  up.offsets = r.offsets;
   up.slot_token = r.slot_token;
-  up.slot_weight = r.slot_weight;
-  up.top_k = r.top_k;
-  up.max_active = static_cast<int>(std::min<int64_t>(weights_.experts_here(), int64_t{r.tokens} * r.top_k));
   up.out_x = w_.At(w_.hidden);
   up.out_x_stride = w_.hidden_stride_moe;
   return up;
 }
 
 LinearParams Forward::DownOf(int layer, const RouterParams& r) const {
-  LinearParams down = Linear(weights_.layer(layer).down, r.tokens);
-  down.mode = LinearMode::kExperts;
+  LinearParams down = OfExperts(weights_.layer(layer).down, r);
   down.epilogue = Epilogue::kSlot;
   down.x = w_.At(w_.hidden);
   down.x_stride = w_.hidden_stride_moe;
-  down.num_active = r.num_active;
-  down.active = r.active;
-  down.offsets = r.offsets;
-  down.slot_weight = r.slot_weight;
-  down.top_k = r.top_k;
-  down.max_active = static_cast<int>(std::min<int64_t>(weights_.experts_here(), int64_t{r.tokens} * r.top_k));
   down.out = w_.At<float>(w_.expert_out);
   down.out_stride = spec_.hidden;
   return down;
@@ -283,14 +283,9 @@ Status Forward::Dense(int layer, const Step& s) const {
   up.out_x_stride = w_.hidden_stride_dense;
   MINIMO_TRY(Run(up, s.stream));
   LinearParams down = Linear(d.down, s.tokens);
-  down.epilogue = Epilogue::kResidual;
   down.x = w_.At(w_.hidden);
   down.x_stride = w_.hidden_stride_dense;
-  down.residual = w_.At<float>(w_.residual);
-  down.next_norm = NormAfter(layer);
-  down.next_x = w_.At(w_.x);
-  down.next_x_stride = w_.x_stride;
-  down.next_square_sums = w_.At<float>(w_.tile_squares[1]);
+  ToResidual(NormAfter(layer), w_.At<float>(w_.tile_squares[1]), &down);
   return RunToResidual(down, s);
 }
 

@@ -92,7 +92,17 @@ class Forward {
   Status Dense(int layer, const Step& s) const;  // the whole of a dense layer's feed-forward part
   Status Run(const LinearParams& p, cudaStream_t stream) const;
   // What the kernels of a layer take.
+  template <typename Params>
+  void SetWeights(const DeviceMatrix& m, Params* p) const {
+    p->shape = m.shape;
+    p->weights = weights_.At(m.weights);
+    p->scales = weights_.At(m.scales);
+    p->expert_weight_bytes = m.expert_weight_bytes;
+    p->expert_scale_bytes = m.expert_scale_bytes;
+  }
   LinearParams Linear(const DeviceMatrix& m, int tokens) const;
+  void ToResidual(const float* next_norm, float* next_square_sums, LinearParams* p) const;
+  LinearParams OfExperts(const DeviceMatrix& m, const RouterParams& r) const;
   LinearParams QkvOf(int layer, int tokens, Squares squares) const;
   RopeParams RopeOf(int layer, const Step& s) const;
   AttentionParams AttentionOf(int layer, const Step& s) const;
