@@ -75,7 +75,7 @@ OneParams Forward::DownOne(int layer) const {
 }
 
 bool Forward::CanDecodeOne() const {
-  if (f32_ || exchange_ != nullptr) return false;
+  if (f32_ || weights_.experts_here() < spec_.moe.experts) return false;
   bool can = CanStreamToken(One(weights_.head(), OneMode::kDense));
   for (int i = 0; i < spec_.num_layers(); ++i) {
     for (const OneParams& p : {QkvOne(i), OutputOne(i), GateUpOne(i), DownOne(i)}) can = can && CanStreamToken(p);
@@ -84,6 +84,7 @@ bool Forward::CanDecodeOne() const {
 }
 
 Status Forward::DecodeOne(const Step& s) const {
+  if (exchange_ != nullptr) return DecodeOneOnRanks(s);
   Squares squares;
   MINIMO_TRY(Embed(s, &squares));
   float* residual[2] = {w_.At<float>(w_.residual), w_.At<float>(w_.one_residual)};
@@ -143,10 +144,16 @@ Status Forward::AttentionOne(int layer, const Step& s) const {
 Status Forward::HeadOne(cudaStream_t stream) const {
   // Each layer moves the stream twice, the first only once.
   OneParams head = One(weights_.head(), OneMode::kDense);
+  head.norm_weight = weights_.Floats(weights_.final_norm());
+  if (exchange_ != nullptr) {
+    head.input = w_.At(w_.residual);
+    head.out = exchange_->local_logits();
+    MINIMO_CUDA_TRY(LaunchStreamToken(head, stream));
+    return exchange_->GatherLogits(1, w_.At<float>(w_.logits), stream);
+  }
   head.input = w_.At(w_.one_residual);
   head.partial = w_.At<float>(w_.one_expert_partial);
   head.partials = DownOne(spec_.num_layers() - 1).splits;
-  head.norm_weight = weights_.Floats(weights_.final_norm());
   head.out = w_.At<float>(w_.logits);
   return ToStatus(LaunchStreamToken(head, stream), "head");
 }

@@ -68,6 +68,7 @@ class Forward {
   // One token, bf16: products as exact as float32 ones on float32 activations, whole phases a kernel.
   bool CanDecodeOne() const;
   Status DecodeOne(const Step& s) const;
+  Status DecodeOneOnRanks(const Step& s) const;
   Status AttentionOne(int layer, const Step& s) const;
   Status HeadOne(cudaStream_t stream) const;
   OneParams One(const DeviceMatrix& m, OneMode mode) const;
@@ -116,7 +117,9 @@ class Forward {
   Status KeepLocalExperts(const RouterParams& r, const Step& s) const;
   // The QK norm's sums over all heads.
   Status ShareNorms(int layer, const Step& s) const;
-  // The residual gets the sum over ranks of the rows of expert_out, or of each token's slots in it.
+  // The residual gets the sum over ranks of a token's product, or of the rows of expert_out, or of each token's slots in
+  // it.
+  Status AddPartials(const OneParams& product, const Step& s) const;
   Status AddParts(const int* slot_of, const float* next_norm, float* squares, const Step& s) const;
   // Runs a product whose epilogue is kResidual; of several ranks each has a part of it.
   Status RunToResidual(LinearParams p, const Step& s) const;

@@ -21,13 +21,59 @@ Status Forward::AddParts(const int* slot_of, const float* next_norm, float* squa
   p.hidden = spec_.hidden;
   p.partial = w_.At<float>(w_.expert_out);
   p.slot_of = slot_of;
-  p.top_k = spec_.moe.top_k;
+  p.top_k = slot_of != nullptr ? spec_.moe.top_k : 1;
   p.residual = w_.At<float>(w_.residual);
   p.next_norm = next_norm;
   p.next_x = w_.At(w_.x);
   p.next_x_stride = w_.x_stride;
   p.square_sums = squares;
   return exchange_->SumRows(p, f32_, s.stream);
+}
+
+// The partial sums of a token's product, those of all ranks, into the residual.
+Status Forward::AddPartials(const OneParams& product, const Step& s) const {
+  SumRowsParams p;
+  p.tokens = 1;
+  p.hidden = spec_.hidden;
+  p.partial = product.out;
+  p.top_k = product.splits;
+  p.residual = w_.At<float>(w_.residual);
+  return exchange_->SumRows(p, f32_, s.stream);
+}
+
+// DecodeOne with a sum over ranks where one GPU hands partial sums to the next kernel.
+Status Forward::DecodeOneOnRanks(const Step& s) const {
+  Squares squares;
+  MINIMO_TRY(Embed(s, &squares));
+  const float* residual = w_.At<float>(w_.residual);
+  for (int i = 0; i < spec_.num_layers(); ++i) {
+    OneParams qkv = QkvOne(i);
+    qkv.input = residual;
+    MINIMO_CUDA_TRY(LaunchStreamToken(qkv, s.stream));
+    MINIMO_TRY(ShareNorms(i, s));
+    MINIMO_TRY(AttentionOne(i, s));
+    const OneParams o = OutputOne(i);
+    MINIMO_CUDA_TRY(LaunchStreamToken(o, s.stream));
+    MINIMO_TRY(AddPartials(o, s));
+    OneParams up = GateUpOne(i);
+    if (spec_.layers[i].moe) {
+      RouterOneParams r;
+      r.experts = spec_.moe.experts;
+      r.hidden = spec_.hidden;
+      r.residual = residual;
+      r.norm_weight = up.norm_weight;
+      r.norm_eps = up.norm_eps;
+      r.weights = weights_.Floats(weights_.layer(i).router);
+      r.logits = w_.At<float>(w_.router_logits);
+      MINIMO_CUDA_TRY(LaunchRouterOne(r, s.stream));
+    }
+    up.input = residual;
+    MINIMO_CUDA_TRY(LaunchStreamToken(up, s.stream));
+    const OneParams down = DownOne(i);
+    MINIMO_CUDA_TRY(LaunchStreamToken(down, s.stream));
+    MINIMO_TRY(AddPartials(down, s));
+  }
+  return {};
 }
 
 Status Forward::ShareNorms(int layer, const Step& s) const {

@@ -1,6 +1,6 @@
 // Checks and measures the CUDA backend on several GPUs, one process each: mpirun -n N gpu_ranks_check ...
-//   golden SHARED MODELS   every golden checkpoint and the nano models' greedy text, in TP, EP and TPxEP, sums through
-//                          peer memory and through NCCL
+//   golden SHARED MODELS [bf16]   every golden checkpoint and the nano models' greedy text, in TP, EP and TPxEP, sums
+//                          through peer memory and through NCCL; bf16: TP in bf16 alone
 //   decode MODEL LAYERS FORMAT EXPERTS PEER BATCHES CONTEXT   random weights: time a step. EXPERTS: tp, ep or TxE;
 //                          PEER: peer or nccl
 //   prefill MODEL LAYERS FORMAT EXPERTS PEER TOKENS
@@ -160,9 +160,10 @@ Status CheckGolden(Communicator& comm, const std::string& name, const std::strin
   return cases.empty() ? Status() : CheckGreedy(comm, e, cases, Where(comm, name, s), s.f32);
 }
 
-Status Golden(Communicator& comm, const std::string& shared, const std::string& models) {
+Status Golden(Communicator& comm, const std::string& shared, const std::string& models, bool bf16_only) {
   ThreadTeam team(4);
   std::vector<Setting> settings = {{"tp", true, true}, {"ep", true, true}, {"tp", true, false}, {"tp", false, true}};
+  if (bf16_only) settings = {settings.back()};
   if (comm.size() == 4) settings.push_back({"2x2", true, true});
   const auto check = [&](const std::string& name, const std::string& folder, const std::string& golden,
                          const std::string& cases, const Setting& s) -> Status {
@@ -280,8 +281,8 @@ int Main(int argc, char** argv) {
   comm.set_timeout_ms(60'000);
   Status status = Errorf("usage: mpirun -n N gpu_ranks_check golden SHARED MODELS | decode MODEL LAYERS FORMAT EXPERTS "
                          "PEER BATCHES CONTEXT | prefill MODEL LAYERS FORMAT EXPERTS PEER TOKENS");
-  if (args.size() == 3 && args[0] == "golden") {
-    status = Golden(comm, args[1], args[2]);
+  if ((args.size() == 3 || args.size() == 4) && args[0] == "golden") {
+    status = Golden(comm, args[1], args[2], args.size() == 4);
   } else if (args.size() == 8 && args[0] == "decode") {
     status = Decode(comm, args);
   } else if (args.size() == 7 && args[0] == "prefill") {

@@ -64,12 +64,11 @@ __device__ __forceinline__ void finish(const PeerView& p, uint32_t epoch) {
 }
 
 __device__ __forceinline__ float4 part_of_row(const float* partial, const int* slot_of, int top_k, int hidden,
-                                              int token, int column) {
-  if (slot_of == nullptr) return load_l2(reinterpret_cast<const float4*>(partial + int64_t{token} * hidden + column));
+                                              int tokens, int token, int column) {
   float4 x = {0, 0, 0, 0};
 #pragma unroll 8
   for (int k = 0; k < top_k; ++k) {
-    const int slot = load_l2(slot_of + token * top_k + k);
+    const int slot = slot_of == nullptr ? k * tokens + token : load_l2(slot_of + token * top_k + k);
     if (slot < 0) continue;
     const float4 y = load_l2(reinterpret_cast<const float4*>(partial + int64_t{slot} * hidden + column));
     x.x += y.x, x.y += y.y, x.z += y.z, x.w += y.w;
@@ -97,7 +96,7 @@ __global__ void __launch_bounds__(kThreads) sum_rows(const SumRowsParams p) {
     float square = 0;
     if (inside) {
       const int64_t at = int64_t{token} * p.hidden + column;
-      const float4 mine = part_of_row(p.partial, p.slot_of, p.top_k, p.hidden, token, column);
+      const float4 mine = part_of_row(p.partial, p.slot_of, p.top_k, p.hidden, p.tokens, token, column);
 #pragma unroll
       for (int r = 0; r < kMaxPeers; ++r) {
         if (r >= p.peers.ranks || r == p.peers.rank) continue;
@@ -106,7 +105,8 @@ __global__ void __launch_bounds__(kThreads) sum_rows(const SumRowsParams p) {
         send(packet + 16, mine.z, mine.w, epoch);
       }
       float4 x = load_l2(reinterpret_cast<const float4*>(p.residual + at));
-      const float4 w = __ldg(reinterpret_cast<const float4*>(p.next_norm + column));
+      const bool norms = p.next_norm != nullptr;
+      const float4 w = norms ? __ldg(reinterpret_cast<const float4*>(p.next_norm + column)) : float4{0, 0, 0, 0};
       float4 sum = {0, 0, 0, 0};
 #pragma unroll
       for (int r = 0; r < kMaxPeers; ++r) {
@@ -121,10 +121,13 @@ __global__ void __launch_bounds__(kThreads) sum_rows(const SumRowsParams p) {
       }
       x.x += sum.x, x.y += sum.y, x.z += sum.z, x.w += sum.w;
       store4(p.residual + at, x);
-      store4(static_cast<Act*>(p.next_x) + int64_t{token} * p.next_x_stride + column,
-             {x.x * w.x, x.y * w.y, x.z * w.z, x.w * w.w});
+      if (norms) {
+        store4(static_cast<Act*>(p.next_x) + int64_t{token} * p.next_x_stride + column,
+               {x.x * w.x, x.y * w.y, x.z * w.z, x.w * w.w});
+      }
       square = x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
     }
+    if (p.next_norm == nullptr) continue;
     const float squares = block_sum<kThreads / 32>(square, scratch);
     if (threadIdx.x == 0) p.square_sums[int64_t{token} * parts + part] = squares;
   }
@@ -170,7 +173,7 @@ __global__ void __launch_bounds__(kThreads) sum_slots(const float* partial, cons
   wait_previous_kernel();
   const int column = blockIdx.x * kExchangeColumns + static_cast<int>(threadIdx.x) * 4, token = blockIdx.y;
   if (column >= hidden) return;
-  store4(out + int64_t{token} * hidden + column, part_of_row(partial, slot_of, top_k, hidden, token, column));
+  store4(out + int64_t{token} * hidden + column, part_of_row(partial, slot_of, top_k, hidden, gridDim.y, token, column));
 }
 
 // One block: the list is short (at most an entry for each expert or slot) and read before it is written.

@@ -26,17 +26,17 @@ struct PeerView {
 inline constexpr int kPeerStateWords = 3;
 
 // residual += the sum over ranks of their parts; next_x = residual * next_norm; sums of squares of each
-// kExchangeColumns columns. A rank's part of row t is partial[t], or the sum over k of partial[slot_of[t][k]] (slots
-// below 0 are other ranks').
+// kExchangeColumns columns. A rank's part of row t is the sum over k < top_k of partial[slot_of[t][k]] (slots below 0
+// are other ranks'), without slot_of of partial[k * tokens + t].
 struct SumRowsParams {
   PeerView peers;  // ranks == 1: partial is the sum already
   int tokens = 0;
   int hidden = 0;                    // in fours
-  const float* partial = nullptr;    // [tokens or slots, hidden]
-  const int* slot_of = nullptr;      // [tokens, top_k]; null: rows as they are
+  const float* partial = nullptr;    // [top_k * tokens or slots, hidden]
+  const int* slot_of = nullptr;      // [tokens, top_k]
   int top_k = 1;
   float* residual = nullptr;         // [tokens, hidden]
-  const float* next_norm = nullptr;  // [hidden]
+  const float* next_norm = nullptr;  // [hidden]; null: neither next_x nor square_sums
   void* next_x = nullptr;            // [tokens, next_x_stride]
   int next_x_stride = 0;
   float* square_sums = nullptr;      // [tokens, ExchangeParts(hidden)]
@@ -54,7 +54,7 @@ struct SumNormsParams {
 };
 cudaError_t LaunchSumNorms(const SumNormsParams& params, cudaStream_t stream);
 
-// This rank's part of row t without any exchange, before NCCL's: out[t] = sum over k of partial[slot_of[t][k]].
+// This rank's part of each row without any exchange, before NCCL's.
 cudaError_t LaunchSumSlots(const float* partial, const int* slot_of, int top_k, int tokens, int hidden, float* out,
                            cudaStream_t stream);
 
