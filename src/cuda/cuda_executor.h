@@ -65,6 +65,7 @@ class CudaExecutor {
   // Device bytes beside the KV cache: weights, activations, workspaces.
   static Result<int64_t> BytesBesideKv(const ModelSpec& spec, const DecoderWeights* weights, const CudaOptions& options);
 
+  // layout.bytes_per_element: 1, an FP8 cache (e4m3 without a scale); else that of the activations.
   // Refuses, before anything is loaded, what does not fit. `weights` may be null if options.random_weights. The team
   // copies weights while loading.
   static Result<std::unique_ptr<CudaExecutor>> Create(const ModelSpec& spec, const DecoderWeights* weights,

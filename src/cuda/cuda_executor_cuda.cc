@@ -80,7 +80,7 @@ class CudaExecutorImpl final : public CudaExecutor {
       MINIMO_ASSIGN(exchange_, Exchange::Create(spec_, *options_.share, ExchangeOf(options_)));
     }
     MINIMO_TRY(weights_.Fill(weights, &team, stream_.get()));
-    MINIMO_TRY(kv_.Allocate(spec_, layout_, options_.f32 ? 4 : 2));
+    MINIMO_TRY(kv_.Allocate(spec_, layout_));
     MINIMO_TRY(workspace_.Allocate());
     MINIMO_TRY(digests_.Allocate(LogitRows(options_), spec_.vocab, workspace_.At<float>(workspace_.logits)));
     MINIMO_TRY(host_logits_.Allocate(int64_t{LogitRows(options_)} * spec_.vocab * 4));
@@ -333,7 +333,7 @@ class CudaExecutorImpl final : public CudaExecutor {
     for (int i = 0; i < spec_.num_layers(); ++i) {
       if (kv_.k(i).ring != rings) continue;
       for (const KvView& view : {kv_.k(i), kv_.v(i)}) {
-        MINIMO_CUDA_TRY(LaunchCacheCopy(view, kv_.element_bytes(), to.As<int>(), to.As<int>() + count, count,
+        MINIMO_CUDA_TRY(LaunchCacheCopy(view, to.As<int>(), to.As<int>() + count, count,
                                         stream_.get()));
       }
     }
@@ -437,9 +437,10 @@ namespace {
 Status CheckFits(const ModelSpec& spec, const DecoderWeights* weights, const KvLayout& layout,
                  const CudaOptions& options, const DeviceWeights& plan) {
   MINIMO_TRY(CheckSpec(spec));
+  CHECK(layout.bytes_per_element == 1 || layout.bytes_per_element == (options.f32 ? 4 : 2));
   MINIMO_ASSIGN(const CudaDevice device, FindCudaDevice(options.device));
   MINIMO_ASSIGN(const int64_t beside, CudaExecutor::BytesBesideKv(spec, weights, options));
-  const int64_t kv = DeviceKv::Bytes(layout, options.f32 ? 4 : 2);
+  const int64_t kv = DeviceKv::Bytes(layout);
   if (beside + kv > device.free_bytes) {
     const double part = static_cast<double>(device.free_bytes - (beside - plan.bytes()) - kv) / plan.bytes();
     return Errorf("{} does not fit {}: weights {}, KV cache {}, buffers {}, free {}. What fits: about {} of {} layers "

@@ -2,8 +2,7 @@
 
 namespace minimo::cuda {
 
-Status DeviceKv::Allocate(const ModelSpec& spec, const KvLayout& layout, int element_bytes) {
-  element_bytes_ = element_bytes;
+Status DeviceKv::Allocate(const ModelSpec& spec, const KvLayout& layout) {
   for (const LayerSpec& l : spec.layers) {
     const AttentionSpec& a = l.attention;
     const bool ring = a.window > 0;
@@ -12,8 +11,8 @@ Status DeviceKv::Allocate(const ModelSpec& spec, const KvLayout& layout, int ele
     for (const bool key : {true, false}) {
       const int dim = key ? a.head_dim : a.v_head_dim;
       DeviceMemory memory;
-      MINIMO_TRY(memory.AllocateZeroed(units * a.kv_heads * rows * dim * element_bytes));
-      (key ? k_ : v_).push_back({memory.As(), dim, a.kv_heads, rows, ring});
+      MINIMO_TRY(memory.AllocateZeroed(units * a.kv_heads * rows * dim * layout.bytes_per_element));
+      (key ? k_ : v_).push_back({memory.As(), dim, a.kv_heads, rows, ring, layout.bytes_per_element});
       memory_.push_back(std::move(memory));
     }
   }

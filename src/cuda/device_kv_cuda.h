@@ -14,19 +14,16 @@ namespace minimo::cuda {
 
 class DeviceKv {
  public:
-  static int64_t Bytes(const KvLayout& layout, int element_bytes) {
-    return layout.num_blocks * layout.BytesPerBlock() / layout.bytes_per_element * element_bytes +
-           layout.num_rings * layout.BytesPerRing() / layout.bytes_per_element * element_bytes;
+  static int64_t Bytes(const KvLayout& layout) {
+    return layout.num_blocks * layout.BytesPerBlock() + layout.num_rings * layout.BytesPerRing();
   }
-  Status Allocate(const ModelSpec& spec, const KvLayout& layout, int element_bytes);
+  Status Allocate(const ModelSpec& spec, const KvLayout& layout);
   const KvView& k(int layer) const { return k_[layer]; }
   const KvView& v(int layer) const { return v_[layer]; }
-  int element_bytes() const { return element_bytes_; }
 
  private:
   std::vector<DeviceMemory> memory_;
   std::vector<KvView> k_, v_;
-  int element_bytes_ = 2;
 };
 
 }  // namespace minimo::cuda

@@ -40,8 +40,8 @@ Status Forward::PrefillAttention(int layer, const Step& s) const {
     MINIMO_CUDA_TRY(LaunchAttentionPrefill(p, s.stream));
   }
   if (!fresh) return {};
-  MINIMO_CUDA_TRY(LaunchRingWrite(p.k, p.fresh_k, kv_.element_bytes(), s.tokens, s.meta, s.stream));
-  return ToStatus(LaunchRingWrite(p.v, p.fresh_v, kv_.element_bytes(), s.tokens, s.meta, s.stream), "ring write");
+  MINIMO_CUDA_TRY(LaunchRingWrite(p.k, p.fresh_k, s.tokens, s.meta, s.stream));
+  return ToStatus(LaunchRingWrite(p.v, p.fresh_v, s.tokens, s.meta, s.stream), "ring write");
 }
 
 Status Forward::PrefillExperts(int layer, const Step& s) const {

@@ -37,6 +37,7 @@ struct DeviceModel {
   const ModelSpec* spec = nullptr;
   const DecoderWeights* weights = nullptr;  // null: made on the device
   cuda::CudaOptions options;
+  DType kv_dtype = DType::kBf16;
 };
 
 Result<std::unique_ptr<DeviceModel>> Describe(const EngineOptions& options, const EngineModel& model,
@@ -45,10 +46,11 @@ Result<std::unique_ptr<DeviceModel>> Describe(const EngineOptions& options, cons
   cuda::CudaOptions& o = d->options;
   o.f32 = options.dtype == "f32";
   const std::string kv_dtype = o.f32 ? "f32" : "bf16";
-  if (options.kv_cache_dtype != "auto" && options.kv_cache_dtype != kv_dtype) {
-    return Errorf("kv_cache_dtype \"{}\" is not supported on CUDA with dtype \"{}\"; use {}", options.kv_cache_dtype,
+  if (options.kv_cache_dtype != "auto" && options.kv_cache_dtype != kv_dtype && options.kv_cache_dtype != "fp8") {
+    return Errorf("kv_cache_dtype \"{}\" is not supported on CUDA with dtype \"{}\"; use {} or fp8", options.kv_cache_dtype,
                   options.dtype, kv_dtype);
   }
+  d->kv_dtype = options.kv_cache_dtype == "fp8" ? DType::kF8E4M3 : o.f32 ? DType::kF32 : DType::kBf16;
   o.device = DeviceOf(options);
   o.max_tokens = std::max(CudaBatchedTokens(options), options.max_num_seqs);
   o.random_weights = model.on_device;
@@ -188,8 +190,7 @@ Result<KvPlan> PlanCudaKv(const EngineOptions& options, const EngineModel& model
     // At least a block or two is planned, so that Create can say in words what does not fit.
     kv.budget_bytes = std::max(static_cast<int64_t>(kShareOfFreeMemory * device.free_bytes) - beside, int64_t{256} << 20);
   }
-  const DType dtype = d.options.f32 ? DType::kF32 : DType::kBf16;
-  return PlanKv(MakeKvLayout(*d.spec, dtype, options.block_size), kv);
+  return PlanKv(MakeKvLayout(*d.spec, d.kv_dtype, options.block_size), kv);
 }
 
 Result<CudaParts> MakeCudaParts(const EngineOptions& options, const EngineModel& model, const ParallelPlan& plan,

@@ -49,12 +49,16 @@ inline double RelativeError(std::span<const float> got, std::span<const float> e
   return std::isnan(error) ? INFINITY : error;
 }
 
-inline KvLayout LayoutFor(const ModelSpec& spec, bool f32, int sequences, int tokens_each) {
-  KvLayout layout = MakeKvLayout(spec, f32 ? DType::kF32 : DType::kBf16, 16);
+inline KvLayout LayoutFor(const ModelSpec& spec, DType kv_dtype, int sequences, int tokens_each) {
+  KvLayout layout = MakeKvLayout(spec, kv_dtype, 16);
   const int blocks = (tokens_each + 15) / 16;
   layout.num_blocks = sequences * blocks;
   layout.num_rings = layout.ring_tokens > 0 ? sequences : 0;
   return layout;
+}
+
+inline KvLayout LayoutFor(const ModelSpec& spec, bool f32, int sequences, int tokens_each) {
+  return LayoutFor(spec, f32 ? DType::kF32 : DType::kBf16, sequences, tokens_each);
 }
 
 // Step of `sequences` sequences with n new tokens each, blocks dealt out in an interleaved order.

@@ -21,9 +21,9 @@ struct AttentionParams {
   int window = 0;               // 0: full; else keys j with i - window < j <= i
   float scale = 1;
   const float* sinks = nullptr;  // [heads] logits that take part in the softmax and carry no value; null: none
-  const void* q = nullptr;      // [tokens, heads, head_dim], activation type, as are the cache and out
+  const void* q = nullptr;      // [tokens, heads, head_dim], activation type, as is out
   KvView k, v;
-  const void* fresh_k = nullptr;  // [tokens, kv_heads, dim] of positions >= past; null: they are in the cache
+  const void* fresh_k = nullptr;  // [tokens, kv_heads, dim] of positions >= past, elements as the cache's; null: they are in it
   const void* fresh_v = nullptr;
   void* out = nullptr;          // [tokens, out_stride]: heads x v_head_dim
   bool out_f32 = false;         // decode on the tensor cores: out is float32

@@ -3,12 +3,13 @@
 // 16 keys in turn, each with a ring of two of its own. The query heads of the group are the rows of the mma. Past keys
 // are requested before wait_previous_kernel, sines and cosines computed; the newest key and value go from the block that
 // makes them to the cache and straight into the last tile. The blocks of a cluster add up their splits through shared
-// memory, each a share of the outputs, in a fixed order.
+// memory, each a share of the outputs, in a fixed order. An FP8 cache is copied as it is and widened to bf16 tile by tile.
 #include <cooperative_groups.h>
 
 #include "cuda/kernels/attention.cuh"
 #include "cuda/kernels/attention_tile.cuh"
 #include "cuda/kernels/kv_address.cuh"
+#include "cuda/kernels/kv_element.cuh"
 
 namespace minimo::cuda {
 namespace {
@@ -19,37 +20,42 @@ constexpr int kKeys = 16;  // a tile
 constexpr int kMostHalf = 128;  // pairs that are rotated
 constexpr float kLog2E = 1.4426950408889634f;
 
-template <int kKeyDim, int kValueDim>
+// Of a warp: two stages of copied rows, and of FP8 rows one tile more, which they are widened to.
+template <int kKeyDim, int kValueDim, typename Kv>
 struct Stage {
   using Tile = AttentionTile<kKeyDim, kValueDim>;
-  static constexpr int kBytes = kKeys * (Tile::kKeyRow + Tile::kValueRow);
+  static constexpr bool kWiden = sizeof(Kv) == 1;
+  static constexpr int kTileBytes = kKeys * (Tile::kKeyRow + Tile::kValueRow);
+  static constexpr int kKeyRow = kWiden ? kKeyDim : Tile::kKeyRow;  // of what is copied
+  static constexpr int kValueRow = kWiden ? kValueDim : Tile::kValueRow;
+  static constexpr int kBytes = kKeys * (kKeyRow + kValueRow);
+  static constexpr int kWarpBytes = 2 * kBytes + (kWiden ? kTileBytes : 0);
 };
 
 // Requests 16 keys and values from `first` on; rows at or beyond `end` become zeros. A row that exists is 0 or more.
-template <int kKeyDim, int kValueDim>
+template <int kKeyDim, int kValueDim, typename Kv>
 __device__ __forceinline__ void request_tile(const AttentionParams& p, uint8_t* stage, int table, int ring, int kv_head,
                                              int first, int end) {
-  using Tile = AttentionTile<kKeyDim, kValueDim>;
+  using Rows = Stage<kKeyDim, kValueDim, Kv>;
   const int lane = threadIdx.x % 32;
   const int mine = max(0, min(first + lane % kKeys, end - 1));
   const int64_t key_at = cache_row(p.k, table, p.meta.block_tables, ring, mine, kv_head);
   const int64_t value_at = cache_row(p.v, table, p.meta.block_tables, ring, mine, kv_head);
-  constexpr int kKeyPieces = kKeyDim / 8, kValuePieces = kValueDim / 8;
+  constexpr int kPiece = kKvPiece<Kv>, kKeyPieces = kKeyDim / kPiece, kValuePieces = kValueDim / kPiece;
 #pragma unroll
   for (int i = 0; i < kKeys * kKeyPieces / 32; ++i) {
     const int at = i * 32 + lane, row = at / kKeyPieces, piece = at % kKeyPieces;
-    const bf16* from = static_cast<const bf16*>(p.k.data) + __shfl_sync(0xffffffffu, key_at, row) + 8 * piece;
-    copy_async16_or_zero(stage + row * Tile::kKeyRow + 16 * piece, from, first + row < end);
+    const Kv* from = static_cast<const Kv*>(p.k.data) + __shfl_sync(0xffffffffu, key_at, row) + kPiece * piece;
+    copy_async16_or_zero(stage + row * Rows::kKeyRow + 16 * piece, from, first + row < end);
   }
-  uint8_t* values = stage + kKeys * Tile::kKeyRow;
+  uint8_t* values = stage + kKeys * Rows::kKeyRow;
 #pragma unroll
   for (int i = 0; i < kKeys * kValuePieces / 32; ++i) {
     const int at = i * 32 + lane, row = at / kValuePieces, piece = at % kValuePieces;
-    const bf16* from = static_cast<const bf16*>(p.v.data) + __shfl_sync(0xffffffffu, value_at, row) + 8 * piece;
-    copy_async16_or_zero(values + row * Tile::kValueRow + 16 * piece, from, first + row < end);
+    const Kv* from = static_cast<const Kv*>(p.v.data) + __shfl_sync(0xffffffffu, value_at, row) + kPiece * piece;
+    copy_async16_or_zero(values + row * Rows::kValueRow + 16 * piece, from, first + row < end);
   }
 }
-
 
 // What a block knows before it waits.
 struct Block {
@@ -59,13 +65,13 @@ struct Block {
 
 __device__ __forceinline__ void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
-// The group's queries and, in the block that has the newest position, its key and value: from the QKV product to bf16
-// rows in shared memory, and to the cache.
-template <int kKeyDim, int kValueDim>
+// The group's queries and, in the block that has the newest position, its key and value: from the QKV product to rows in
+// shared memory, and to the cache.
+template <int kKeyDim, int kValueDim, typename Kv>
 struct NewRows {
   static constexpr int kRow = kKeyDim * 2 + 16;  // bytes
   uint8_t query[16 * kRow];                      // zeros beyond the group
-  bf16 key[kKeyDim], value[kValueDim];
+  alignas(16) Kv key[kKeyDim], value[kValueDim];
   float sine[kMostHalf], cosine[kMostHalf];
   float squares[2][kWarps];
 
@@ -136,9 +142,12 @@ struct NewRows {
         const int i = pair < half ? pair : 2 * pair, j = pair < half ? pair + half : 2 * pair + 1;
         const float f = is_key ? factor[1] : factor[0], c = pair < half ? cosine[pair] : 1.0f;
         const float s = pair < half ? sine[pair] : 0.0f, u = x[n] * f * wx[n], v = y[n] * f * wy[n];
-        bf16* to = is_key ? key : reinterpret_cast<bf16*>(query + head * kRow);
-        store(to + i, u * c - v * s);
-        store(to + j, v * c + u * s);
+        bf16* to = reinterpret_cast<bf16*>(query + head * kRow);
+        if (is_key) {
+          store(key + i, u * c - v * s), store(key + j, v * c + u * s);
+        } else {
+          store(to + i, u * c - v * s), store(to + j, v * c + u * s);
+        }
       }
     }
     if (!b.newest) return;
@@ -148,25 +157,31 @@ struct NewRows {
   }
 
   __device__ __forceinline__ void to_cache(const RopeParams& r, const Block& b) const {
+    constexpr int kKeyPieces = kKeyDim / kKvPiece<Kv>, kValuePieces = kValueDim / kKvPiece<Kv>;
     const int piece = threadIdx.x;
-    if (piece < kKeyDim / 8) {
-      bf16* to = static_cast<bf16*>(r.k.data) + cache_row(r.k, r.meta, b.token, b.position, b.kv_head);
+    if (piece < kKeyPieces) {
+      Kv* to = static_cast<Kv*>(r.k.data) + cache_row(r.k, r.meta, b.token, b.position, b.kv_head);
       reinterpret_cast<uint4*>(to)[piece] = reinterpret_cast<const uint4*>(key)[piece];
-    } else if (piece - kKeyDim / 8 < kValueDim / 8) {
-      bf16* to = static_cast<bf16*>(r.v.data) + cache_row(r.v, r.meta, b.token, b.position, b.kv_head);
-      reinterpret_cast<uint4*>(to)[piece - kKeyDim / 8] = reinterpret_cast<const uint4*>(value)[piece - kKeyDim / 8];
+    } else if (piece - kKeyPieces < kValuePieces) {
+      Kv* to = static_cast<Kv*>(r.v.data) + cache_row(r.v, r.meta, b.token, b.position, b.kv_head);
+      reinterpret_cast<uint4*>(to)[piece - kKeyPieces] = reinterpret_cast<const uint4*>(value)[piece - kKeyPieces];
     }
   }
   // One warp: row `row` of a tile.
   __device__ __forceinline__ void to_tile(uint8_t* stage, int row) const {
     using Tile = AttentionTile<kKeyDim, kValueDim>;
     const int lane = threadIdx.x % 32;
-    if (lane < kKeyDim / 8) {
-      reinterpret_cast<uint4*>(stage + row * Tile::kKeyRow)[lane] = reinterpret_cast<const uint4*>(key)[lane];
-    }
+    const auto eight = [](const Kv* from, int i) {  // as bf16
+      if constexpr (sizeof(Kv) == 1) {
+        return widen_e4m3(reinterpret_cast<const uint2*>(from)[i]);
+      } else {
+        return reinterpret_cast<const uint4*>(from)[i];
+      }
+    };
+    if (lane < kKeyDim / 8) reinterpret_cast<uint4*>(stage + row * Tile::kKeyRow)[lane] = eight(key, lane);
     if (lane < kValueDim / 8) {
       uint8_t* values = stage + kKeys * Tile::kKeyRow;
-      reinterpret_cast<uint4*>(values + row * Tile::kValueRow)[lane] = reinterpret_cast<const uint4*>(value)[lane];
+      reinterpret_cast<uint4*>(values + row * Tile::kValueRow)[lane] = eight(value, lane);
     }
   }
 };
@@ -215,12 +230,12 @@ __device__ __forceinline__ void merge_splits(const AttentionParams& p, const Blo
   }
 }
 
-template <int kKeyDim, int kValueDim>
+template <int kKeyDim, int kValueDim, typename Kv>
 __global__ void __launch_bounds__(kThreads) attention_decode(const AttentionParams p, const RopeParams r) {
   using Tile = AttentionTile<kKeyDim, kValueDim>;
-  constexpr int kStageBytes = Stage<kKeyDim, kValueDim>::kBytes;
+  using Rows = Stage<kKeyDim, kValueDim, Kv>;
   extern __shared__ __align__(16) uint8_t smem[];
-  __shared__ __align__(16) NewRows<kKeyDim, kValueDim> rows;
+  __shared__ __align__(16) NewRows<kKeyDim, kValueDim, Kv> rows;
   __shared__ __align__(16) RunResult<kValueDim> result;
   __shared__ float warp_most[kWarps][16], warp_total[kWarps][16];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -233,11 +248,11 @@ __global__ void __launch_bounds__(kThreads) attention_decode(const AttentionPara
   const int ring = p.k.ring ? load_l2(p.meta.ring + b.token) : 0;
   const int tiles = (end - begin + kKeys - 1) / kKeys;
   const int first_tile = tiles * split / splits, last_tile = tiles * (split + 1) / splits;
-  uint8_t* stages = smem + warp * 2 * kStageBytes;
+  uint8_t* stages = smem + warp * Rows::kWarpBytes;
   const auto request = [&](int tile, int stage) {
     if (tile < last_tile) {
-      request_tile<kKeyDim, kValueDim>(p, stages + stage * kStageBytes, table, ring, b.kv_head, begin + tile * kKeys,
-                                       b.position);
+      request_tile<kKeyDim, kValueDim, Kv>(p, stages + stage * Rows::kBytes, table, ring, b.kv_head,
+                                           begin + tile * kKeys, b.position);
     }
     copy_commit();
   };
@@ -252,12 +267,19 @@ __global__ void __launch_bounds__(kThreads) attention_decode(const AttentionPara
 
   Tile a;
   a.clear();
-  a.load_query_shared(rows.query, NewRows<kKeyDim, kValueDim>::kRow);
+  a.load_query_shared(rows.query, NewRows<kKeyDim, kValueDim, Kv>::kRow);
   int stage = 0;
   for (int tile = first_tile + warp; tile < last_tile; tile += kWarps) {
     copy_wait<1>();
     __syncwarp();
-    uint8_t* keys = stages + stage * kStageBytes;
+    uint8_t* keys = stages + stage * Rows::kBytes;
+    if constexpr (Rows::kWiden) {
+      const uint8_t* copied = keys;
+      keys = stages + 2 * Rows::kBytes;
+      widen_rows<kKeyDim>(copied, kKeys, keys, Tile::kKeyRow, lane, 32);
+      widen_rows<kValueDim>(copied + kKeys * kKeyDim, kKeys, keys + kKeys * Tile::kKeyRow, Tile::kValueRow, lane, 32);
+      __syncwarp();
+    }
     if (tile == tiles - 1) {
       rows.to_tile(keys, b.position - begin - tile * kKeys);
       __syncwarp();
@@ -324,11 +346,11 @@ __global__ void __launch_bounds__(kThreads) attention_decode(const AttentionPara
   cluster.sync();  // the others read this block's result
 }
 
-template <int kKeyDim, int kValueDim>
+template <int kKeyDim, int kValueDim, typename Kv>
 cudaError_t LaunchOne(const AttentionParams& p, const RopeParams& r, cudaStream_t stream) {
-  constexpr int kRing = kWarps * 2 * Stage<kKeyDim, kValueDim>::kBytes, kSums = kWarps * 16 * kValueDim * 4;
+  constexpr int kRing = kWarps * Stage<kKeyDim, kValueDim, Kv>::kWarpBytes, kSums = kWarps * 16 * kValueDim * 4;
   constexpr int kSmem = kRing > kSums ? kRing : kSums;
-  const auto kernel = attention_decode<kKeyDim, kValueDim>;
+  const auto kernel = attention_decode<kKeyDim, kValueDim, Kv>;
   static const cudaError_t configured[] = {
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSmem),
       cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1)};
@@ -345,7 +367,10 @@ bool HasFastAttention(int heads, int kv_heads, int head_dim, int v_head_dim) {
 }
 
 cudaError_t LaunchAttentionDecode(const AttentionParams& p, const RopeParams& r, cudaStream_t stream) {
-  return p.head_dim == 128 ? LaunchOne<128, 128>(p, r, stream) : LaunchOne<192, 128>(p, r, stream);
+  if (p.k.element_bytes == 1) {
+    return p.head_dim == 128 ? LaunchOne<128, 128, e4m3>(p, r, stream) : LaunchOne<192, 128, e4m3>(p, r, stream);
+  }
+  return p.head_dim == 128 ? LaunchOne<128, 128, bf16>(p, r, stream) : LaunchOne<192, 128, bf16>(p, r, stream);
 }
 
 }  // namespace minimo::cuda

@@ -1,9 +1,11 @@
 // Many tokens a sequence: a block takes 64 rows (token, head of the group) of one KV head of one sequence, 16 a warp,
 // and walks the keys they may see in tiles of 64 shared by the warps, two tiles in flight.
-// Shared memory: 2 * 64 * (272 or 400 + 272) bytes = 70 or 86 KB; registers about 200: two blocks an SM.
+// Shared memory: 2 * 64 * (272 or 400 + 272) bytes = 70 or 86 KB; registers about 200: two blocks an SM. An FP8 cache is
+// copied as it is (2 * 64 * (128 or 192 + 128) bytes) and widened into one bf16 tile: 67 or 83 KB.
 #include "cuda/kernels/attention.cuh"
 #include "cuda/kernels/attention_tile.cuh"
 #include "cuda/kernels/kv_address.cuh"
+#include "cuda/kernels/kv_element.cuh"
 
 namespace minimo::cuda {
 namespace {
@@ -13,10 +15,20 @@ constexpr int kRows = 64;
 constexpr int kKeys = 64;
 constexpr float kLog2E = 1.4426950408889634f;
 
-template <int kKeyDim, int kValueDim>
+template <int kKeyDim, int kValueDim, typename Kv>
+struct Stage {
+  using Tile = AttentionTile<kKeyDim, kValueDim>;
+  static constexpr bool kWiden = sizeof(Kv) == 1;
+  static constexpr int kKeyRow = kWiden ? kKeyDim : Tile::kKeyRow;  // of what is copied
+  static constexpr int kValueRow = kWiden ? kValueDim : Tile::kValueRow;
+  static constexpr int kBytes = kKeys * (kKeyRow + kValueRow);
+  static constexpr int kAllBytes = 2 * kBytes + (kWiden ? kKeys * (Tile::kKeyRow + Tile::kValueRow) : 0);
+};
+
+template <int kKeyDim, int kValueDim, typename Kv>
 __global__ void __launch_bounds__(kWarps * 32) attention_prefill(const AttentionParams p) {
   using Tile = AttentionTile<kKeyDim, kValueDim>;
-  constexpr int kStageBytes = kKeys * (Tile::kKeyRow + Tile::kValueRow);
+  using Rows = Stage<kKeyDim, kValueDim, Kv>;
   extern __shared__ __align__(16) uint8_t smem[];
   allow_next_kernel();
   wait_previous_kernel();
@@ -32,7 +44,7 @@ __global__ void __launch_bounds__(kWarps * 32) attention_prefill(const Attention
   const int begin = p.window > 0 ? max(0, lowest - p.window + 1) : 0, end = highest + 1;
 
   // Rows of the next tile: threads 0..63 find its keys, 64..127 its values; pages are looked up once a row.
-  __shared__ const bf16* row_of[2][kKeys];
+  __shared__ const Kv* row_of[2][kKeys];
   const auto find_rows = [&](int first) {
     const bool key = threadIdx.x < kKeys;
     const KvView& view = key ? p.k : p.v;
@@ -40,23 +52,23 @@ __global__ void __launch_bounds__(kWarps * 32) attention_prefill(const Attention
     const int at = min(first + static_cast<int>(threadIdx.x % kKeys), end - 1);
     row_of[!key][threadIdx.x % kKeys] =
         fresh != nullptr && at >= tile.past
-            ? static_cast<const bf16*>(fresh) +
+            ? static_cast<const Kv*>(fresh) +
                   (int64_t{tile.first_token + at - tile.past} * p.kv_heads + kv_head) * view.dim
-            : static_cast<const bf16*>(view.data) + cache_row(view, table, p.meta.block_tables, ring, at, kv_head);
+            : static_cast<const Kv*>(view.data) + cache_row(view, table, p.meta.block_tables, ring, at, kv_head);
   };
   const auto request = [&](int first, int stage) {
-    constexpr int kKeyPieces = kKeyDim / 8, kValuePieces = kValueDim / 8;
-    uint8_t* keys = smem + stage * kStageBytes;
-    uint8_t* values = keys + kKeys * Tile::kKeyRow;
+    constexpr int kPiece = kKvPiece<Kv>, kKeyPieces = kKeyDim / kPiece, kValuePieces = kValueDim / kPiece;
+    uint8_t* keys = smem + stage * Rows::kBytes;
+    uint8_t* values = keys + kKeys * Rows::kKeyRow;
 #pragma unroll
     for (int i = 0; i < kKeys * kKeyPieces / (kWarps * 32); ++i) {
       const int at = i * kWarps * 32 + threadIdx.x, r = at / kKeyPieces, piece = at % kKeyPieces;
-      copy_async16_or_zero(keys + r * Tile::kKeyRow + 16 * piece, row_of[0][r] + 8 * piece, first + r < end);
+      copy_async16_or_zero(keys + r * Rows::kKeyRow + 16 * piece, row_of[0][r] + kPiece * piece, first + r < end);
     }
 #pragma unroll
     for (int i = 0; i < kKeys * kValuePieces / (kWarps * 32); ++i) {
       const int at = i * kWarps * 32 + threadIdx.x, r = at / kValuePieces, piece = at % kValuePieces;
-      copy_async16_or_zero(values + r * Tile::kValueRow + 16 * piece, row_of[1][r] + 8 * piece, first + r < end);
+      copy_async16_or_zero(values + r * Rows::kValueRow + 16 * piece, row_of[1][r] + kPiece * piece, first + r < end);
     }
   };
 
@@ -90,7 +102,15 @@ __global__ void __launch_bounds__(kWarps * 32) attention_prefill(const Attention
     copy_wait<1>();
     __syncthreads();
     find_rows(first + 2 * kKeys);
-    const uint8_t* keys = smem + stage * kStageBytes;
+    uint8_t* keys = smem + stage * Rows::kBytes;
+    if constexpr (Rows::kWiden) {
+      const uint8_t* copied = keys;
+      keys = smem + 2 * Rows::kBytes;
+      widen_rows<kKeyDim>(copied, kKeys, keys, Tile::kKeyRow, threadIdx.x, kWarps * 32);
+      widen_rows<kValueDim>(copied + kKeys * kKeyDim, kKeys, keys + kKeys * Tile::kKeyRow, Tile::kValueRow, threadIdx.x,
+                            kWarps * 32);
+      __syncthreads();
+    }
     const uint8_t* values = keys + kKeys * Tile::kKeyRow;
     float scores[kKeys / 8][4];
     a.score(keys, scores);
@@ -135,21 +155,23 @@ __global__ void __launch_bounds__(kWarps * 32) attention_prefill(const Attention
   }
 }
 
-template <int kKeyDim, int kValueDim>
+template <int kKeyDim, int kValueDim, typename Kv>
 cudaError_t LaunchOne(const AttentionParams& p, cudaStream_t stream) {
-  using Tile = AttentionTile<kKeyDim, kValueDim>;
-  constexpr int kSmem = 2 * kKeys * (Tile::kKeyRow + Tile::kValueRow);
-  static const cudaError_t configured = cudaFuncSetAttribute(attention_prefill<kKeyDim, kValueDim>,
-                                                             cudaFuncAttributeMaxDynamicSharedMemorySize, kSmem);
+  constexpr int kSmem = Stage<kKeyDim, kValueDim, Kv>::kAllBytes;
+  const auto kernel = attention_prefill<kKeyDim, kValueDim, Kv>;
+  static const cudaError_t configured =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSmem);
   if (configured != cudaSuccess) return configured;
-  return Launch(attention_prefill<kKeyDim, kValueDim>, dim3(p.num_tiles, p.kv_heads), dim3(kWarps * 32), kSmem, stream,
-                p);
+  return Launch(kernel, dim3(p.num_tiles, p.kv_heads), dim3(kWarps * 32), kSmem, stream, p);
 }
 
 }  // namespace
 
 cudaError_t LaunchAttentionPrefill(const AttentionParams& p, cudaStream_t stream) {
-  return p.head_dim == 128 ? LaunchOne<128, 128>(p, stream) : LaunchOne<192, 128>(p, stream);
+  if (p.k.element_bytes == 1) {
+    return p.head_dim == 128 ? LaunchOne<128, 128, e4m3>(p, stream) : LaunchOne<192, 128, e4m3>(p, stream);
+  }
+  return p.head_dim == 128 ? LaunchOne<128, 128, bf16>(p, stream) : LaunchOne<192, 128, bf16>(p, stream);
 }
 
 }  // namespace minimo::cuda

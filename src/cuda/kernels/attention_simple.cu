@@ -2,13 +2,14 @@
 #include "cuda/kernels/attention.cuh"
 #include "cuda/kernels/common.cuh"
 #include "cuda/kernels/kv_address.cuh"
+#include "cuda/kernels/kv_element.cuh"
 
 namespace minimo::cuda {
 namespace {
 
 constexpr int kMostValues = 8;  // v_head_dim up to 256
 
-template <typename Act>
+template <typename Act, typename Kv>
 __global__ void __launch_bounds__(32) attention_simple(const AttentionParams p) {
   extern __shared__ float query[];
   allow_next_kernel();
@@ -22,15 +23,15 @@ __global__ void __launch_bounds__(32) attention_simple(const AttentionParams p) 
   __syncwarp();
   const auto row = [&](const KvView& view, const void* fresh, int at) {
     return fresh != nullptr && at >= past
-               ? static_cast<const Act*>(fresh) + (int64_t{token - (position - at)} * p.kv_heads + kv_head) * view.dim
-               : static_cast<const Act*>(view.data) + cache_row(view, p.meta, token, at, kv_head);
+               ? static_cast<const Kv*>(fresh) + (int64_t{token - (position - at)} * p.kv_heads + kv_head) * view.dim
+               : static_cast<const Kv*>(view.data) + cache_row(view, p.meta, token, at, kv_head);
   };
   float most = -INFINITY, sum = 0, out[kMostValues] = {};
   for (int from = begin; from <= position; from += 32) {
     const int at = from + lane;
     float score = -INFINITY;
     if (at <= position) {
-      const Act* key = row(p.k, p.fresh_k, at);
+      const Kv* key = row(p.k, p.fresh_k, at);
       score = 0;
       for (int c = 0; c < p.head_dim; ++c) score += query[c] * load_l2(key + c);
     }
@@ -42,7 +43,7 @@ __global__ void __launch_bounds__(32) attention_simple(const AttentionParams p) 
     for (int i = 0; i < kMostValues; ++i) out[i] *= keep;
     for (int j = 0; j < min(32, position + 1 - from); ++j) {
       const float w = __shfl_sync(0xffffffffu, weight, j);
-      const Act* value = row(p.v, p.fresh_v, from + j);
+      const Kv* value = row(p.v, p.fresh_v, from + j);
 #pragma unroll
       for (int i = 0; i < kMostValues; ++i) {
         if (lane + 32 * i < p.v_head_dim) out[i] += w * load_l2(value + lane + 32 * i);
@@ -66,9 +67,10 @@ __global__ void __launch_bounds__(32) attention_simple(const AttentionParams p) 
 
 cudaError_t LaunchAttentionSimple(const AttentionParams& p, bool f32_activations, cudaStream_t stream) {
   if (p.v_head_dim > 32 * kMostValues) return cudaErrorInvalidValue;
-  const dim3 grid(p.tokens, p.heads);
-  return f32_activations ? Launch(attention_simple<float>, grid, dim3(32), p.head_dim * 4, stream, p)
-                         : Launch(attention_simple<bf16>, grid, dim3(32), p.head_dim * 4, stream, p);
+  const bool fp8 = p.k.element_bytes == 1;
+  const auto kernel = f32_activations ? (fp8 ? attention_simple<float, e4m3> : attention_simple<float, float>)
+                                      : (fp8 ? attention_simple<bf16, e4m3> : attention_simple<bf16, bf16>);
+  return Launch(kernel, dim3(p.tokens, p.heads), dim3(32), p.head_dim * 4, stream, p);
 }
 
 }  // namespace minimo::cuda

@@ -1,5 +1,6 @@
 #include "cuda/kernels/common.cuh"
 #include "cuda/kernels/kv_address.cuh"
+#include "cuda/kernels/kv_element.cuh"
 #include "cuda/kernels/tokens.cuh"
 
 namespace minimo::cuda {
@@ -58,7 +59,7 @@ __global__ void __launch_bounds__(kThreads) start_row(const RowParams p) {
 }
 
 // One block a token and KV head: its query heads, its key, its value. All loads come before the first store.
-template <typename Act>
+template <typename Act, typename Kv>
 __global__ void __launch_bounds__(kThreads) rope_cache(const RopeParams p) {
   constexpr int kHeld = 4;  // pairs of columns a thread and round
   __shared__ float sums[2];
@@ -91,11 +92,11 @@ __global__ void __launch_bounds__(kThreads) rope_cache(const RopeParams p) {
     i = pair < half ? pair : 2 * pair;
     j = pair < half ? pair + half : 2 * pair + 1;
   };
-  Act* key = p.fresh_k != nullptr ? static_cast<Act*>(p.fresh_k) + (int64_t{token} * p.kv_heads + kv_head) * p.head_dim
-                                  : static_cast<Act*>(p.k.data) + cache_row(p.k, p.meta, token, position, kv_head);
-  Act* value = p.fresh_v != nullptr
-                   ? static_cast<Act*>(p.fresh_v) + (int64_t{token} * p.kv_heads + kv_head) * p.v_head_dim
-                   : static_cast<Act*>(p.v.data) + cache_row(p.v, p.meta, token, position, kv_head);
+  Kv* key = p.fresh_k != nullptr ? static_cast<Kv*>(p.fresh_k) + (int64_t{token} * p.kv_heads + kv_head) * p.head_dim
+                                 : static_cast<Kv*>(p.k.data) + cache_row(p.k, p.meta, token, position, kv_head);
+  Kv* value = p.fresh_v != nullptr
+                  ? static_cast<Kv*>(p.fresh_v) + (int64_t{token} * p.kv_heads + kv_head) * p.v_head_dim
+                  : static_cast<Kv*>(p.v.data) + cache_row(p.v, p.meta, token, position, kv_head);
   Act* q = static_cast<Act*>(p.q) + (int64_t{token} * p.heads + kv_head * group) * p.head_dim;
   for (int from = 0; from < all; from += kHeld * kThreads) {
     float a[kHeld], b[kHeld], wa[kHeld], wb[kHeld], sine[kHeld], cosine[kHeld];
@@ -126,9 +127,12 @@ __global__ void __launch_bounds__(kThreads) rope_cache(const RopeParams p) {
       columns_of(at % pairs, i, j);
       const float factor = p.q_norm != nullptr ? sums[head == group] : 1.0f;
       const float x = a[n] * factor * wa[n], y = b[n] * factor * wb[n];
-      Act* to = head == group ? key : q + head * p.head_dim;
-      store(to + i, x * cosine[n] - y * sine[n]);
-      store(to + j, y * cosine[n] + x * sine[n]);
+      const float u = x * cosine[n] - y * sine[n], v = y * cosine[n] + x * sine[n];
+      if (head == group) {
+        store(key + i, u), store(key + j, v);
+      } else {
+        store(q + head * p.head_dim + i, u), store(q + head * p.head_dim + j, v);
+      }
     }
   }
   for (int c = threadIdx.x; c < p.v_head_dim; c += kThreads) {
@@ -136,15 +140,15 @@ __global__ void __launch_bounds__(kThreads) rope_cache(const RopeParams p) {
   }
 }
 
-template <typename Act>
-__global__ void write_ring(const KvView v, const Act* fresh, const TokenMeta meta) {
+template <typename Kv>
+__global__ void write_ring(const KvView v, const Kv* fresh, const TokenMeta meta) {
   allow_next_kernel();
   wait_previous_kernel();
   const int token = blockIdx.x, position = load_l2(meta.position + token);
   if (position + v.rows <= load_l2(meta.last + token)) return;
   for (int c = threadIdx.x; c < v.kv_heads * v.dim; c += blockDim.x) {
     const int head = c / v.dim;
-    static_cast<Act*>(v.data)[cache_row(v, meta, token, position, head) + c % v.dim] =
+    static_cast<Kv*>(v.data)[cache_row(v, meta, token, position, head) + c % v.dim] =
         fresh[int64_t{token} * v.kv_heads * v.dim + c];
   }
 }
@@ -152,10 +156,15 @@ __global__ void write_ring(const KvView v, const Act* fresh, const TokenMeta met
 __global__ void copy_cache(uint8_t* data, int64_t bytes, const int* from, const int* to) {
   allow_next_kernel();
   wait_previous_kernel();
-  const uint4* source = reinterpret_cast<const uint4*>(data + load_l2(from + blockIdx.y) * bytes);
-  uint4* target = reinterpret_cast<uint4*>(data + load_l2(to + blockIdx.y) * bytes);
-  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < bytes / 16; i += int64_t{gridDim.x} * blockDim.x) {
-    target[i] = load_l2(source + i);
+  const uint8_t* source = data + load_l2(from + blockIdx.y) * bytes;
+  uint8_t* target = data + load_l2(to + blockIdx.y) * bytes;
+  const int64_t first = int64_t{blockIdx.x} * blockDim.x + threadIdx.x, stride = int64_t{gridDim.x} * blockDim.x;
+  if (bytes % 16 == 0) {
+    for (int64_t i = first; i < bytes / 16; i += stride) {
+      reinterpret_cast<uint4*>(target)[i] = load_l2(reinterpret_cast<const uint4*>(source) + i);
+    }
+  } else {  // odd heads in blocks of a token or two
+    for (int64_t i = first; i < bytes; i += stride) target[i] = __ldcg(source + i);
   }
 }
 
@@ -167,21 +176,29 @@ cudaError_t LaunchRow(const RowParams& p, bool f32_activations, cudaStream_t str
 }
 
 cudaError_t LaunchRope(const RopeParams& p, bool f32_activations, cudaStream_t stream) {
-  return f32_activations ? Launch(rope_cache<float>, dim3(p.tokens, p.kv_heads), dim3(kThreads), 0, stream, p)
-                         : Launch(rope_cache<bf16>, dim3(p.tokens, p.kv_heads), dim3(kThreads), 0, stream, p);
+  const bool fp8 = p.k.element_bytes == 1;
+  const auto kernel = f32_activations ? (fp8 ? rope_cache<float, e4m3> : rope_cache<float, float>)
+                                      : (fp8 ? rope_cache<bf16, e4m3> : rope_cache<bf16, bf16>);
+  return Launch(kernel, dim3(p.tokens, p.kv_heads), dim3(kThreads), 0, stream, p);
 }
 
-cudaError_t LaunchRingWrite(const KvView& view, const void* fresh, int element_bytes, int tokens,
-                            const TokenMeta& meta, cudaStream_t stream) {
-  return element_bytes == 4 ? Launch(write_ring<float>, dim3(tokens), dim3(kThreads), 0, stream, view,
-                                     static_cast<const float*>(fresh), meta)
-                            : Launch(write_ring<bf16>, dim3(tokens), dim3(kThreads), 0, stream, view,
-                                     static_cast<const bf16*>(fresh), meta);
+namespace {
+
+template <typename Kv>
+cudaError_t WriteRing(const KvView& view, const void* fresh, int tokens, const TokenMeta& meta, cudaStream_t stream) {
+  return Launch(write_ring<Kv>, dim3(tokens), dim3(kThreads), 0, stream, view, static_cast<const Kv*>(fresh), meta);
 }
 
-cudaError_t LaunchCacheCopy(const KvView& view, int element_bytes, const int* from, const int* to, int count,
+}  // namespace
+
+cudaError_t LaunchRingWrite(const KvView& view, const void* fresh, int tokens, const TokenMeta& meta,
                             cudaStream_t stream) {
-  const int64_t bytes = int64_t{view.kv_heads} * view.rows * view.dim * element_bytes;
+  const auto write = view.element_bytes == 1 ? WriteRing<e4m3> : view.element_bytes == 2 ? WriteRing<bf16> : WriteRing<float>;
+  return write(view, fresh, tokens, meta, stream);
+}
+
+cudaError_t LaunchCacheCopy(const KvView& view, const int* from, const int* to, int count, cudaStream_t stream) {
+  const int64_t bytes = int64_t{view.kv_heads} * view.rows * view.dim * view.element_bytes;
   return Launch(copy_cache, dim3(8, count), dim3(kThreads), 0, stream, static_cast<uint8_t*>(view.data), bytes, from,
                 to);
 }

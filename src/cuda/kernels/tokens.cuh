@@ -24,6 +24,7 @@ struct KvView {
   int kv_heads = 0;
   int rows = 0;       // block_size, or ring_tokens
   bool ring = false;
+  int element_bytes = 2;  // bf16 2; e4m3 1; float32 4 (kernels/kv_element.cuh)
 };
 
 // Starts a row: residual = embedding, or residual += sum over its experts of expert_out[slot_of]. Then
@@ -63,7 +64,7 @@ struct RopeParams {
   float value_scale = 1;
   void* q = nullptr;  // out [tokens, heads, head_dim], activation type
   // Where k and v go: the cache; or, in ring layers when a step's new tokens may overrun the ring, fresh_k and fresh_v
-  // [tokens, kv_heads, dim], which attention reads and LaunchRingWrite then moves into the rings.
+  // [tokens, kv_heads, dim], elements as the cache's, which attention reads and LaunchRingWrite then moves into the rings.
   KvView k, v;
   void* fresh_k = nullptr;
   void* fresh_v = nullptr;
@@ -72,11 +73,10 @@ struct RopeParams {
 cudaError_t LaunchRope(const RopeParams& params, bool f32_activations, cudaStream_t stream);
 
 // fresh [tokens, kv_heads, dim] -> rings, for the last `rows` positions of each sequence.
-cudaError_t LaunchRingWrite(const KvView& view, const void* fresh, int element_bytes, int tokens,
-                            const TokenMeta& meta, cudaStream_t stream);
+cudaError_t LaunchRingWrite(const KvView& view, const void* fresh, int tokens, const TokenMeta& meta,
+                            cudaStream_t stream);
 
 // Copies whole blocks or rings of one K or V pool: to[i] = from[i].
-cudaError_t LaunchCacheCopy(const KvView& view, int element_bytes, const int* from, const int* to, int count,
-                            cudaStream_t stream);
+cudaError_t LaunchCacheCopy(const KvView& view, const int* from, const int* to, int count, cudaStream_t stream);
 
 }  // namespace minimo::cuda
