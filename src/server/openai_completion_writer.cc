@@ -134,8 +134,9 @@ void CompletionWriter::OnEvent(int index, Event&& event) {
   if (!fields_.stream) return;
   Choice& choice = choices_[static_cast<size_t>(index)];
   const bool last = event.finish != FinishReason::kNone;
-  // Nothing to show yet: the text is held back (part of a character, or of a stop string).
-  if (!last && choice.text.empty() && choice.logprobs.tokens.empty() && choice.ids.empty()) return;
+  // A token whose text is held back (part of a character, or of a stop string) is a chunk too, as in vLLM: clients time
+  // tokens by chunks.
+  if (!last && event.tokens.empty() && choice.text.empty()) return;
   WriteChoice(answer_.Open(), index, choice, last);
   answer_.Send(index, event.tokens.empty() ? 0 : event.timing.last_token_us);
 }

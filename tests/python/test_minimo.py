@@ -36,6 +36,18 @@ def test_chat_whole_and_streamed(minimo):
     assert finish == "stop" and usage.completion_tokens == whole.usage.completion_tokens
 
 
+def test_a_token_without_text_is_a_chunk_of_its_own(minimo):
+    texts = []
+    for seed in range(4):  # far from any text: parts of characters come up
+        body = {"prompt": [300, 400, 500], "max_tokens": 120, "temperature": 5, "top_p": 1, "top_k": 0, "seed": seed,
+                "ignore_eos": True, "stream": True}
+        with http.stream("POST", minimo.url + "/v1/completions", json=body) as response:
+            for line in response.iter_lines():
+                if line.startswith("data: {"):
+                    texts.append(json.loads(line[6:])["choices"][0]["text"])
+    assert len(texts) == 4 * 120 and "" in texts
+
+
 # As the nano models learnt it.
 COMPUTE = {"type": "function", "function": {"name": "calculate", "description": "Compute an expression", "parameters": {
     "type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}, "op": {"type": "string"}},
