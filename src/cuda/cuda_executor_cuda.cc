@@ -15,6 +15,7 @@
 #include "cuda/kernels/router.cuh"
 #include "cuda/step_ahead.h"
 #include "cuda/step_plan.h"
+#include "cuda/step_times_cuda.h"
 
 namespace minimo::cuda {
 namespace {
@@ -72,10 +73,12 @@ class CudaExecutorImpl final : public CudaExecutor {
   ~CudaExecutorImpl() override {
     cudaDeviceSynchronize();
     ForgetGraphs();
+    times_.Log();
   }
 
   Status Load(const DecoderWeights* weights, ThreadTeam& team) {
     MINIMO_TRY(stream_.Create());
+    MINIMO_TRY(times_.Create());
     if (options_.share != nullptr) {
       MINIMO_ASSIGN(exchange_, Exchange::Create(spec_, *options_.share, ExchangeOf(options_)));
     }
@@ -122,7 +125,9 @@ class CudaExecutorImpl final : public CudaExecutor {
       }
     }
     MINIMO_TRY(Copies(step.ring_snapshots, true));
+    MINIMO_TRY(times_.End(slot_, stream_.get()));
     MINIMO_TRY(Finish());
+    times_.Ended(slot_);
     *output = {};
     if (!Leads()) return {};
     float* logits = rows > most ? logits_.data() : host_logits_.As<float>();
@@ -155,6 +160,7 @@ class CudaExecutorImpl final : public CudaExecutor {
       MINIMO_TRY(Finish());
     } else {
       MINIMO_TRY(digests_.Wait(slot));
+      times_.Ended(slot);
     }
     digests->clear();
     if (!Leads()) return {};
@@ -261,6 +267,7 @@ class CudaExecutorImpl final : public CudaExecutor {
   // The plan from word `first` on. Two buffers take turns: at most one step is begun before its predecessor has ended.
   Status SendPacked(int64_t first) {
     slot_ ^= 1;
+    MINIMO_TRY(times_.Begin(slot_, decode_, plan_.tokens, stream_.get()));
     const HostMemory& host = host_packed_[decode_][slot_];
     const size_t bytes = (plan_.packed.size() - static_cast<size_t>(first)) * 4;
     std::memcpy(host.As(), plan_.packed.data() + first, bytes);
@@ -285,7 +292,8 @@ class CudaExecutorImpl final : public CudaExecutor {
       if (rows > 0) MINIMO_TRY(forward_[decode_]->Head(Packed(), plan_.tokens, 0, rows, stream_.get()));
       if (rows > 0 && Leads()) MINIMO_TRY(Digest());
     }
-    return digests_.Send(slot_, Leads() ? rows : 0, stream_.get());
+    MINIMO_TRY(digests_.Send(slot_, Leads() ? rows : 0, stream_.get()));
+    return times_.End(slot_, stream_.get());
   }
 
   // The step after `step`, which was sent last, if it can be begun; tokens: empty if the device has just chosen them.
@@ -363,12 +371,17 @@ class CudaExecutorImpl final : public CudaExecutor {
     if (seen++ == 0) return false;  // making a graph costs more than one step gains
     auto found = graphs_.find(key);
     if (found == graphs_.end()) {
-      MINIMO_ASSIGN(const cudaGraphExec_t graph, Capture([&]() -> Status {
-                      MINIMO_TRY(Layers());
-                      MINIMO_TRY(forward_[1]->Head(Packed(), plan_.tokens, 0, plan_.tokens, stream_.get()));
-                      return Leads() ? Digest() : Status();
-                    }));
-      found = graphs_.emplace(key, graph).first;
+      const auto graph = Capture([&]() -> Status {
+        MINIMO_TRY(Layers());
+        MINIMO_TRY(forward_[1]->Head(Packed(), plan_.tokens, 0, plan_.tokens, stream_.get()));
+        return Leads() ? Digest() : Status();
+      });
+      if (!graph.ok()) {  // out of memory, say: the step runs without
+        LogWarn("decode steps are launched kernel by kernel from here on: {}", graph.error().message);
+        options_.graphs = false;
+        return false;
+      }
+      found = graphs_.emplace(key, *graph).first;
     }
     MINIMO_CUDA_TRY(cudaGraphLaunch(found->second, stream_.get()));
     return true;
@@ -409,6 +422,7 @@ class CudaExecutorImpl final : public CudaExecutor {
   DeviceMemory copy_ids_[2];  // [rings]
   HostMemory host_logits_;
   DeviceDigests digests_;
+  StepTimes times_;
   std::vector<int32_t> rows_;  // of the step's sequences, in what was computed
   // The step that was begun before it was asked for.
   struct {

@@ -23,4 +23,6 @@ bool FaultDue(Fault kind) {
   return at[i] > 0 && ++count[i] == at[i];
 }
 
+int PretendedGeneration() { return static_cast<int>(FaultNumber("generation:")); }
+
 }  // namespace minimo::cuda

@@ -31,6 +31,10 @@ serve() {
     must start "$model.log" --model models/$model
     must timeout 30 python3 serve_client.py same "$url"
     stop
+    # In bf16 a batch rounds otherwise than a token alone; in float32 both give the same text.
+    must start "$model-f32.log" --model models/$model --dtype f32
+    must timeout 30 python3 serve_client.py together "$url"
+    stop
   done
 }
 
@@ -40,9 +44,11 @@ faults() {
   stop
   echo "no device: $(CUDA_VISIBLE_DEVICES='' timeout 10 ./minimo serve --model models/nano-minimax-m2 --backend cuda 2>&1 | tail -1)"
   echo "too large: $(timeout 10 ./minimo serve --model shapes/minimax-m2 --load-format dummy --backend cuda 2>&1 | tail -1)"
-  for ((n = 1; n < 60; n += 1 + n / 8)); do  # every allocation at start, until there are no more
+  echo "another generation: $(MINIMO_CUDA_FAULT=generation:120 timeout 10 ./minimo serve --model models/nano-minimax-m2 --backend cuda 2>&1 | tail -1)"
+  for ((n = 1; n < 60; n += n < 30 ? 1 + n / 4 : 1)); do  # allocations at start, until there are no more
     if MINIMO_CUDA_FAULT=allocation:$n start allocation.log --model models/nano-mimo-v2-flash; then
-      echo "allocation $n: serves"
+      echo "allocation $n: serves"  # and is the first while it does
+      must timeout 30 python3 serve_client.py fault "$url"
       stop
       break
     fi
