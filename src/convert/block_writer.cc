@@ -45,9 +45,7 @@ AlignedBlock WriteQueue::TakeBlock() {
       return block;
     }
   }
-  AlignedBlock block;
-  block.data.reset(static_cast<std::byte*>(std::aligned_alloc(kBlockAlignment, block_bytes_)));
-  return block;
+  return AlignedBlock::Make(block_bytes_);
 }
 
 bool WriteQueue::Push(int fd, const std::string& path, AlignedBlock block) {

@@ -4,7 +4,6 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -13,22 +12,12 @@
 #include <thread>
 #include <vector>
 
+#include "convert/aligned_block.h"
 #include "minimo/result.h"
 
 struct XXH3_state_s;
 
 namespace minimo {
-
-inline constexpr size_t kBlockAlignment = 4096;  // of addresses, sizes and offsets that O_DIRECT takes
-
-// Memory for one write; not cleared.
-struct AlignedBlock {
-  struct Free {
-    void operator()(std::byte* p) const { std::free(p); }
-  };
-  std::unique_ptr<std::byte, Free> data;
-  size_t size = 0;
-};
 
 // A bounded queue of blocks in front of file descriptors. One producer; the writer thread is the consumer.
 class WriteQueue {

@@ -204,7 +204,7 @@ Result<ConvertReport> Convert(const ConvertOptions& options, const std::function
   ConvertReport report;
   report.input_bytes = plan.input_bytes;
   report.output_bytes = plan.output_bytes;
-  MINIMO_ASSIGN(const SourceReader reader, SourceReader::Open(*model.checkpoint));
+  MINIMO_ASSIGN(const SourceReader reader, SourceReader::Open(*model.checkpoint, plan.layout ? SourceUse::kShared : SourceUse::kOnce));
   ThreadTeam team(options.threads);
   const size_t sums = 2 * (model.spec.layers.size() + 1);
   int64_t done = 0;

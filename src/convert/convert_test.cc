@@ -3,11 +3,9 @@
 #include <sys/mount.h>
 
 #include <cmath>
-#include <random>
 
 #include "base/thread_team.h"
 #include "convert/convert.h"
-#include "convert/encode.h"
 #include "models/offline_runner.h"
 #include "ops/linear/linear.h"
 #include "tests/support/scratch_dir.h"
@@ -26,65 +24,6 @@ std::string Nano(const char* name) { return (RepoDir() / "models" / name).string
 Result<ConvertReport> ConvertTo(const std::string& in, const std::string& out, TargetFormat target,
                           std::function<bool(int64_t, int64_t)> progress = {}) {
   return Convert({in, out, {target}, 2, int64_t{1} << 20}, progress);
-}
-
-std::vector<float> Random(std::mt19937& rng, int64_t count) {
-  std::normal_distribution<float> normal;
-  std::vector<float> values(static_cast<size_t>(count));
-  for (float& v : values) v = normal(rng);
-  return values;
-}
-
-TEST(Encode, Fp8BandHoldsTheLargestValueAndRoundsToNearest) {
-  std::mt19937 rng(1);
-  constexpr int64_t kRows = 100, kCols = 300;
-  auto values = Random(rng, kRows * kCols);
-  for (int64_t c = 128; c < 256; ++c)
-    for (int64_t r = 0; r < kRows; ++r) values[r * kCols + c] = 0;  // an all-zero block
-  std::vector<Fp8E4M3> codes(values.size());
-  float scales[3];
-  EncodeFp8Band(values.data(), kRows, kCols, codes.data(), scales);
-  EXPECT_EQ(scales[1], 1.0f);
-  int full = 0;
-  for (int64_t i = 0; i < kRows * kCols; ++i) {
-    const float scale = scales[i % kCols / 128];
-    const float back = ToFloat(codes[i]) * scale;
-    EXPECT_LE(std::fabs(back - values[i]), std::max(std::fabs(values[i]) * 0x1p-4f, scale * 0x1p-10f) * 1.0001f);
-    full += i % kCols < 128 && (codes[i].bits & 0x7f) == 0x7e;
-  }
-  EXPECT_GE(full, 1);
-}
-
-TEST(Encode, Int4SearchIsNeverWorseThanTheLargestValue) {
-  std::mt19937 rng(2);
-  const auto values = Random(rng, 64 * 200);
-  std::vector<uint8_t> packed(values.size() / 2);
-  std::vector<Bf16> scales(200);
-  EncodeInt4Row(values.data(), 64 * 200, 64, packed.data(), scales.data());
-  WeightView w;
-  w.format = WeightFormat::kInt4Group;
-  w.rows = 1;
-  w.cols = 64 * 200;
-  w.data = reinterpret_cast<const std::byte*>(packed.data());
-  w.row_bytes = w.cols / 2;
-  w.group_scales = scales.data();
-  w.scale_stride = 200;
-  w.group_size = 64;
-  double searched = 0, plain = 0;
-  for (int64_t g = 0; g < 200; ++g) {
-    float largest = 0;
-    for (int64_t i = 0; i < 64; ++i) largest = std::max(largest, std::fabs(values[g * 64 + i]));
-    const float scale = ToFloat(ToBf16(largest / 7));
-    double group_searched = 0, group_plain = 0;
-    for (int64_t i = g * 64; i < (g + 1) * 64; ++i) {
-      group_searched += std::pow(Dequantize(w, 0, i) - values[i], 2);
-      group_plain += std::pow(std::clamp(std::nearbyint(values[i] / scale), -7.0f, 7.0f) * scale - values[i], 2);
-    }
-    EXPECT_LE(group_searched, group_plain * 1.001);
-    searched += group_searched;
-    plain += group_plain;
-  }
-  EXPECT_LT(searched, 0.95 * plain);  // and on the whole better
 }
 
 // Every weight of the converted checkpoint against the source's, element by element.

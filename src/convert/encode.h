@@ -1,4 +1,5 @@
-// From a weight in any format to rows of another one. Pure functions; the caller streams.
+// From a weight in any format to rows of another one. Pure functions on rows that lie one after the other; the caller
+// streams. Finite values give the same bits on every instruction set.
 #pragma once
 
 #include <cstdint>
@@ -18,9 +19,19 @@ void EncodeBf16(const float* values, int64_t count, Bf16* out);
 // rows <= 128.
 void EncodeFp8Band(const float* values, int64_t rows, int64_t cols, Fp8E4M3* codes, float* scales);
 
-// One row: nibbles (value + 8) packed two a byte, low first, and a bf16 scale per group. The scale is searched: of
-// kInt4Candidates fractions of amax / 7, the one with the least squared error.
+// Groups of kInt4Group values: nibbles (value + 8) packed two a byte, low first, and a bf16 scale a group. Of
+// kInt4Candidates fractions of amax / 7, from 1 down to kInt4SmallestFraction, the scale with the least squared error
+// is taken, the largest of equals; an all-zero group has 1. The definition, in float32 with every product and sum
+// rounded and in the order of the values:
+//   scale = bf16(amax / 7 * fraction)
+//   code = clamp(round(value * (1 / scale)), -7, 7)
+//   error = sum (code * scale - value)^2
+inline constexpr int kInt4Group = 64;
 inline constexpr int kInt4Candidates = 16;
-void EncodeInt4Row(const float* values, int64_t cols, int64_t group, uint8_t* packed, Bf16* scales);
+inline constexpr float kInt4SmallestFraction = 0.7f;  // below it clipping costs more than rounding gains
+void EncodeInt4(const float* values, int64_t groups, uint8_t* packed, Bf16* scales);
+
+// Adds the squared error of `made` and the squared norm of `values`.
+void AddSquares(const float* values, const float* made, int64_t count, double* error, double* norm);
 
 }  // namespace minimo

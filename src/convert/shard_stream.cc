@@ -1,7 +1,6 @@
 #include "convert/shard_stream.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 
 #include "base/error.h"
@@ -14,9 +13,12 @@
 namespace minimo {
 namespace {
 
-constexpr int64_t kChunkBytes = int64_t{16} << 20;   // encoded or gathered at a time
+constexpr int64_t kChunkBytes = int64_t{16} << 20;   // gathered at a time
 constexpr int64_t kBlocksBytes = int64_t{384} << 20;  // of all blocks that wait to be written
-constexpr int64_t kBand = kScaleBlock;                // rows a member encodes at a time: one row of scale blocks
+constexpr int64_t kAheadBytes = int64_t{256} << 20;   // of the source, asked for early
+constexpr int64_t kBand = kScaleBlock;                // rows a member reads at a time: one row of scale blocks
+constexpr int64_t kStrip = 8;                         // and encodes, where no scale spans rows: some 200 KB of float32
+static_assert(kW4Group == kInt4Group);
 
 // What rows [0, rows) of a strided matrix cover in the source.
 int64_t SpanBytes(int64_t rows, int64_t stride, int64_t row_bytes) {
@@ -25,36 +27,28 @@ int64_t SpanBytes(int64_t rows, int64_t stride, int64_t row_bytes) {
 
 int64_t UsedRowBytes(const WeightView& view) { return (view.cols * view.ElementBits() + 7) / 8; }
 
-void PrefetchSource(const ConvertedTensor& t, const SourceReader& reader) {
-  if (t.kind == ConvertedTensor::Kind::kCopy) {
-    reader.Prefetch(t.source.data, SpanBytes(t.source.rows, t.source.stride, t.source.row_bytes));
-  } else {
-    const WeightView& view = t.weight.view;
-    reader.Prefetch(view.data, SpanBytes(view.rows, view.row_bytes, UsedRowBytes(view)));
-  }
+// The part of the source that a tensor is made from.
+std::span<const std::byte> SourceOf(const ConvertedTensor& t) {
+  const WeightView& view = t.weight.view;
+  const int64_t bytes = t.kind == ConvertedTensor::Kind::kCopy
+                            ? SpanBytes(t.source.rows, t.source.stride, t.source.row_bytes)
+                            : SpanBytes(view.rows, view.row_bytes, UsedRowBytes(view));
+  return {t.kind == ConvertedTensor::Kind::kCopy ? t.source.data : view.data, static_cast<size_t>(bytes)};
 }
 
-// Squared error of `made` and squared norm of `values`, in sums enough to keep the adders busy.
-void AddSquares(const float* values, const float* made, int64_t count, double* error, double* norm) {
-  constexpr int64_t kLanes = 16;
-  double e[kLanes] = {}, n[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    for (int64_t j = 0; j < kLanes; ++j) {
-      const double d = double{made[i + j]} - values[i + j];
-      e[j] += d * d;
-      n[j] += double{values[i + j]} * values[i + j];
-    }
-  }
-  for (; i < count; ++i) {
-    const double d = double{made[i]} - values[i];
-    e[0] += d * d;
-    n[0] += double{values[i]} * values[i];
-  }
-  for (int64_t j = 0; j < kLanes; ++j) {
-    *error += e[j];
-    *norm += n[j];
-  }
+// Its scales too, which are read where they are mapped: a fault would wait behind the large reads.
+void PrefetchSource(const ConvertedTensor& t, const SourceReader& reader) {
+  const std::span<const std::byte> source = SourceOf(t);
+  reader.Prefetch(source.data(), static_cast<int64_t>(source.size()));
+  const WeightView& view = t.weight.view;
+  if (t.kind == ConvertedTensor::Kind::kCopy || view.rows == 0) return;
+  const auto ask = [&](const auto* first, const auto* last) {
+    const auto* const begin = reinterpret_cast<const std::byte*>(first);
+    const auto* const end = reinterpret_cast<const std::byte*>(last + view.scale_stride);
+    if (end > begin) reader.Prefetch(begin, end - begin);
+  };
+  if (view.scales) ask(view.ScaleRow(0), view.ScaleRow(view.rows - 1));
+  if (view.group_scales) ask(view.group_scales, view.group_scales + (view.rows - 1) * view.scale_stride);
 }
 
 // Encodes rows of one weight; keeps the small tensors (scales) that follow the streamed one.
@@ -70,22 +64,22 @@ class Encoder {
 
   int64_t RowBytes() const { return tensor_.outputs[0].bytes() / std::max<int64_t>(view_.rows, 1); }
 
-  // Rows [begin, end) into `out`, begin a multiple of kBand; adds to error and norm.
-  Status Rows(int64_t begin, int64_t end, std::byte* out, double* error, double* norm) {
+  // Rows [begin, end) of one band into `out`; adds to error and norm.
+  Status Band(int64_t begin, int64_t end, std::byte* out, double* error, double* norm) {
     thread_local std::vector<float> values, back;
     thread_local std::vector<std::byte> bytes;
-    values.resize(static_cast<size_t>(kBand * view_.cols));
-    bytes.resize(static_cast<size_t>(kBand * view_.row_bytes));
-    for (int64_t row = begin; row < end; row += kBand, out += kBand * RowBytes()) {
-      const int64_t count = std::min(kBand, end - row);
-      WeightView band = view_.SliceRows(row, count);
-      MINIMO_TRY(reader_.Read(band.data, SpanBytes(count, view_.row_bytes, UsedRowBytes(view_)), bytes.data()));
-      band.data = bytes.data();
-      DecodeRows(band, 0, count, values.data());
-      Encode(row, count, values.data(), out);
-      back.resize(values.size());
-      WeightView made = EncodedView(row, count, out);
-      DecodeRows(made, 0, count, back.data());
+    const int64_t strip = tensor_.kind == ConvertedTensor::Kind::kFp8 ? kBand : kStrip;
+    values.resize(static_cast<size_t>(strip * view_.cols));
+    back.resize(values.size());
+    WeightView band = view_.SliceRows(begin, end - begin);
+    bytes.resize(static_cast<size_t>(SpanBytes(band.rows, view_.row_bytes, UsedRowBytes(view_))));
+    MINIMO_TRY(reader_.Read(band.data, static_cast<int64_t>(bytes.size()), bytes.data()));
+    band.data = bytes.data();
+    for (int64_t r = 0; r < band.rows; r += strip, out += strip * RowBytes()) {
+      const int64_t count = std::min(strip, band.rows - r);
+      DecodeRows(band, r, r + count, values.data());
+      Encode(begin + r, count, values.data(), out);
+      DecodeRows(EncodedView(begin + r, count, out), 0, count, back.data());
       AddSquares(values.data(), back.data(), count * view_.cols, error, norm);
     }
     return {};
@@ -102,10 +96,7 @@ class Encoder {
         EncodeFp8Band(values, count, view_.cols, reinterpret_cast<Fp8E4M3*>(out), Fp8Scales(row));
         break;
       case ConvertedTensor::Kind::kInt4:
-        for (int64_t r = 0; r < count; ++r) {
-          EncodeInt4Row(values + r * view_.cols, view_.cols, kW4Group, reinterpret_cast<uint8_t*>(out) + r * RowBytes(),
-                        Int4Scales(row + r));
-        }
+        EncodeInt4(values, count * (view_.cols / kW4Group), reinterpret_cast<uint8_t*>(out), Int4Scales(row));
         break;
     }
   }
@@ -179,30 +170,41 @@ Result<bool> StreamCopy(const ConvertedTensor::Rows& source, const SourceReader&
   return true;
 }
 
+// Rows [begin, end) into `out`. Sums are added band by band, so that they do not depend on who took which.
+Status EncodeBands(Encoder& encoder, int64_t begin, int64_t end, ThreadTeam& team, std::byte* out, double* sums) {
+  const int64_t bands = (end - begin + kBand - 1) / kBand;
+  std::vector<double> of_band(static_cast<size_t>(2 * bands));
+  std::vector<Status> faults(static_cast<size_t>(bands));
+  team.ParallelForDynamic(bands, [&](int64_t band) {
+    const int64_t row = begin + band * kBand;
+    faults[band] = encoder.Band(row, std::min(end, row + kBand), out + band * kBand * encoder.RowBytes(),
+                                &of_band[2 * band], &of_band[2 * band + 1]);
+  });
+  for (Status& fault : faults) MINIMO_TRY(std::move(fault));
+  for (size_t i = 0; i < of_band.size(); ++i) sums[i % 2] += of_band[i];
+  return {};
+}
+
+// Whole bands straight into the file's block while they fit there, one that does not by way of `spill`.
 Result<bool> StreamEncoded(const ConvertedTensor& t, const SourceReader& reader, ThreadTeam& team, Sink sink,
                            ErrorSums* errors) {
   Encoder encoder(t, reader);
   const int64_t rows = t.weight.view.rows, row_bytes = encoder.RowBytes();
-  const int64_t step = std::max<int64_t>(1, kChunkBytes / (row_bytes * kBand)) * kBand;
   const size_t layer = t.layer >= 0 ? static_cast<size_t>(t.layer) : errors->size() / 2 - 1;
-  std::vector<std::byte> chunk(static_cast<size_t>(std::min(step, rows) * row_bytes));
-  for (int64_t row = 0; row < rows; row += step) {
-    const int64_t end = std::min(rows, row + step);
-    std::vector<double> sums(static_cast<size_t>(2 * team.size()));
-    std::vector<Status> faults(static_cast<size_t>(team.size()));
-    std::atomic<int64_t> next{row};
-    team.Run([&](int member) {
-      for (int64_t r = next.fetch_add(kBand); r < end && faults[member].ok(); r = next.fetch_add(kBand)) {
-        faults[member] = encoder.Rows(r, std::min(end, r + kBand), chunk.data() + (r - row) * row_bytes,
-                                      &sums[2 * member], &sums[2 * member + 1]);
-      }
-    });
-    for (Status& fault : faults) MINIMO_TRY(std::move(fault));
-    for (size_t i = 0; i < sums.size(); i += 2) {
-      (*errors)[2 * layer] += sums[i];
-      (*errors)[2 * layer + 1] += sums[i + 1];
+  std::vector<std::byte> spill;
+  for (int64_t row = 0; row < rows;) {
+    const std::span<std::byte> space = sink.file.Space();
+    const int64_t fit = std::min(rows - row, static_cast<int64_t>(space.size()) / row_bytes);
+    const bool fits = fit >= std::min(kBand, rows - row);
+    const int64_t end = !fits ? std::min(rows, row + kBand) : row + fit == rows ? rows : row + fit / kBand * kBand;
+    if (!fits) spill.resize(static_cast<size_t>((end - row) * row_bytes));
+    std::byte* const out = fits ? space.data() : spill.data();
+    MINIMO_TRY(EncodeBands(encoder, row, end, team, out, errors->data() + 2 * layer));
+    const int64_t bytes = (end - row) * row_bytes;
+    if (fits ? !sink.file.Commit(static_cast<size_t>(bytes)) || !sink.advance(bytes) : !sink.Append(out, bytes)) {
+      return kStopped;
     }
-    if (!sink.Append(chunk.data(), (end - row) * row_bytes)) return kStopped;
+    row = end;
   }
   for (const auto& small : encoder.small()) {
     if (!sink.Append(small.data(), static_cast<int64_t>(small.size()))) return kStopped;
@@ -213,10 +215,14 @@ Result<bool> StreamEncoded(const ConvertedTensor& t, const SourceReader& reader,
 Result<bool> StreamAll(std::span<const ConvertedTensor> tensors, const SourceReader& reader, ThreadTeam& team,
                        const std::function<bool(int64_t)>& advance, std::map<int, BlockFile>* files,
                        ErrorSums* errors) {
-  const size_t ahead = 4 * files->size();  // parts that are asked for early: of about four source tensors
-  for (size_t i = 0; i < std::min(ahead, tensors.size()); ++i) PrefetchSource(tensors[i], reader);
+  size_t asked = 0;
+  int64_t asked_bytes = 0, read_bytes = 0;
   for (size_t i = 0; i < tensors.size(); ++i) {
-    if (i + ahead < tensors.size()) PrefetchSource(tensors[i + ahead], reader);
+    for (; asked < tensors.size() && (asked == i || asked_bytes - read_bytes < kAheadBytes); ++asked) {
+      PrefetchSource(tensors[asked], reader);
+      asked_bytes += static_cast<int64_t>(SourceOf(tensors[asked]).size());
+    }
+    read_bytes += static_cast<int64_t>(SourceOf(tensors[i]).size());
     const Sink sink{files->at(tensors[i].rank), advance};
     const bool copy = tensors[i].kind == ConvertedTensor::Kind::kCopy;
     MINIMO_ASSIGN(const bool whole, copy ? StreamCopy(tensors[i].source, reader, sink)

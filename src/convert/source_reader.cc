@@ -11,21 +11,32 @@
 #include "checkpoint/mapped_file.h"
 
 namespace minimo {
+namespace {
 
-Result<SourceReader> SourceReader::Open(const Checkpoint& checkpoint) {
+constexpr int64_t kDirectBytes = int64_t{256} << 10;  // less is read with its neighbours through the page cache
+
+}  // namespace
+
+Result<SourceReader> SourceReader::Open(const Checkpoint& checkpoint, SourceUse use) {
   SourceReader reader;
   for (const SafetensorsFile& shard : checkpoint.shards()) {
     const std::string& path = shard.file()->path();
     const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (fd < 0) return Errorf("{}: cannot open: {}", path, std::strerror(errno));
+    const int direct = use == SourceUse::kOnce ? open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT) : -1;
     const auto begin = reinterpret_cast<uintptr_t>(shard.file()->data());
-    reader.files_.push_back({begin, begin + shard.file()->size(), fd, path});
+    reader.files_.push_back({begin, begin + shard.file()->size(), fd, direct, path});
   }
+  if (use == SourceUse::kOnce) reader.ahead_ = std::make_unique<ReadAhead>();
   return reader;
 }
 
 SourceReader::~SourceReader() {
-  for (const File& file : files_) close(file.fd);
+  ahead_.reset();  // its threads read from the files
+  for (const File& file : files_) {
+    close(file.fd);
+    if (file.direct >= 0) close(file.direct);
+  }
 }
 
 const SourceReader::File* SourceReader::Holding(const std::byte* data) const {
@@ -40,6 +51,13 @@ Status SourceReader::Read(const std::byte* data, int64_t bytes, std::byte* out) 
   if (file == nullptr) {
     std::memcpy(out, data, static_cast<size_t>(bytes));
     return {};
+  }
+  while (ahead_ && bytes > 0) {
+    MINIMO_ASSIGN(const int64_t taken, ahead_->Take(reinterpret_cast<uintptr_t>(data), bytes, out));
+    if (taken == 0) break;
+    data += taken;
+    out += taken;
+    bytes -= taken;
   }
   auto at = static_cast<off_t>(reinterpret_cast<uintptr_t>(data) - file->begin);
   while (bytes > 0) {
@@ -57,8 +75,13 @@ Status SourceReader::Read(const std::byte* data, int64_t bytes, std::byte* out) 
 void SourceReader::Prefetch(const std::byte* data, int64_t bytes) const {
   const File* file = Holding(data);
   if (file == nullptr) return;
-  const auto at = static_cast<off_t>(reinterpret_cast<uintptr_t>(data) - file->begin);
-  posix_fadvise(file->fd, at, bytes, POSIX_FADV_WILLNEED);
+  const auto address = reinterpret_cast<uintptr_t>(data);
+  const auto at = static_cast<off_t>(address - file->begin);
+  if (ahead_ && bytes >= kDirectBytes) {
+    ahead_->Ask(address, bytes, file->direct >= 0 ? file->direct : file->fd, at, file->path);
+  } else {
+    posix_fadvise(file->fd, at, bytes, POSIX_FADV_WILLNEED);
+  }
 }
 
 }  // namespace minimo

@@ -1,0 +1,211 @@
+// Files read ahead and written in blocks: whatever the sizes and the order of threads, the bytes are the bytes; and
+// what goes wrong is said.
+#include <gmock/gmock.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <random>
+#include <thread>
+
+#include "convert/block_writer.h"
+#include "convert/ledger.h"
+#include "convert/read_ahead.h"
+#include "convert/source_reader.h"
+#include "tests/support/scratch_dir.h"
+
+namespace minimo {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::ReadBytes;
+using testing::Safetensors;
+using testing::ScratchDir;
+
+std::string Noise(size_t bytes, uint32_t seed = 1) {
+  std::mt19937 rng(seed);
+  std::string text(bytes, '\0');
+  for (char& c : text) c = static_cast<char>(rng());
+  return text;
+}
+
+const std::byte* Bytes(const std::string& text) { return reinterpret_cast<const std::byte*>(text.data()); }
+
+TEST(BlockFile, WritesWhatWasAppendedWhateverTheSizes) {
+  const ScratchDir dir;
+  constexpr size_t kBlock = 8192;
+  for (const size_t size : {size_t{0}, size_t{1}, kBlock - 1, kBlock, kBlock + 1, 5 * kBlock, 7 * kBlock + 4097}) {
+    SCOPED_TRACE(size);
+    const std::string text = Noise(size);
+    WriteQueue queue(kBlock);
+    auto file = BlockFile::Create(dir.File("f"), queue);
+    ASSERT_TRUE(file.ok()) << file.error().message;
+    std::mt19937 rng(2);
+    for (size_t at = 0; at < size;) {
+      if (rng() % 2) {  // appended, or filled in where the file has room
+        const size_t part = std::min<size_t>(size - at, rng() % 20000);
+        ASSERT_TRUE(file->Append(Bytes(text) + at, part));
+        at += part;
+      } else {
+        const std::span<std::byte> space = file->Space();
+        ASSERT_GE(space.size(), 1u);
+        const size_t part = std::min({size - at, space.size(), size_t{rng() % 9000}});
+        std::memcpy(space.data(), text.data() + at, part);
+        ASSERT_TRUE(file->Commit(part));
+        at += part;
+      }
+    }
+    ASSERT_TRUE(file->Flush());
+    ASSERT_TRUE(queue.Close().ok());
+    EXPECT_FALSE(std::filesystem::exists(dir.File("f")));  // not yet whole
+    ASSERT_TRUE(file->Finish().ok());
+    EXPECT_EQ(ReadBytes(dir.File("f")), text);
+    EXPECT_EQ(file->bytes(), static_cast<int64_t>(size));
+    EXPECT_EQ(file->checksum(), FileChecksum(dir.File("f"), {}).value());
+    EXPECT_FALSE(std::filesystem::exists(dir.File("f.tmp")));
+    std::filesystem::remove(dir.File("f"));
+  }
+}
+
+TEST(BlockFile, AnUnfinishedOneIsRemoved) {
+  const ScratchDir dir;
+  {
+    WriteQueue queue(4096);
+    auto file = BlockFile::Create(dir.File("f"), queue);
+    ASSERT_TRUE(file.ok());
+    ASSERT_TRUE(file->Append(Bytes(Noise(10000)), 10000));
+    ASSERT_TRUE(queue.Close().ok());
+    EXPECT_TRUE(std::filesystem::exists(dir.File("f.tmp")));
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(dir.path()));
+}
+
+TEST(BlockFile, AFullDiskIsToldOnceAndEndsTheQueue) {
+  const ScratchDir dir;
+  if (mount("tmpfs", dir.path().c_str(), "tmpfs", 0, "size=64k") != 0) GTEST_SKIP() << "cannot mount a small disk here";
+  std::string message;
+  {
+    WriteQueue queue(8192);
+    auto file = BlockFile::Create(dir.File("f"), queue);
+    ASSERT_TRUE(file.ok());
+    const std::string text = Noise(8192);
+    int pushed = 0;
+    while (pushed < 1000 && file->Append(Bytes(text), text.size())) ++pushed;  // waits for the writer, ends by it
+    EXPECT_LT(pushed, 20);
+    message = queue.Close().error().message;
+  }
+  const bool left = !std::filesystem::is_empty(dir.path());
+  umount(dir.path().c_str());
+  EXPECT_THAT(message, HasSubstr("f: cannot write: No space left"));
+  EXPECT_FALSE(left);
+}
+
+TEST(BlockFile, AFolderThatCannotBeWrittenIsToldAtOnce) {
+  WriteQueue queue(4096);
+  const auto file = BlockFile::Create("/proc/nowhere/f", queue);
+  ASSERT_FALSE(file.ok());
+  EXPECT_THAT(file.error().message, HasSubstr("/proc/nowhere/f.tmp: cannot create"));
+}
+
+// A checkpoint of two tensors of bytes and its files.
+struct Source {
+  ScratchDir dir;
+  std::string text = Noise(23'000'000);
+  Checkpoint checkpoint;
+  const std::byte* a = nullptr;  // 20 MB
+  const std::byte* b = nullptr;  // 3 MB
+
+  Source() {
+    dir.Write("model.safetensors",
+              Safetensors(R"({"a":{"dtype":"U8","shape":[20000000],"data_offsets":[0,20000000]},)"
+                          R"("b":{"dtype":"U8","shape":[3000000],"data_offsets":[20000000,23000000]}})", text));
+    checkpoint = Checkpoint::Open(dir.path().string()).value();
+    a = checkpoint.Find("a")->data;
+    b = checkpoint.Find("b")->data;
+  }
+};
+
+TEST(SourceReader, ReadsWhatWasAskedForAndWhatWasNot) {
+  const Source source;
+  for (const SourceUse use : {SourceUse::kOnce, SourceUse::kShared}) {
+    const auto reader = SourceReader::Open(source.checkpoint, use);
+    ASSERT_TRUE(reader.ok()) << reader.error().message;
+    std::string got(source.text.size(), '\0');
+    auto* out = reinterpret_cast<std::byte*>(got.data());
+    reader->Prefetch(source.a, 20'000'000);
+    reader->Prefetch(source.b, 1000);  // little: by way of the page cache
+    for (int64_t at = 0; at < 20'000'000; at += 7'000'003) {  // across the blocks of read-ahead
+      ASSERT_TRUE(reader->Read(source.a + at, std::min<int64_t>(7'000'003, 20'000'000 - at), out + at).ok());
+    }
+    ASSERT_TRUE(reader->Read(source.b, 3'000'000, out + 20'000'000).ok());  // never asked for
+    EXPECT_EQ(got, source.text);
+    ASSERT_TRUE(reader->Read(source.a, 4096, out).ok());  // taken already
+    EXPECT_EQ(got, source.text);
+    const std::string memory = "of no file";
+    ASSERT_TRUE(reader->Read(Bytes(memory), 10, out).ok());
+    EXPECT_EQ(got.substr(0, 10), memory);
+  }
+}
+
+TEST(SourceReader, SeveralThreadsTakeTheirParts) {
+  const Source source;
+  const auto reader = SourceReader::Open(source.checkpoint, SourceUse::kOnce);
+  ASSERT_TRUE(reader.ok());
+  std::string got(source.text.size(), '\0');
+  auto* out = reinterpret_cast<std::byte*>(got.data());
+  reader->Prefetch(source.a, 20'000'000);
+  reader->Prefetch(source.b, 3'000'000);
+  std::atomic<int64_t> next{0};
+  constexpr int64_t kPart = 50'000;
+  const auto take = [&] {
+    for (int64_t at = next.fetch_add(kPart); at < 23'000'000; at = next.fetch_add(kPart)) {
+      const Status status = reader->Read(source.a + at, kPart, out + at);
+      EXPECT_TRUE(status.ok()) << status.error().message;
+    }
+  };
+  {
+    std::vector<std::jthread> threads;
+    for (int i = 0; i < 4; ++i) threads.emplace_back(take);
+  }
+  EXPECT_EQ(got, source.text);
+}
+
+TEST(SourceReader, AFileThatHasBecomeShorterIsTold) {
+  for (const SourceUse use : {SourceUse::kOnce, SourceUse::kShared}) {
+    const Source source;
+    const auto reader = SourceReader::Open(source.checkpoint, use);
+    ASSERT_EQ(truncate(source.dir.File("model.safetensors").c_str(), 10'000'000), 0);
+    reader->Prefetch(source.a, 20'000'000);
+    std::vector<std::byte> out(20'000'000);
+    const Status status = reader->Read(source.a, 20'000'000, out.data());
+    ASSERT_FALSE(status.ok());
+    EXPECT_THAT(status.error().message, HasSubstr("model.safetensors: cannot read: it has become shorter"));
+  }
+}
+
+// More than the read-ahead may hold: it waits for what is taken, and what nobody takes does not keep it from ending.
+TEST(ReadAhead, HoldsSoManyBlocksAtMost) {
+  const ScratchDir dir;
+  constexpr int64_t kBytes = (ReadAhead::kBlocks + 8) * ReadAhead::kBlockBytes;
+  dir.Write("f", "");
+  ASSERT_EQ(truncate(dir.File("f").c_str(), kBytes), 0);  // holes: zeros
+  const std::string path = dir.File("f");
+  const int fd = open(path.c_str(), O_RDONLY);
+  {
+    ReadAhead ahead;
+    ahead.Ask(4096, kBytes, fd, 0, path);
+    std::vector<std::byte> out(ReadAhead::kBlockBytes);
+    for (int64_t at = 0; at < kBytes / 2; at += ReadAhead::kBlockBytes) {
+      EXPECT_EQ(ahead.Take(static_cast<uintptr_t>(4096 + at), ReadAhead::kBlockBytes, out.data()).value(),
+                ReadAhead::kBlockBytes);
+    }
+    EXPECT_EQ(ahead.Take(0, 1, out.data()).value(), 0);
+    EXPECT_EQ(ahead.Take(4096 + kBytes, 1, out.data()).value(), 0);
+  }
+  close(fd);
+}
+
+}  // namespace
+}  // namespace minimo
