@@ -1,8 +1,10 @@
 #include "cuda/device_weights_cuda.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "cuda/kernels/fp8_linear.cuh"
 #include "cuda/kernels/repack.cuh"
 #include "cuda/upload_cuda.h"
@@ -152,9 +154,14 @@ bool DeviceWeights::FitsFp8Prefill() const {
 }
 
 Status DeviceWeights::Fill(const DecoderWeights* weights, ThreadTeam* team, cudaStream_t stream) {
+  const auto start = std::chrono::steady_clock::now();
   MINIMO_TRY(memory_.Allocate(bytes_));
   MINIMO_TRY(options_.random ? FillRandom(stream) : FillFromFiles(*weights, *team, stream));
-  return ToStatus(cudaStreamSynchronize(stream), "filling the weights");
+  MINIMO_TRY(ToStatus(cudaStreamSynchronize(stream), "filling the weights"));
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  LogInfo("{} {:.2f} GB of weights in {:.2f} s, {:.1f} GB/s", options_.random ? "made up" : "loaded",
+          static_cast<double>(bytes_) * 1e-9, seconds, static_cast<double>(bytes_) * 1e-9 / seconds);
+  return {};
 }
 
 Status DeviceWeights::FillRandom(cudaStream_t stream) {

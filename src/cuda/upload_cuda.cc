@@ -45,6 +45,42 @@ bool StraddlesScales(const WeightView& v) {
   return v.format == WeightFormat::kFp8Block && v.scales != nullptr && v.first_col % kScaleBlock != 0;
 }
 
+// Rows first + [begin, end) of `view`; `to` is row `first`.
+void PutFloats(const WeightView& view, int64_t first, int64_t begin, int64_t end, float* to) {
+  for (int64_t r = begin; r < end; ++r) {
+    for (int64_t c = 0; c < view.cols; ++c) to[r * view.cols + c] = Element(view, first + r, c);
+  }
+}
+
+// The same as they are stored, one behind the other.
+void PutRows(const WeightView& view, int64_t first, int64_t begin, int64_t end, uint8_t* to) {
+  const int64_t row_bytes = view.cols * view.ElementBits() / 8;
+  if (view.row_bytes == row_bytes) {
+    std::memcpy(to + begin * row_bytes, view.Row(first + begin), static_cast<size_t>((end - begin) * row_bytes));
+    return;
+  }
+  for (int64_t r = begin; r < end; ++r) {
+    std::memcpy(to + r * row_bytes, view.Row(first + r), static_cast<size_t>(row_bytes));
+  }
+}
+
+// A row of `scale_cols` scales for each of these rows: float of FP8 blocks, bf16 of 4-bit groups.
+void PutScales(const WeightView& view, int64_t first, int64_t begin, int64_t end, int64_t scale_cols, void* to) {
+  for (int64_t r = begin; r < end; ++r) {
+    if (view.format == WeightFormat::kInt4Group) {
+      std::memcpy(static_cast<Bf16*>(to) + r * scale_cols, view.group_scales + (first + r) * view.scale_stride,
+                  static_cast<size_t>(scale_cols) * 2);
+      continue;
+    }
+    float* row = static_cast<float*>(to) + r * scale_cols;
+    if (view.scales == nullptr) {
+      std::fill(row, row + scale_cols, 1.0f);
+    } else {
+      std::memcpy(row, view.ScaleRow(first + r) + view.first_col / kScaleBlock, static_cast<size_t>(scale_cols) * 4);
+    }
+  }
+}
+
 }  // namespace
 
 Status Uploader::Allocate() {
@@ -70,7 +106,7 @@ Status Uploader::Send(int slot, int64_t bytes) {
 }
 
 void Uploader::ParallelCopy(void* to, const void* from, int64_t bytes) {
-  team_.ParallelFor(bytes, int64_t{1} << 18, [&](int64_t begin, int64_t end) {
+  team_.ParallelFor(bytes, int64_t{1} << 14, [&](int64_t begin, int64_t end) {
     std::memcpy(static_cast<uint8_t*>(to) + begin, static_cast<const uint8_t*>(from) + begin,
                 static_cast<size_t>(end - begin));
   });
@@ -93,35 +129,14 @@ Status Uploader::CopyAsFloat(float* device, const WeightView& view) {
   for (int64_t first = 0; first < view.rows; first += rows_a_slot) {
     const int64_t count = std::min(rows_a_slot, view.rows - first);
     MINIMO_ASSIGN(const int slot, NextSlot());
-    PutFloats(host_[slot].As<float>(), view, first, count);
+    team_.ParallelFor(count, 1, [&](int64_t begin, int64_t end) {
+      PutFloats(view, first, begin, end, host_[slot].As<float>());
+    });
     MINIMO_CUDA_TRY(cudaMemcpyAsync(device + first * view.cols, host_[slot].As(), static_cast<size_t>(count * view.cols * 4),
                                     cudaMemcpyHostToDevice, stream_));
     MINIMO_CUDA_TRY(cudaEventRecord(done_[slot].get(), stream_));
   }
   return {};
-}
-
-int64_t Uploader::PutFloats(float* to, const WeightView& view, int64_t first, int64_t count) {
-  team_.ParallelFor(count, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      for (int64_t c = 0; c < view.cols; ++c) to[r * view.cols + c] = Element(view, first + r, c);
-    }
-  });
-  return count * view.cols * 4;
-}
-
-int64_t Uploader::PutRows(uint8_t* to, const WeightView& view, int64_t first, int64_t count) {
-  const int64_t row_bytes = view.cols * view.ElementBits() / 8;
-  if (view.row_bytes == row_bytes) {
-    ParallelCopy(to, view.Row(first), count * row_bytes);
-  } else {
-    team_.ParallelFor(count, 16, [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) {
-        std::memcpy(to + r * row_bytes, view.Row(first + r), static_cast<size_t>(row_bytes));
-      }
-    });
-  }
-  return count * row_bytes;
 }
 
 // A slot holds, for each source, rows, then a scale row for each row of the source (the fused grids have no simpler
@@ -133,7 +148,7 @@ Status Uploader::Repack(const TileShape& shape, const WeightView& top, const Wei
   const int distinct = interleaved ? 2 : 1;
   const int64_t tile_rows = interleaved ? 8 : 16;  // of a source in one tile
   const bool as_floats = StraddlesScales(top) || StraddlesScales(*sources[1]);
-  const int64_t bits = as_floats ? 32 : std::max(top.ElementBits(), sources[1]->ElementBits());
+  const int64_t bits = as_floats ? 32 : int64_t{top.ElementBits()};
   const int64_t row_bytes = top.cols * bits / 8;
   const bool int4 = top.format == WeightFormat::kInt4Group;
   if (int4 && (top.cols % 8 != 0 || sources[1]->group_size != top.group_size)) {
@@ -160,35 +175,25 @@ Status Uploader::Repack(const TileShape& shape, const WeightView& top, const Wei
     p.rows = static_cast<int>(count);
     p.cols = static_cast<int>(top.cols);
     p.scale_cols = static_cast<int>(scale_cols);
-    int64_t at = 0;
+    const bool scaled = int4 || (top.format == WeightFormat::kFp8Block && !as_floats);
+    int64_t rows_at[2], scales_at[2], at = 0;
     for (int s = 0; s < distinct; ++s) {
-      const WeightView& v = *sources[s];
-      const void* data = device_[slot].As(at);
-      at = Align(at + (as_floats ? PutFloats(host_[slot].As<float>(at), v, first, count)
-                                 : PutRows(host_[slot].As(at), v, first, count)));
-      const void* scale = nullptr;
-      if (v.format == WeightFormat::kFp8Block && !as_floats) {
-        scale = device_[slot].As(at);
-        float* to = host_[slot].As<float>(at);
-        for (int64_t r = 0; r < count; ++r) {
-          for (int64_t c = 0; c < scale_cols; ++c) {
-            to[r * scale_cols + c] = v.scales ? v.ScaleRow(first + r)[v.first_col / kScaleBlock + c] : 1.0f;
-          }
-        }
-        at = Align(at + count * scale_cols * 4);
-      }
-      if (int4) {
-        scale = device_[slot].As(at);
-        Bf16* to = host_[slot].As<Bf16>(at);
-        for (int64_t r = 0; r < count; ++r) {
-          std::memcpy(to + r * scale_cols, v.group_scales + (first + r) * v.scale_stride,
-                      static_cast<size_t>(scale_cols) * 2);
-        }
-        at = Align(at + count * scale_cols * 2);
-      }
-      (s == 0 ? p.top : p.bottom) = data;
-      (s == 0 ? p.top_scale : p.bottom_scale) = scale;
+      rows_at[s] = at;
+      scales_at[s] = Align(rows_at[s] + count * row_bytes);
+      at = Align(scales_at[s] + (scaled ? count * scale_cols * (int4 ? 2 : 4) : 0));
+      (s == 0 ? p.top : p.bottom) = device_[slot].As(rows_at[s]);
+      if (scaled) (s == 0 ? p.top_scale : p.bottom_scale) = device_[slot].As(scales_at[s]);
     }
+    team_.ParallelFor(count, 8, [&](int64_t begin, int64_t end) {
+      for (int s = 0; s < distinct; ++s) {
+        if (as_floats) {
+          PutFloats(*sources[s], first, begin, end, host_[slot].As<float>(rows_at[s]));
+        } else {
+          PutRows(*sources[s], first, begin, end, host_[slot].As(rows_at[s]));
+        }
+        if (scaled) PutScales(*sources[s], first, begin, end, scale_cols, host_[slot].As(scales_at[s]));
+      }
+    });
     if (!interleaved) p.bottom = p.top, p.bottom_scale = p.top_scale;
     const int64_t first_tile = first / tile_rows;
     p.weights = weights + first_tile * unit_bytes;

@@ -35,9 +35,6 @@ class Uploader {
   // Sends the first `bytes` of a filled slot to its twin on the device.
   Status Send(int slot, int64_t bytes);
   void ParallelCopy(void* to, const void* from, int64_t bytes);
-  // Both put rows [first, first + count) into a slot and return their bytes.
-  int64_t PutFloats(float* to, const WeightView& view, int64_t first, int64_t count);
-  int64_t PutRows(uint8_t* to, const WeightView& view, int64_t first, int64_t count);
 
   ThreadTeam& team_;
   cudaStream_t stream_;

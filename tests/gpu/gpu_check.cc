@@ -311,13 +311,21 @@ void Prefill(const std::string& model, int layers, const std::string& format, co
     for (int i = 0; i < n; ++i) ids.push_back(static_cast<int32_t>((int64_t{i} * 7919 + 13) % b.spec.vocab));
     const StepRecord step = MakeStep(layout, 1, 0, n, most, 1, ids);
     std::vector<double> times;
+    std::vector<float> first;
     std::span<float> out;
+    bool same = true;
     for (int repeat = 0; repeat < 4; ++repeat) {
       const auto begin = std::chrono::steady_clock::now();
       if (Failed((*made)->Run(step, &out), "prefill")) return;
       if (repeat > 0) times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+      if (repeat == 0) first.assign(out.begin(), out.end());
+      same = same && std::equal(out.begin(), out.end(), first.begin(), first.end());  // NaN is never equal
     }
     std::sort(times.begin(), times.end());
+    double norm = 0;
+    for (const float x : first) norm += double{x} * x;
+    if (!same) Check({{"check", "prefill " + model}, {"error", "logits are not numbers, or not the same again"},
+                      {"tokens", n}, {"logits_rms", std::sqrt(norm / static_cast<double>(first.size()))}}, false);
     Print({{"bench", "prefill"}, {"model", model}, {"layers", b.spec.num_layers()}, {"format", format},
            {"activations", fp8_activations ? "fp8" : "bf16"}, {"tokens", n}, {"ms", times[1] * 1e3}, {"tok_s", n / times[1]}, {"ms_a_layer", times[1] * 1e3 / b.spec.num_layers()}});
   }
