@@ -88,6 +88,7 @@ TEST(FloorTest, FormatsComeFromTheFilesWhereThereAreWeights) {
   EXPECT_GT(facts->bits.experts, 8);
   EXPECT_LT(facts->bits.experts, 8.1);
   EXPECT_EQ(facts->spec.num_layers(), 2);
+  EXPECT_EQ(facts->name, "nano-mimo-v2-flash (2 of 6 layers)");
   const auto json = ToJson(*facts);
   EXPECT_EQ(json["experts"], 16);
   EXPECT_EQ(json["number_format"]["name"], "fp8");

@@ -104,6 +104,7 @@ Result<ModelFacts> ReadModelFacts(const std::string& model, const std::string& q
     return Errorf("number format {}: expected none, fp8, w4, bf16 or f32", quantization);
   }
   if (num_layers > 0 && num_layers < facts.spec.num_layers()) {
+    facts.name += fmt::format(" ({} of {} layers)", num_layers, facts.spec.num_layers());  // goes with every figure
     facts.spec.layers.resize(static_cast<size_t>(num_layers));
   }
   return facts;

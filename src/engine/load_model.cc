@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "engine/cuda_backend.h"
 #include "engine/memory.h"
 #include "models/synth.h"
@@ -36,6 +37,7 @@ Result<EngineModel> LoadDummy(const EngineOptions& options) {
     shapes.family = config.family;
     shapes.spec = config.spec;
     if (options.num_layers > 0 && options.num_layers < shapes.spec.num_layers()) {
+      LogWarn("{}: only the first {} of {} layers", options.model, options.num_layers, shapes.spec.num_layers());
       shapes.spec.layers.resize(static_cast<size_t>(options.num_layers));
     }
     model.on_device = true;
