@@ -9,6 +9,7 @@
 #include "server/json_parse.h"
 #include "server/openai_completion_writer.h"
 #include "server/protocol.h"
+#include "spec/model_spec.h"
 
 namespace minimo::server {
 namespace {
@@ -25,7 +26,7 @@ ApiError BadPrompt(const std::string& found) {
 }
 
 std::optional<ApiError> ReadIds(const ApiContext& context, const Json& value, std::vector<int32_t>* ids) {
-  const int32_t vocab = context.engine.tokenizer().vocab_size();
+  const int32_t vocab = context.engine.model().vocab;  // ids without text too
   for (const Json& item : value) {
     if (!item.is_number_integer()) return BadPrompt(std::string("an array with ") + KindOf(item));
     const int64_t id = item.is_number_unsigned() && item.get<uint64_t>() > INT32_MAX ? -1 : item.get<int64_t>();
