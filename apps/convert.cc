@@ -86,6 +86,9 @@ void AddConvert(Commands& commands) {
   command.add_option("--expert-parallel-size", flags->options.request.expert_parallel_size,
                      "Shares of the experts among those ranks; 1: every rank rows of all; 0: as run chooses")
       ->check(CLI::Range(0, 512))->needs(ranks)->capture_default_str();
+  command.add_flag("--released-keys", flags->options.request.released_keys,
+                   "With --to bf16: config.json keeps the keys as released, for vLLM and mlx-lm; without, transformers' own")
+      ->needs(to);
   auto* verify = command.add_flag("--verify", flags->verify, "Check a finished conversion against its checksums");
   command.add_option("--eval-text", flags->eval_text,
                      "Afterwards compare the output with IN on this text: perplexities and KL divergence")

@@ -1,6 +1,8 @@
 // minimo inspect: what a checkpoint is.
 #include <nlohmann/json.hpp>
 
+#include <fmt/ranges.h>
+
 #include <iostream>
 
 #include "apps/commands.h"
@@ -38,7 +40,13 @@ std::string AttentionKinds(const ModelSpec& spec) {
   return text;
 }
 
-nlohmann::ordered_json ToJson(const LoadedModel& model, const ModelSummary& s) {
+// Files of ranks, if the checkpoint is written so.
+struct RankFiles {
+  int ranks = 0;
+  std::vector<int> missing;
+};
+
+nlohmann::ordered_json ToJson(const LoadedModel& model, const ModelSummary& s, const RankFiles& files) {
   nlohmann::ordered_json json = {{"model_type", model.spec.model_type},
                                  {"layers", model.spec.num_layers()},
                                  {"hidden_size", model.spec.hidden},
@@ -57,17 +65,22 @@ nlohmann::ordered_json ToJson(const LoadedModel& model, const ModelSummary& s) {
                                  {"kv_bytes_per_sequence", s.kv_bytes_per_sequence},
                                  {"bytes_by_dtype", s.bytes_by_dtype},
                                  {"notes", model.notes}};
+  if (model.shards) {
+    json["rank_files"] = {{"ranks", files.ranks}, {"experts", ToString(model.shards->experts)},
+                          {"row_grain", model.shards->row_grain}, {"missing", files.missing}};
+  }
   for (const auto& [name, part] : s.parts) {
     json["parts"][name] = {{"parameters", part.parameters}, {"active", part.active}, {"bytes", part.bytes}};
   }
-  for (const Fit& fit : WhatFits(model.spec, s, kSequences)) {
+  if (!files.missing.empty()) return json;
+  for (const Fit& fit : WhatFits(model.spec, s, kSequences, files.ranks)) {
     json["fits"].push_back({{"hardware", fit.hardware.name}, {"weights_fit", fit.weights_fit},
                             {"free_bytes", fit.free_bytes}, {"context_tokens", fit.context_tokens}});
   }
   return json;
 }
 
-void Print(const LoadedModel& model, const ModelSummary& s) {
+void Print(const LoadedModel& model, const ModelSummary& s, const RankFiles& files) {
   const ModelSpec& spec = model.spec;
   const auto line = [](const std::string& label, const std::string& value) { fmt::print("{:<22} {}\n", label, value); };
   line("model", spec.model_type);
@@ -80,7 +93,13 @@ void Print(const LoadedModel& model, const ModelSummary& s) {
   line("weights", fmt::format("{}, {} read a token", Human(s.total.bytes, "B"), Human(s.weight_bytes_per_token, "B")));
   line("KV cache, bf16", fmt::format("{} a token + {} a sequence", Human(s.kv_bytes_per_token, "B"),
                                      Human(s.kv_bytes_per_sequence, "B")));
-  line("K/V scales", model.fused_kv_layers ? fmt::format("fused grid in {} layers", model.fused_kv_layers) : "plain");
+  if (model.shards) {
+    line("files", fmt::format("of {} ranks, experts {}; bytes are those of all together", files.ranks,
+                              ToString(model.shards->experts)));
+    if (!files.missing.empty()) line("not here", fmt::format("the files of ranks {}", fmt::join(files.missing, ", ")));
+  } else {
+    line("K/V scales", model.fused_kv_layers ? fmt::format("fused grid in {} layers", model.fused_kv_layers) : "plain");
+  }
   fmt::print("\n{:<14} {:>12} {:>12} {:>12}\n", "part", "parameters", "active", "bytes");
   for (const auto& [name, part] : s.parts) {
     fmt::print("{:<14} {:>12} {:>12} {:>12}\n", name, Human(part.parameters, ""), Human(part.active, ""),
@@ -89,9 +108,10 @@ void Print(const LoadedModel& model, const ModelSummary& s) {
   fmt::print("\n");
   for (const auto& [dtype, bytes] : s.bytes_by_dtype) line(dtype, Human(static_cast<double>(bytes), "B"));
   for (const std::string& note : model.notes) line("note", note);
+  if (!files.missing.empty()) return;
   fmt::print("\n{:<22} {:>10} {:>14}   (KV bf16, {} sequences, {:.0f} % of each device in reserve)\n", "fits on", "free",
              "context", kSequences, kReserve * 100);
-  for (const Fit& fit : WhatFits(spec, s, kSequences)) {
+  for (const Fit& fit : WhatFits(spec, s, kSequences, files.ranks)) {
     fmt::print("{:<22} {:>10} {:>14}\n", fit.hardware.name,
                fit.weights_fit ? Human(static_cast<double>(fit.free_bytes), "B") : "no",
                fit.weights_fit ? fmt::format("{} tokens", fit.context_tokens)
@@ -101,12 +121,19 @@ void Print(const LoadedModel& model, const ModelSummary& s) {
 
 Status Body(const Flags& flags) {
   MINIMO_ASSIGN(const std::string folder, ResolveModelFolder(flags.common.model));
-  MINIMO_ASSIGN(const LoadedModel model, LoadModel(folder));
-  const ModelSummary summary = Summarize(model);
-  if (flags.json) {
-    std::cout << ToJson(model, summary).dump(2) << "\n";
+  MINIMO_ASSIGN(const LoadedModel model, LoadModel(folder, {.rank_files = true}));
+  RankFiles files;
+  ModelSummary summary;
+  if (model.shards) {
+    files.ranks = model.shards->ranks;
+    MINIMO_ASSIGN(summary, SummarizeRanks(model, &files.missing));
   } else {
-    Print(model, summary);
+    summary = Summarize(model);
+  }
+  if (flags.json) {
+    std::cout << ToJson(model, summary, files).dump(2) << "\n";
+  } else {
+    Print(model, summary, files);
   }
   return {};
 }

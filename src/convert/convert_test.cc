@@ -123,6 +123,32 @@ TEST(Convert, FourBitExpertsRunNearTheSource) {
   }
 }
 
+// What a 4-bit checkpoint of others may hold beside or instead of what minimo writes.
+TEST(Convert, FourBitTensorsThatCannotBeReadAreRefused) {
+  ScratchDir dir;
+  ASSERT_TRUE(ConvertTo(Nano("nano-minimax-m2"), dir.File("w4"), TargetFormat::kW4).ok());
+  const std::string expert = "model.layers.0.block_sparse_moe.experts.0.w1.weight";
+  const auto refused = [&](const std::string& from, const std::string& to) {
+    const std::string folder = dir.File("spoiled");
+    std::filesystem::remove_all(folder);
+    std::filesystem::copy(dir.File("w4"), folder);
+    for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+      if (entry.path().extension() != ".safetensors" && !entry.path().string().ends_with(".index.json")) continue;
+      std::string bytes = ReadBytes(entry.path().string());
+      for (size_t at = bytes.find(from); at != std::string::npos; at = bytes.find(from, at + 1)) {
+        bytes.replace(at, from.size(), to);
+      }
+      std::ofstream(entry.path(), std::ios::binary) << bytes;
+    }
+    return LoadModel(folder).error().message;
+  };
+  const auto renamed = [&](const std::string& name) {  // the header keeps its length: the rest of the name is cut
+    return refused("\"" + expert + "_shape\"", "\"" + expert + name + "\"" + std::string(6 - name.size(), ' '));
+  };
+  EXPECT_THAT(renamed("_g_idx"), HasSubstr(expert + ": found a group index, only groups of neighbouring columns"));
+  EXPECT_THAT(refused("experts.0.w1.weight_scale\"", "experts.0.w1.weight_scalx\""), HasSubstr("missing tensors: " + expert));
+}
+
 TEST(Convert, QualityOnAText) {
   ScratchDir dir;
   const std::string nano = Nano("nano-minimax-m2");

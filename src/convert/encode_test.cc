@@ -61,7 +61,9 @@ TEST(Encode, Fp8Band) {
   std::vector<float> values = Values(kRows * kCols);
   for (int64_t r = 0; r < kRows; ++r) {
     for (int64_t c = 128; c < 256; ++c) values[r * kCols + c] = 0;  // an all-zero block
-    values[r * kCols] = r % 2 ? 448.0f : -1e-9f;                    // the scale of the first one is about 1
+    for (int64_t c = 0; c < 128; ++c) {                             // one of scale 1, with ties
+      values[r * kCols + c] = c == 5 ? 448.0f : static_cast<float>((r * 128 + c) % 4000 - 2000) / 32;
+    }
   }
   OnEveryInstructionSet([&] {
     std::vector<Fp8E4M3> codes(values.size());
@@ -123,7 +125,7 @@ WeightView Int4View(const std::vector<uint8_t>& packed, const std::vector<Bf16>&
 }
 
 TEST(Encode, Int4IsTheSearchThatIsDocumented) {
-  constexpr int64_t kGroups = 201;  // a batch of lanes, several, and a rest
+  constexpr int64_t kGroups = 3001;  // batches of lanes and a rest; so many that fused products would show
   std::vector<float> values = Values(kGroups * kInt4Group);
   for (int i = 0; i < kInt4Group; ++i) {
     values[5 * kInt4Group + i] = 0;

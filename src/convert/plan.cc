@@ -63,8 +63,9 @@ ordered_json Int4Config(const ordered_json& source) {
   return config;
 }
 
-// Names under which transformers keeps what differs from layer to layer; it reads none of the released ones, and takes
-// sliding_window_size for a window that leaves the token itself out.
+// Names under which transformers keeps what differs from layer to layer; it reads none of the released ones. Since some
+// version after 5.17 it takes sliding_window_size for a window that leaves the token itself out, 129 keys instead of 128,
+// so that key goes; `sliding_window` stays. vLLM and mlx-lm want it, as released: ConvertRequest::released_keys.
 void AddLayerTypes(const ModelSpec& spec, ordered_json* config) {
   ordered_json layers = ordered_json::array(), mlps = ordered_json::array();
   ordered_json rope = ordered_json::object();
@@ -89,7 +90,9 @@ void AddLayerTypes(const ModelSpec& spec, ordered_json* config) {
   }
 }
 
-Result<std::string> NewConfig(const LoadedModel& model, TargetFormat target, const std::vector<std::string>& kept_bf16) {
+Result<std::string> NewConfig(const LoadedModel& model, const ConvertRequest& request,
+                              const std::vector<std::string>& kept_bf16) {
+  const TargetFormat target = request.target;
   MINIMO_ASSIGN(const std::string text, ReadConfigText(model.folder));
   if (target == TargetFormat::kAsIs) return text;
   ordered_json config = ordered_json::parse(text, nullptr, false);
@@ -98,7 +101,7 @@ Result<std::string> NewConfig(const LoadedModel& model, TargetFormat target, con
     case TargetFormat::kAsIs: break;
     case TargetFormat::kBf16:
       config.erase("quantization_config");
-      AddLayerTypes(model.spec, &config);
+      if (!request.released_keys) AddLayerTypes(model.spec, &config);
       break;
     case TargetFormat::kFp8:
       config["quantization_config"] = {{"activation_scheme", "dynamic"}, {"fmt", "e4m3"}, {"quant_method", "fp8"},
@@ -245,7 +248,7 @@ Result<ConvertPlan> PlanConversion(const LoadedModel& model, const ConvertReques
   if (changed == 0 && request.target != TargetFormat::kAsIs) {
     return Errorf("{}: holds nothing to convert, it has this format already", checkpoint.folder());
   }
-  MINIMO_ASSIGN(plan.config, NewConfig(model, request.target, kept_bf16));
+  MINIMO_ASSIGN(plan.config, NewConfig(model, request, kept_bf16));
   CutIntoGroups(group_bytes, &plan);
   return plan;
 }

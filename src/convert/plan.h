@@ -20,6 +20,7 @@ struct ConvertRequest {
   TargetFormat target = TargetFormat::kAsIs;
   int tensor_parallel_size = 0;  // > 0: one file set for each of so many ranks
   int expert_parallel_size = 0;  // shares of the experts among them, a divisor of the ranks; 0: as run chooses
+  bool released_keys = false;    // bf16: config.json's keys as released, without those that transformers reads instead
 };
 
 // One source tensor, or a rank's part of it, and the one to three tensors that it becomes. The first is streamed by

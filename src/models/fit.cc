@@ -24,17 +24,18 @@ std::vector<Hardware> CommonHardware() {
   std::vector<Hardware> list;
   // Usable memory as the drivers report it, in bytes.
   for (const auto& [gpu, gib] : {std::pair{"H100 80GB", 79.6}, {"H200", 140.4}, {"B200", 178.4}}) {
-    for (const int count : {1, 2, 4, 8}) list.push_back({fmt::format("{}x {}", count, gpu), count, gib * (1 << 30)});
+    for (const int count : {1, 2, 4, 8}) list.push_back({fmt::format("{}x {}", count, gpu), count, gib * (1 << 30), true});
   }
   for (const int gib : {128, 256, 384, 512, 768, 1024}) {
-    list.push_back({fmt::format("CPU, {} GiB RAM", gib), 1, static_cast<double>(gib) * (1 << 30)});
+    list.push_back({fmt::format("CPU, {} GiB RAM", gib), 1, static_cast<double>(gib) * (1 << 30), false});
   }
   return list;
 }
 
-std::vector<Fit> WhatFits(const ModelSpec& spec, const ModelSummary& summary, int sequences) {
+std::vector<Fit> WhatFits(const ModelSpec& spec, const ModelSummary& summary, int sequences, int ranks) {
   std::vector<Fit> fits;
   for (const Hardware& h : CommonHardware()) {
+    if (ranks > 0 && h.gpu && h.devices != ranks) continue;
     Fit fit;
     fit.hardware = h;
     const double copies = KvCopies(spec, h.devices);

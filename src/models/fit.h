@@ -14,6 +14,7 @@ struct Hardware {
   std::string name;    // "2x H200"
   int devices = 1;     // ranks that share the weights; KV heads are copied where ranks outnumber them
   double bytes = 0;    // of one device
+  bool gpu = false;
 };
 
 // GPUs by the number, machines by their RAM.
@@ -29,6 +30,7 @@ struct Fit {
 // kReserve of each device is left to activations, graphs and the system.
 inline constexpr double kReserve = 0.08;
 
-std::vector<Fit> WhatFits(const ModelSpec& spec, const ModelSummary& summary, int sequences);
+// `ranks` > 0: of files written for so many, on that number of GPUs alone, beside the CPU.
+std::vector<Fit> WhatFits(const ModelSpec& spec, const ModelSummary& summary, int sequences, int ranks = 0);
 
 }  // namespace minimo

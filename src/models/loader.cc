@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "models/w4_config.h"
 #include "models/weight_binding.h"
 #include "models/weight_slots.h"
 
@@ -13,15 +14,12 @@ namespace fs = std::filesystem;
 namespace {
 
 // The block size is part of the format; other methods are refused before anything is read.
-void CheckQuantization(ConfigFields& fields) {
+void CheckQuantization(const std::string& config_text, ConfigFields& fields) {
   const auto quant = fields.Object("quantization_config");
   if (!quant) return;
   const std::string method = quant->StringOr("quant_method", "");
-  if (method == "compressed-tensors") {  // which tensors are packed, and in what groups, the files themselves say
-    const std::string format = quant->StringOr("format", "");
-    if (format != "pack-quantized" && format != "mixed-precision") {
-      fields.Fault(fmt::format("quantization_config.format is \"{}\", minimo reads \"pack-quantized\"", format));
-    }
+  if (method == "compressed-tensors") {
+    for (std::string& fault : FaultsOfCompressedTensors(config_text)) fields.Fault(std::move(fault));
     return;
   }
   if (method != "fp8") {
@@ -106,7 +104,7 @@ Result<ModelConfig> ReadModelConfig(const std::string& folder) {
   const std::string where = (fs::path(folder) / "config.json").string();
   MINIMO_ASSIGN(ModelConfig config, ParseModelConfig(text, where));
   MINIMO_ASSIGN(ConfigFields fields, ConfigFields::Parse(text, where));
-  CheckQuantization(fields);
+  CheckQuantization(text, fields);
   fields.IgnoreAll();
   MINIMO_TRY(fields.Finish());
   return config;

@@ -197,6 +197,60 @@ TEST(Loader, WeightsAreTheMappingItself) {
   EXPECT_TRUE(mapped(model->weights.layers[3].experts[15].down));
 }
 
+TEST_F(LoaderTest, FourBitConfigsThatCannotBeReadAreRefused) {
+  Use("nano-minimax-m2");
+  const json readable = {{"num_bits", 4}, {"type", "int"}, {"symmetric", true}, {"strategy", "group"},
+                         {"group_size", 32}, {"actorder", nullptr}};
+  const auto error_with = [&](const char* key, const json& value) {
+    ChangeConfig([&](json& c) {
+      json weights = readable;
+      weights[key] = value;
+      c["quantization_config"] = {{"quant_method", "compressed-tensors"}, {"format", "pack-quantized"},
+                                  {"config_groups", {{"group_0", {{"targets", {"Linear"}}, {"weights", weights}}}}}};
+    });
+    return LoadError();
+  };
+  EXPECT_EQ(error_with("group_size", 128), "");
+  EXPECT_EQ(error_with("actorder", "static"), "");  // orders the calibration alone
+  EXPECT_THAT(error_with("num_bits", 8), HasSubstr("config_groups.group_0.weights.num_bits is 8, minimo reads 4"));
+  EXPECT_THAT(error_with("symmetric", false), HasSubstr("symmetric is false, minimo reads symmetric weights alone"));
+  EXPECT_THAT(error_with("strategy", "channel"), HasSubstr("strategy is \"channel\", minimo reads \"group\""));
+  EXPECT_THAT(error_with("group_size", 16), HasSubstr("group_size is 16, minimo reads 32, 64 or 128"));
+  EXPECT_THAT(error_with("actorder", "group"), HasSubstr("actorder is \"group\", minimo reads groups of neighbouring"));
+  EXPECT_THAT(error_with("type", "float"), HasSubstr("num_bits is 4, minimo reads 8 (e4m3 in 128x128 blocks)"));
+  for (const auto& [config, says] :
+       {std::pair<json, const char*>{{{"quant_method", "awq"}, {"bits", 4}}, "quant_method is \"awq\", minimo reads"},
+        {{{"quant_method", "gptq"}, {"bits", 4}}, "quant_method is \"gptq\", minimo reads"},
+        {{{"quant_method", "mxfp4"}}, "quant_method is \"mxfp4\", minimo reads"},
+        {{{"quant_method", "compressed-tensors"}, {"format", "nvfp4-pack-quantized"}},
+         "format is \"nvfp4-pack-quantized\", minimo reads \"pack-quantized\""}}) {
+    ChangeConfig([&, &config = config](json& c) { c["quantization_config"] = config; });
+    EXPECT_THAT(LoadError(), HasSubstr(says));
+  }
+}
+
+// Matrices that the compressed-tensors package has packed (tests/python/check_compressed_tensors.py writes the file).
+TEST(FourBits, AreReadAsCompressedTensorsWritesThem) {
+  const json data = json::parse(ReadBytes((RepoDir() / "tests/data/compressed_tensors_int4.json").string()));
+  for (const json& one : data["cases"]) {
+    const std::vector<int32_t> packed = one["packed"];
+    std::vector<Bf16> scales;
+    for (const int bits : one["scale_bits"]) scales.push_back({static_cast<uint16_t>(bits)});
+    WeightView w;
+    w.format = WeightFormat::kInt4Group;
+    w.rows = one["rows"];
+    w.cols = one["cols"];
+    w.group_size = one["group"];
+    w.data = reinterpret_cast<const std::byte*>(packed.data());
+    w.row_bytes = w.cols / 2;
+    w.group_scales = scales.data();
+    w.scale_stride = w.cols / w.group_size;
+    for (int64_t i = 0; i < w.rows * w.cols; ++i) {
+      ASSERT_EQ(ToBf16(Dequantize(w, i / w.cols, i % w.cols)).bits, static_cast<uint16_t>(one["unpacked_bits"][i]));
+    }
+  }
+}
+
 // The drawing in kv_scale_grid.h, row by row.
 TEST(KvScaleGrid, RunsOnFromKeysIntoValues) {
   AttentionSpec a;

@@ -1,8 +1,14 @@
 #include "models/summary.h"
 
+#include <filesystem>
+#include <span>
+
+#include "base/error.h"
 #include "models/kv_layout.h"
+#include "models/shard.h"
 
 namespace minimo {
+namespace fs = std::filesystem;
 namespace {
 
 const char* PartName(const TensorSpec& t) {
@@ -27,19 +33,19 @@ const char* PartName(const TensorSpec& t) {
   }
 }
 
-}  // namespace
-
-ModelSummary Summarize(const LoadedModel& model) {
+ModelSummary SummarizeFiles(const LoadedModel& model, std::span<const Checkpoint* const> files) {
   ModelSummary s;
   const ModelSpec& spec = model.spec;
   for (const TensorSpec& t : model.family->manifest(spec)) {
     int64_t bytes = 0;
     const PackedNames packed = PackedNamesOf(t.name);
     for (const std::string& name : {t.name, ScaleName(t.name), packed.packed, packed.scale, packed.shape}) {
-      const TensorView* view = model.checkpoint->Find(name);
-      if (view == nullptr) continue;
-      bytes += view->bytes();
-      s.bytes_by_dtype[std::string(NameOf(view->dtype))] += view->bytes();
+      for (const Checkpoint* checkpoint : files) {
+        const TensorView* view = checkpoint->Find(name);
+        if (view == nullptr) continue;
+        bytes += view->bytes();
+        s.bytes_by_dtype[std::string(NameOf(view->dtype))] += view->bytes();
+      }
     }
     const int64_t count = NumElements(t.shape);
     PartSize& part = s.parts[PartName(t)];
@@ -63,6 +69,28 @@ ModelSummary Summarize(const LoadedModel& model) {
   s.kv_bytes_per_token = kv.BytesPerToken();
   s.kv_bytes_per_sequence = kv.BytesPerRing();
   return s;
+}
+
+}  // namespace
+
+ModelSummary Summarize(const LoadedModel& model) {
+  const Checkpoint* whole = model.checkpoint.get();
+  return SummarizeFiles(model, {&whole, 1});
+}
+
+Result<ModelSummary> SummarizeRanks(const LoadedModel& model, std::vector<int>* missing) {
+  std::vector<RankModel> ranks;
+  for (int rank = 0; rank < model.shards->ranks; ++rank) {
+    std::error_code ignored;
+    if (!fs::is_directory(fs::path(model.folder) / RankFolderName(rank, model.shards->ranks), ignored)) {
+      missing->push_back(rank);
+      continue;
+    }
+    MINIMO_TRY(OpenRankWeights(model, rank, &ranks.emplace_back()));
+  }
+  std::vector<const Checkpoint*> files;
+  for (const RankModel& rank : ranks) files.push_back(rank.files.get());
+  return SummarizeFiles(model, files);
 }
 
 }  // namespace minimo

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "models/loader.h"
 
@@ -26,5 +27,9 @@ struct ModelSummary {
 };
 
 ModelSummary Summarize(const LoadedModel& model);
+
+// Of a checkpoint that is written as one file set a rank: bytes are those of all ranks whose files are here, so what
+// several hold counts several times.
+Result<ModelSummary> SummarizeRanks(const LoadedModel& model, std::vector<int>* missing);
 
 }  // namespace minimo

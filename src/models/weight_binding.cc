@@ -116,6 +116,11 @@ Weight WeightBinder::Packed(const TensorSpec& spec, const TensorView& packed) {
     faults_->wrong.push_back(fmt::format("{}: found zero points, only symmetric 4-bit weights are implemented", spec.name));
     return {};
   }
+  if (checkpoint_.Find(spec.name + "_g_idx") != nullptr) {
+    faults_->wrong.push_back(fmt::format("{}: found a group index, only groups of neighbouring columns are implemented",
+                                         spec.name));
+    return {};
+  }
   Weight weight;
   weight.view.format = WeightFormat::kInt4Group;
   weight.view.rows = rows;

@@ -109,6 +109,35 @@ def test_inspect_says_what_a_checkpoint_is():
     assert any(fit["hardware"] == "8x H200" for fit in facts["fits"])
 
 
+def test_inspect_reads_what_convert_writes(tmp_path):
+    source = json.loads(minimo("inspect", "nano-mimo-v2-flash", "--json").stdout)
+    for target in ("bf16", "w4"):
+        assert minimo("convert", "nano-mimo-v2-flash", tmp_path / target, "--to", target).returncode == 0
+        facts = json.loads(minimo("inspect", tmp_path / target, "--json").stdout)
+        for key in ("parameters", "active_parameters", "mtp_layers", "kv_bytes_per_token"):
+            assert facts[key] == source[key]
+        assert facts["bytes"] == sum(part["bytes"] for name, part in facts["parts"].items() if name != "mtp")
+        assert ("I32" in facts["bytes_by_dtype"]) == (target == "w4")
+        assert ("F8_E4M3" in facts["bytes_by_dtype"]) == (target == "w4")
+
+
+def test_inspect_reads_file_sets_of_ranks(tmp_path):
+    whole = json.loads(minimo("inspect", "nano-mimo-v2-flash", "--json").stdout)
+    assert minimo("convert", "nano-mimo-v2-flash", tmp_path / "out", "--tensor-parallel-size", 4).returncode == 0
+    facts = json.loads(minimo("inspect", tmp_path / "out", "--json").stdout)
+    assert facts["rank_files"] == {"ranks": 4, "experts": facts["rank_files"]["experts"], "row_grain": 1, "missing": []}
+    assert facts["parameters"] == whole["parameters"] and facts["mtp_layers"] == 3
+    assert whole["bytes"] < facts["bytes"] < 1.5 * whole["bytes"]  # norms, routers, KV heads and cut scales several times
+    held = [sum(f.stat().st_size for f in (tmp_path / "out").glob("rank-*/*.safetensors"))]
+    assert facts["bytes"] + facts["parts"]["mtp"]["bytes"] < held[0]  # headers
+    assert {fit["hardware"] for fit in facts["fits"] if "x " in fit["hardware"]} == {"4x H100 80GB", "4x H200", "4x B200"}
+    assert "of 4 ranks" in minimo("inspect", tmp_path / "out").stdout
+    shutil.rmtree(tmp_path / "out" / "rank-00002-of-00004")
+    facts = json.loads(minimo("inspect", tmp_path / "out", "--json").stdout)
+    assert facts["rank_files"]["missing"] == [2] and "fits" not in facts
+    assert "the files of ranks 2" in minimo("inspect", tmp_path / "out").stdout
+
+
 def test_usage_errors_exit_2():
     for arguments in ([], ["bogus"], ["run"], ["run", "--chat", "x", "--top-k", "many"], ["run", "--chat", "x", "--bogus"],
                       ["logits", "nano-minimax-m2"], ["tokenize"], ["convert", "a"]):

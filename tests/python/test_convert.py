@@ -45,6 +45,13 @@ def test_bf16_is_a_plain_checkpoint(nano, tmp_path):
         assert config["rope_parameters"]["full_attention"]["rope_theta"] == config["rope_theta"]
         assert config["rope_parameters"]["sliding_attention"]["rope_theta"] == config["swa_rope_theta"]
         assert "rope_scaling" not in config  # null there would hide rope_parameters from transformers
+        assert "sliding_window_size" not in config  # transformers reads it as the window less the token itself
+        released = json.loads((source / "config.json").read_text())
+        assert config["sliding_window"] == released["sliding_window"]
+        assert minimo("convert", source, tmp_path / "released", "--to", "bf16", "--released-keys").returncode == 0
+        kept = json.loads((tmp_path / "released" / "config.json").read_text())
+        dropped = {"quantization_config", "torch_dtype"}
+        assert kept == {k: v for k, v in released.items() if k not in dropped} | {"dtype": "bfloat16"}
     ids = ["--ids", "5,6,7,8,300,301,302", "--out"]
     assert minimo("logits", tmp_path / "out", *ids, tmp_path / "a.safetensors").stderr == ""
 
