@@ -29,7 +29,7 @@ struct CudaOptions {
   bool graphs = true;           // decode steps as CUDA graphs
   int max_tokens = 2048;        // of one step
   // Prefill with activations quantised to e4m3 (1 x 128 scales) on FP8 tensor cores, where every layer's weights are FP8
-  // or 4 bits in groups of 64 or 128 and one device has the whole model; else bf16.
+  // or 4 bits in groups of 64 or 128; else bf16.
   bool fp8_prefill = false;
   bool random_weights = false;  // random values of the spec's shapes; the released formats
   int random_int4_group = 0;    // random weights: experts in 4 bits, groups of 32, 64 or 128 columns; 0: FP8

@@ -27,7 +27,7 @@ constexpr int kFirstTableEntries = 1 << 16;
 WeightOptions WeightsOf(const CudaOptions& o) { return {o.f32, o.random_weights, o.random_int4_group, o.random_fp8_head}; }
 
 bool UsesFp8Prefill(const CudaOptions& o, const DeviceWeights& weights) {
-  return o.fp8_prefill && !o.f32 && o.share == nullptr && weights.FitsFp8Prefill();
+  return o.fp8_prefill && !o.f32 && weights.FitsFp8Prefill();
 }
 
 int LogitRows(const CudaOptions& o) { return std::min(o.max_tokens, kMaxLogitRows); }

@@ -77,14 +77,14 @@ Status Forward::DecodeExperts(int layer, const Step& s) const {
   if (!f32_ && (s.tokens > 1 || exchange_ != nullptr) && CanStreamExperts(gate_up) && CanStreamExperts(few_down)) {
     MINIMO_CUDA_TRY(LaunchStreamExperts(gate_up, s.stream));
     MINIMO_CUDA_TRY(LaunchStreamExperts(few_down, s.stream));
-    if (exchange_ != nullptr) return AddParts(r.slot_of, NormAfter(layer), w_.At<float>(w_.tile_squares[1]), s);
+    if (exchange_ != nullptr) return AddParts({r.slot_of}, NormAfter(layer), w_.At<float>(w_.tile_squares[1]), s);
     return ToStatus(LaunchRow(SumOf(layer, r), f32_, s.stream), "sum of the experts");
   }
   MINIMO_TRY(Run(GateUpOf(layer, r), s.stream));
   LinearParams down = DownOf(layer, r);
   if (s.tokens > 1 || weights_.experts_here() < r.experts) {
     MINIMO_TRY(Run(down, s.stream));
-    if (exchange_ != nullptr) return AddParts(r.slot_of, NormAfter(layer), w_.At<float>(w_.tile_squares[1]), s);
+    if (exchange_ != nullptr) return AddParts({r.slot_of}, NormAfter(layer), w_.At<float>(w_.tile_squares[1]), s);
     return ToStatus(LaunchRow(SumOf(layer, r), f32_, s.stream), "sum of the experts");
   }
   down.mode = LinearMode::kFusedDown;

@@ -59,13 +59,10 @@ Status Exchange::SumRows(SumRowsParams p, bool f32_activations, cudaStream_t str
     p.peers = peers_->view();
     return ToStatus(LaunchSumRows(p, f32_activations, stream), "sum over ranks");
   }
-  float* sums = const_cast<float*>(p.partial);
-  if (p.slot_of != nullptr || p.top_k > 1) {
-    sums = sums_.As<float>();
-    MINIMO_CUDA_TRY(LaunchSumSlots(p.partial, p.slot_of, p.top_k, p.tokens, p.hidden, sums, stream));
-  }
-  MINIMO_TRY(nccl_->AllReduceSum(sums, count, nccl::DataType::kFloat32, stream));
-  p.partial = sums;
+  MINIMO_CUDA_TRY(LaunchOwnPart(p, sums_.As<float>(), stream));
+  MINIMO_TRY(nccl_->AllReduceSum(sums_.As(), count, nccl::DataType::kFloat32, stream));
+  p.partial = sums_.As();
+  p.partial_bf16 = false;
   p.slot_of = nullptr;
   p.top_k = 1;
   return ToStatus(LaunchSumRows(p, f32_activations, stream), "residual");

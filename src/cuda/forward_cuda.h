@@ -87,6 +87,7 @@ class Forward {
   Status QuantiseRows(const void* x, int stride, int rows, const Squares* squares, const Fp8Activations& out,
                       const Step& s) const;
   Status QuantiseNormed(const float* norm, const Squares& squares, const Fp8Activations& out, const Step& s) const;
+  Status QuantiseForNext(int layer, const Step& s) const;  // the input of the layer after
   Fp8LinearParams Fp8Linear(const LinearParams& p, const Fp8Activations& x) const;
 
   Status Embed(const Step& s, Squares* squares) const;
@@ -117,12 +118,18 @@ class Forward {
   Status KeepLocalExperts(const RouterParams& r, const Step& s) const;
   // The QK norm's sums over all heads.
   Status ShareNorms(int layer, const Step& s) const;
-  // The residual gets the sum over ranks of a token's product, or of the rows of expert_out, or of each token's slots in
-  // it.
+  // The rows of expert_out, or of each token's slots in it.
+  struct Parts {
+    const int* slot_of = nullptr;  // the router's
+    bool bf16 = false;
+  };
+  // The residual gets the sum of them over ranks. next_norm: null, no next input.
+  Status AddParts(const Parts& parts, const float* next_norm, float* squares, const Step& s) const;
+  // The residual gets the sum over ranks of one token's product, which is in partial sums.
   Status AddPartials(const OneParams& product, const Step& s) const;
-  Status AddParts(const int* slot_of, const float* next_norm, float* squares, const Step& s) const;
   // Runs a product whose epilogue is kResidual; of several ranks each has a part of it.
   Status RunToResidual(LinearParams p, const Step& s) const;
+  Status RunToResidual(Fp8LinearParams p, const Step& s) const;
   // Where the norm after layer i (the next input norm or the final one) finds its weight.
   const float* NormAfter(int layer) const;
 

@@ -12,16 +12,28 @@ Status Forward::RunToResidual(LinearParams p, const Step& s) const {
   p.out_stride = spec_.hidden;
   p.next_square_sums = nullptr;
   MINIMO_TRY(Run(p, s.stream));
-  return AddParts(nullptr, next_norm, squares, s);
+  return AddParts({}, next_norm, squares, s);
 }
 
-Status Forward::AddParts(const int* slot_of, const float* next_norm, float* squares, const Step& s) const {
+Status Forward::RunToResidual(Fp8LinearParams p, const Step& s) const {
+  if (exchange_ == nullptr) return ToStatus(LaunchFp8Linear(p, s.stream), "linear");
+  float* squares = p.next_square_sums;
+  p.epilogue = Epilogue::kStore;
+  p.out = w_.At<float>(w_.expert_out);
+  p.out_stride = spec_.hidden;
+  p.next_square_sums = nullptr;
+  MINIMO_CUDA_TRY(LaunchFp8Linear(p, s.stream));
+  return AddParts({}, p.next_norm, squares, s);
+}
+
+Status Forward::AddParts(const Parts& parts, const float* next_norm, float* squares, const Step& s) const {
   SumRowsParams p;
   p.tokens = s.tokens;
   p.hidden = spec_.hidden;
-  p.partial = w_.At<float>(w_.expert_out);
-  p.slot_of = slot_of;
-  p.top_k = slot_of != nullptr ? spec_.moe.top_k : 1;
+  p.partial = w_.At(w_.expert_out);
+  p.partial_bf16 = parts.bf16;
+  p.slot_of = parts.slot_of;
+  p.top_k = parts.slot_of != nullptr ? spec_.moe.top_k : 1;
   p.residual = w_.At<float>(w_.residual);
   p.next_norm = next_norm;
   p.next_x = w_.At(w_.x);

@@ -50,7 +50,7 @@ Status Forward::PrefillExperts(int layer, const Step& s) const {
   MINIMO_TRY(KeepLocalExperts(r, s));
   MINIMO_TRY(Run(GateUpOf(layer, r), s.stream));
   MINIMO_TRY(Run(DownOf(layer, r), s.stream));
-  if (exchange_ != nullptr) return AddParts(r.slot_of, NormAfter(layer), w_.At<float>(w_.tile_squares[1]), s);
+  if (exchange_ != nullptr) return AddParts({r.slot_of}, NormAfter(layer), w_.At<float>(w_.tile_squares[1]), s);
   return ToStatus(LaunchRow(SumOf(layer, r), f32_, s.stream), "sum of the experts");
 }
 

@@ -83,14 +83,15 @@ Status Forward::PrefillFp8(const Step& s) const {
   MINIMO_TRY(QuantiseRows(w_.At(w_.x), w_.x_stride, s.tokens, &squares, x, s));
   for (int i = 0; i < spec_.num_layers(); ++i) {
     MINIMO_CUDA_TRY(LaunchFp8Linear(Fp8Linear(QkvOf(i, s.tokens, {}), x), s.stream));
+    MINIMO_TRY(ShareNorms(i, s));
     MINIMO_TRY(PrefillAttention(i, s));
     const LinearParams o = OutputOf(i, s.tokens);
     if (o.shape.format == TileFormat::kFp8) {
       x = Activations(s.tokens, o.shape);
       MINIMO_TRY(QuantiseRows(o.x, o.x_stride, s.tokens, nullptr, x, s));
-      MINIMO_CUDA_TRY(LaunchFp8Linear(Fp8Linear(o, x), s.stream));
+      MINIMO_TRY(RunToResidual(Fp8Linear(o, x), s));
     } else {
-      MINIMO_TRY(Run(o, s.stream));
+      MINIMO_TRY(RunToResidual(o, s));
     }
     MINIMO_TRY(spec_.layers[i].moe ? ExpertsFp8(i, s) : DenseFp8(i, s));
     if (i + 1 < spec_.num_layers()) x = Activations(s.tokens, weights_.layer(i + 1).qkv.shape);
@@ -102,6 +103,7 @@ Status Forward::PrefillFp8(const Step& s) const {
 Status Forward::ExpertsFp8(int layer, const Step& s) const {
   const RouterParams r = RouterOf(layer, s.tokens);
   MINIMO_CUDA_TRY(LaunchRouter(r, s.stream));
+  MINIMO_TRY(KeepLocalExperts(r, s));
   const int slots = s.tokens * r.top_k, tile_tokens = Fp8TileTokens(slots, r.experts);
   const DeviceLayer& d = weights_.layer(layer);
   QuantiseParams q;
@@ -134,6 +136,11 @@ Status Forward::ExpertsFp8(int layer, const Step& s) const {
   down.out_x = w_.At(w_.expert_out);
   down.out_x_stride = spec_.hidden;
   MINIMO_CUDA_TRY(LaunchFp8Linear(down, s.stream));
+  const bool last = layer + 1 == spec_.num_layers();
+  if (exchange_ != nullptr) {
+    MINIMO_TRY(AddParts({r.slot_of, true}, last ? NormAfter(layer) : nullptr, w_.At<float>(w_.tile_squares[1]), s));
+    return last ? Status() : QuantiseForNext(layer, s);
+  }
   CombineParams c;
   c.tokens = s.tokens;
   c.hidden = spec_.hidden;
@@ -143,7 +150,7 @@ Status Forward::ExpertsFp8(int layer, const Step& s) const {
   c.residual = w_.At<float>(w_.residual);
   c.next_norm = NormAfter(layer);
   c.norm_eps = r.norm_eps;
-  if (layer + 1 < spec_.num_layers()) {
+  if (!last) {
     c.out = Activations(s.tokens, weights_.layer(layer + 1).qkv.shape);
   } else {
     c.next_x = w_.At(w_.x);
@@ -156,7 +163,7 @@ Status Forward::ExpertsFp8(int layer, const Step& s) const {
 Status Forward::DenseFp8(int layer, const Step& s) const {
   const DeviceLayer& d = weights_.layer(layer);
   Fp8Activations x = Activations(s.tokens, d.gate_up.shape);
-  MINIMO_TRY(QuantiseNormed(weights_.Floats(d.post_norm), {w_.At<float>(w_.tile_squares[0]), d.o.shape.tiles}, x, s));
+  MINIMO_TRY(QuantiseNormed(weights_.Floats(d.post_norm), SquaresAfterAttention(layer), x, s));
   LinearParams up = Linear(d.gate_up, s.tokens);
   up.epilogue = Epilogue::kSwiGlu;
   up.out_x = w_.At(w_.hidden);
@@ -175,8 +182,11 @@ Status Forward::DenseFp8(int layer, const Step& s) const {
     f.next_x = w_.At(w_.x);
     f.next_x_stride = w_.x_stride;
   }
-  MINIMO_CUDA_TRY(LaunchFp8Linear(f, s.stream));
-  if (last) return {};
+  MINIMO_TRY(RunToResidual(f, s));
+  return last ? Status() : QuantiseForNext(layer, s);
+}
+
+Status Forward::QuantiseForNext(int layer, const Step& s) const {
   return QuantiseNormed(NormAfter(layer), SquaresAfter(layer, s.tokens),
                         Activations(s.tokens, weights_.layer(layer + 1).qkv.shape), s);
 }

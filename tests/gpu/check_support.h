@@ -19,6 +19,7 @@
 namespace minimo::testing {
 
 using Json = nlohmann::ordered_json;
+inline constexpr double kFp8Bound = 6e-2;  // of activations with 3 bits of mantissa
 inline int g_failures = 0;
 
 inline void Print(const Json& line) {

@@ -31,8 +31,6 @@ namespace {
 using cuda::CudaExecutor;
 using cuda::CudaOptions;
 
-constexpr double kFp8Bound = 6e-2;  // of activations with 3 bits of mantissa
-
 Result<std::vector<float>> AllLogits(CudaExecutor& executor, const std::vector<int32_t>& ids, size_t chunk) {
   std::vector<float> logits;
   for (size_t at = 0; at < ids.size(); at += chunk) {

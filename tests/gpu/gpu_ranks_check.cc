@@ -1,9 +1,10 @@
 // Checks and measures the CUDA backend on several GPUs, one process each: mpirun -n N gpu_ranks_check ...
 //   golden SHARED MODELS [bf16]   every golden checkpoint and the nano models' greedy text, in TP, EP and TPxEP, sums
 //                          through peer memory and through NCCL; bf16: TP in bf16 alone
+//   real                   a few layers of the real shapes against one CPU: prompts in bf16 and in FP8, then decoding
 //   decode MODEL LAYERS FORMAT EXPERTS PEER BATCHES CONTEXT   random weights: time a step. EXPERTS: tp, ep or TxE;
 //                          PEER: peer or nccl
-//   prefill MODEL LAYERS FORMAT EXPERTS PEER TOKENS
+//   prefill MODEL LAYERS FORMAT EXPERTS PEER TOKENS ACTIVATIONS   bf16 or fp8
 // Rank 0 prints JSON lines; exits 1 if a check fails.
 #include <unistd.h>
 
@@ -15,6 +16,7 @@
 #include "comm/mpi.h"
 #include "cuda/cuda_executor.h"
 #include "cuda/device_part.h"
+#include "engine/cpu_executor.h"
 #include "models/loader.h"
 #include "tests/gpu/check_support.h"
 #include "tests/gpu/synthetic_model.h"
@@ -36,6 +38,7 @@ struct Setting {
   std::string experts = "tp";
   bool f32 = false;
   bool peer = true;
+  bool fp8_prefill = false;
   int max_tokens = 1024;
   int sequences = 1, tokens_each = 1024;
   int int4_group = 0;  // random weights
@@ -53,6 +56,7 @@ Result<RankExecutor> Make(Communicator& comm, const LoadedModel& model, const Se
   CudaOptions options;
   options.device = comm.rank();
   options.f32 = s.f32;
+  options.fp8_prefill = s.fp8_prefill;
   options.max_tokens = s.max_tokens;
   options.share = &made.part->share;
   options.peer_memory = s.peer;
@@ -187,6 +191,61 @@ Status Golden(Communicator& comm, const std::string& shared, const std::string& 
   return {};
 }
 
+// Prompts of `prompt` tokens for each of `batch` sequences, then decode steps, fed to the ranks and to one CPU.
+Status CompareReal(Communicator& comm, const std::string& name, const LoadedModel& model, Setting s, int batch,
+                   int prompt, ThreadTeam& team) {
+  constexpr int kSteps = 3;
+  s.sequences = batch;
+  s.tokens_each = prompt + kSteps;
+  MINIMO_ASSIGN(RankExecutor e, Make(comm, model, s, team));
+  std::unique_ptr<CpuExecutor> cpu;
+  if (comm.rank() == 0) {
+    MINIMO_ASSIGN(cpu, CpuExecutor::Create(model, LayoutFor(model.spec, true, batch, s.tokens_each), DType::kF32, 0));
+  }
+  std::vector<int32_t> ids;
+  for (int i = 0; i < batch * s.tokens_each; ++i) ids.push_back((i * 7919 + i / 3 * 131) % model.spec.vocab);
+  double errors[2] = {};
+  int past = 0, at = 0;
+  for (int i = 0; i <= kSteps; ++i) {
+    const int n = i == 0 ? prompt : 1;
+    const StepRecord step =
+        MakeStep(e.layout, batch, past, n, s.tokens_each, 1, {ids.data() + at, static_cast<size_t>(n * batch)});
+    std::span<float> out;
+    MINIMO_TRY(e.executor->Run(step, &out));
+    if (cpu != nullptr) {
+      StepOutput expected;
+      MINIMO_TRY(cpu->Run(step, &expected));
+      errors[i > 0] = std::max(errors[i > 0], RelativeError(out, expected.logits));
+    }
+    past += n;
+    at += n * batch;
+  }
+  Json line = Where(comm, name, s);
+  const double bound = s.fp8_prefill ? kFp8Bound : 1e-2;
+  line.update({{"check", "real shapes"}, {"prefill_activations", s.fp8_prefill ? "fp8" : "bf16"}, {"batch", batch},
+               {"prompt", prompt}, {"prefill_error", errors[0]}, {"decode_error", errors[1]}, {"bound", bound}});
+  CheckOn0(comm, line, errors[0] < bound && (s.fp8_prefill || errors[1] < bound));
+  return {};
+}
+
+Status Real(Communicator& comm) {
+  ThreadTeam team(4);
+  for (const ExpertFormat format : {ExpertFormat::kFp8, ExpertFormat::kInt4}) {
+    const SyntheticModel m2(M2Spec(2, 16, 1000), format, 64, 1), mimo(MiMoSpec(3, 16, 1000), format, 64, 2);
+    const std::string tail = format == ExpertFormat::kFp8 ? " fp8" : " int4";
+    for (const std::string experts : {"tp", "ep"}) {
+      for (const bool fp8 : {false, true}) {
+        Setting s;
+        s.experts = experts;
+        s.fp8_prefill = fp8;
+        MINIMO_TRY(CompareReal(comm, "m2" + tail, m2.model(), s, 1, 200, team));
+        MINIMO_TRY(CompareReal(comm, "mimo" + tail, mimo.model(), s, 2, 150, team));
+      }
+    }
+  }
+  return {};
+}
+
 LoadedModel Shapes(const std::string& model, int layers) {
   LoadedModel shapes;
   shapes.spec = model == "m2" ? M2Spec(layers > 0 ? layers : 62, 256, 200064)
@@ -249,6 +308,7 @@ Status Prefill(Communicator& comm, const std::vector<std::string>& args) {
   const std::vector<int> lengths = Numbers(args[6]);
   Setting s = Random(args);
   s.max_tokens = s.tokens_each = *std::max_element(lengths.begin(), lengths.end());
+  s.fp8_prefill = args[7] == "fp8";
   MINIMO_ASSIGN(RankExecutor e, Make(comm, model, s, team));
   for (const int n : lengths) {
     std::vector<int32_t> ids;
@@ -263,8 +323,8 @@ Status Prefill(Communicator& comm, const std::vector<std::string>& args) {
     }
     std::sort(times.begin(), times.end());
     Json line = Where(comm, args[1], s);
-    line.update({{"bench", "prefill"}, {"layers", model.spec.num_layers()}, {"format", args[3]}, {"tokens", n},
-                 {"ms", times[1] * 1e3}, {"tok_s", n / times[1]}});
+    line.update({{"bench", "prefill"}, {"layers", model.spec.num_layers()}, {"format", args[3]},
+                 {"activations", args[7]}, {"tokens", n}, {"ms", times[1] * 1e3}, {"tok_s", n / times[1]}});
     if (comm.rank() == 0) Print(line);
   }
   return {};
@@ -279,13 +339,15 @@ int Main(int argc, char** argv) {
   }
   Communicator& comm = **world;
   comm.set_timeout_ms(60'000);
-  Status status = Errorf("usage: mpirun -n N gpu_ranks_check golden SHARED MODELS | decode MODEL LAYERS FORMAT EXPERTS "
-                         "PEER BATCHES CONTEXT | prefill MODEL LAYERS FORMAT EXPERTS PEER TOKENS");
+  Status status = Errorf("usage: mpirun -n N gpu_ranks_check golden SHARED MODELS | real | decode MODEL LAYERS FORMAT "
+                         "EXPERTS PEER BATCHES CONTEXT | prefill MODEL LAYERS FORMAT EXPERTS PEER TOKENS bf16|fp8");
   if ((args.size() == 3 || args.size() == 4) && args[0] == "golden") {
     status = Golden(comm, args[1], args[2], args.size() == 4);
+  } else if (args.size() == 1 && args[0] == "real") {
+    status = Real(comm);
   } else if (args.size() == 8 && args[0] == "decode") {
     status = Decode(comm, args);
-  } else if (args.size() == 7 && args[0] == "prefill") {
+  } else if (args.size() == 8 && args[0] == "prefill") {
     status = Prefill(comm, args);
   }
   if (!status.ok()) {

@@ -63,17 +63,28 @@ __device__ __forceinline__ void finish(const PeerView& p, uint32_t epoch) {
   }
 }
 
-__device__ __forceinline__ float4 part_of_row(const float* partial, const int* slot_of, int top_k, int hidden,
-                                              int tokens, int token, int column) {
+__device__ __forceinline__ float4 load4(const float* p) { return load_l2(reinterpret_cast<const float4*>(p)); }
+__device__ __forceinline__ float4 load4(const bf16* p) {
+  const uint2 v = __ldcg(reinterpret_cast<const uint2*>(p));
+  return {__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000), __uint_as_float(v.y << 16),
+          __uint_as_float(v.y & 0xffff0000)};
+}
+
+template <typename Part>
+__device__ __forceinline__ float4 own_part(const SumRowsParams& p, const Part* partial, int token, int column) {
   float4 x = {0, 0, 0, 0};
 #pragma unroll 8
-  for (int k = 0; k < top_k; ++k) {
-    const int slot = slot_of == nullptr ? k * tokens + token : load_l2(slot_of + token * top_k + k);
+  for (int k = 0; k < p.top_k; ++k) {
+    const int slot = p.slot_of == nullptr ? k * p.tokens + token : load_l2(p.slot_of + token * p.top_k + k);
     if (slot < 0) continue;
-    const float4 y = load_l2(reinterpret_cast<const float4*>(partial + int64_t{slot} * hidden + column));
+    const float4 y = load4(partial + int64_t{slot} * p.hidden + column);
     x.x += y.x, x.y += y.y, x.z += y.z, x.w += y.w;
   }
   return x;
+}
+__device__ __forceinline__ float4 own_part(const SumRowsParams& p, int token, int column) {
+  return p.partial_bf16 ? own_part(p, static_cast<const bf16*>(p.partial), token, column)
+                        : own_part(p, static_cast<const float*>(p.partial), token, column);
 }
 
 __device__ __forceinline__ void store4(float* p, float4 v) { *reinterpret_cast<float4*>(p) = v; }
@@ -96,7 +107,7 @@ __global__ void __launch_bounds__(kThreads) sum_rows(const SumRowsParams p) {
     float square = 0;
     if (inside) {
       const int64_t at = int64_t{token} * p.hidden + column;
-      const float4 mine = part_of_row(p.partial, p.slot_of, p.top_k, p.hidden, p.tokens, token, column);
+      const float4 mine = own_part(p, token, column);
 #pragma unroll
       for (int r = 0; r < kMaxPeers; ++r) {
         if (r >= p.peers.ranks || r == p.peers.rank) continue;
@@ -127,7 +138,7 @@ __global__ void __launch_bounds__(kThreads) sum_rows(const SumRowsParams p) {
       }
       square = x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
     }
-    if (p.next_norm == nullptr) continue;
+    if (p.square_sums == nullptr) continue;
     const float squares = block_sum<kThreads / 32>(square, scratch);
     if (threadIdx.x == 0) p.square_sums[int64_t{token} * parts + part] = squares;
   }
@@ -167,13 +178,12 @@ __global__ void __launch_bounds__(kNormWarps * 32) sum_norms(const SumNormsParam
   if (!alone) finish(p.peers, epoch);
 }
 
-__global__ void __launch_bounds__(kThreads) sum_slots(const float* partial, const int* slot_of, int top_k, int hidden,
-                                                      float* out) {
+__global__ void __launch_bounds__(kThreads) write_own_part(const SumRowsParams p, float* out) {
   allow_next_kernel();
   wait_previous_kernel();
   const int column = blockIdx.x * kExchangeColumns + static_cast<int>(threadIdx.x) * 4, token = blockIdx.y;
-  if (column >= hidden) return;
-  store4(out + int64_t{token} * hidden + column, part_of_row(partial, slot_of, top_k, hidden, gridDim.y, token, column));
+  if (column >= p.hidden) return;
+  store4(out + int64_t{token} * p.hidden + column, own_part(p, token, column));
 }
 
 // One block: the list is short (at most an entry for each expert or slot) and read before it is written.
@@ -246,10 +256,8 @@ cudaError_t LaunchSumNorms(const SumNormsParams& p, cudaStream_t stream) {
   return Launch(sum_norms, grid, dim3(kNormWarps * 32), 0, stream, p);
 }
 
-cudaError_t LaunchSumSlots(const float* partial, const int* slot_of, int top_k, int tokens, int hidden, float* out,
-                           cudaStream_t stream) {
-  return Launch(sum_slots, dim3(ExchangeParts(hidden), tokens), dim3(kThreads), 0, stream, partial, slot_of, top_k,
-                hidden, out);
+cudaError_t LaunchOwnPart(const SumRowsParams& p, float* out, cudaStream_t stream) {
+  return Launch(write_own_part, dim3(ExchangeParts(p.hidden), p.tokens), dim3(kThreads), 0, stream, p, out);
 }
 
 }  // namespace minimo::cuda

@@ -32,14 +32,15 @@ struct SumRowsParams {
   PeerView peers;  // ranks == 1: partial is the sum already
   int tokens = 0;
   int hidden = 0;                    // in fours
-  const float* partial = nullptr;    // [top_k * tokens or slots, hidden]
+  const void* partial = nullptr;     // [top_k * tokens or slots, hidden] float32, or
+  bool partial_bf16 = false;         // bf16
   const int* slot_of = nullptr;      // [tokens, top_k]
   int top_k = 1;
   float* residual = nullptr;         // [tokens, hidden]
-  const float* next_norm = nullptr;  // [hidden]; null: neither next_x nor square_sums
+  const float* next_norm = nullptr;  // [hidden]; null: no next_x
   void* next_x = nullptr;            // [tokens, next_x_stride]
   int next_x_stride = 0;
-  float* square_sums = nullptr;      // [tokens, ExchangeParts(hidden)]
+  float* square_sums = nullptr;      // [tokens, ExchangeParts(hidden)]; null: not wanted
 };
 cudaError_t LaunchSumRows(const SumRowsParams& params, bool f32_activations, cudaStream_t stream);
 
@@ -54,9 +55,8 @@ struct SumNormsParams {
 };
 cudaError_t LaunchSumNorms(const SumNormsParams& params, cudaStream_t stream);
 
-// This rank's part of each row without any exchange, before NCCL's.
-cudaError_t LaunchSumSlots(const float* partial, const int* slot_of, int top_k, int tokens, int hidden, float* out,
-                           cudaStream_t stream);
+// This rank's part of each row, before NCCL's sum: out [tokens, hidden].
+cudaError_t LaunchOwnPart(const SumRowsParams& params, float* out, cudaStream_t stream);
 
 // Expert parallelism, after a router that listed all chosen experts: leaves those in [first, first + count), as indices
 // from 0, in `active`, `offsets` and `num_active`, and marks the others' slots with -1 in slot_of. A list in another

@@ -136,6 +136,7 @@ __global__ void __launch_bounds__(kThreads, 5) quantise_rows(const QuantiseParam
     const Quantised q = quantise({v[i].x * w.x, v[i].y * w.y, v[i].z * w.z, v[i].w * w.w}, p.out.offsets != nullptr);
     for (int k = 0; k < p.top_k; ++k) {
       const int row = p.slot_of != nullptr ? load_l2(p.slot_of + token * p.top_k + k) : token;
+      if (row < 0) continue;
       put_values(p.out, unit, row, q);
       put_scales(p.out, unit, row, q, factor);
     }

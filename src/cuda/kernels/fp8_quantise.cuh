@@ -17,7 +17,7 @@ struct QuantiseParams {
   int square_sum_count = 0;
   int norm_cols = 0;
   float norm_eps = 0;
-  const int* slot_of = nullptr;  // [tokens, top_k]: the rows a token goes to; null: row `token`
+  const int* slot_of = nullptr;  // [tokens, top_k]: the rows a token goes to, below 0 none; null: row `token`
   int top_k = 1;
   Fp8Activations out;
   int units = 0;
