@@ -74,15 +74,15 @@ class CudaExecutor {
 
   virtual const KvLayout& kv_layout() const = 0;
   virtual int vocab_size() const = 0;
-  // logits: [step.NumLogits(), vocab_size] (empty on ranks other than 0), host memory of this object's, valid until the next Run. An error is a fault
-  // of the device, which stays.
+  // logits: [step.NumLogits(), vocab_size] (empty on ranks other than 0), host memory of this object's, valid until
+  // the next Run. An error is a fault of the device, which stays.
   virtual Status Run(const StepRecord& step, std::span<float>* logits) = 0;
   virtual CudaExpertLoad GetExpertLoad() const = 0;
 
   // As Run, with digests of the rows instead of the rows: scales[i] (1 / temperature; 0: no candidates) is for row i of the
   // step, at most MostDigests() of them. They are valid until the next RunDigests. `ahead`: the next step will most likely be the same
   // sequences, each with its argmax: it is started at once, and if the next call asks for it, or for a part of it, the
-  // device has not waited. Never done for several ranks.
+  // device has not waited. Ranks other than 0 may get no digests.
   virtual Status RunDigests(const StepRecord& step, std::span<const float> scales, bool ahead,
                             std::vector<const RowDigest*>* digests) = 0;
   virtual int MostDigests() const = 0;

@@ -85,7 +85,9 @@ class CudaExecutorImpl final : public CudaExecutor {
     MINIMO_TRY(weights_.Fill(weights, &team, stream_.get()));
     MINIMO_TRY(kv_.Allocate(spec_, layout_));
     MINIMO_TRY(workspace_.Allocate());
-    MINIMO_TRY(digests_.Allocate(LogitRows(options_), spec_.vocab, workspace_.At<float>(workspace_.logits)));
+    const float* logits = exchange_ ? exchange_->local_logits() : workspace_.At<float>(workspace_.logits);
+    const int vocab = exchange_ ? static_cast<int>(options_.share->vocab.count) : spec_.vocab;
+    MINIMO_TRY(digests_.Allocate(LogitRows(options_), vocab, logits, exchange_.get()));
     MINIMO_TRY(host_logits_.Allocate(int64_t{LogitRows(options_)} * spec_.vocab * 4));
     for (const bool decode : {false, true}) {
       forward_[decode] = std::make_unique<Forward>(spec_, weights_, kv_, workspace_,
@@ -115,6 +117,7 @@ class CudaExecutorImpl final : public CudaExecutor {
     for (int first = 0; first < rows; first += most) {
       const int count = std::min(most, rows - first);
       if (!graph) MINIMO_TRY(forward_[decode_]->Head(Packed(), plan_.tokens, first, count, stream_.get()));
+      MINIMO_TRY(GatherLogits(count));
       if (!Leads()) continue;
       const size_t bytes = static_cast<size_t>(count) * spec_.vocab * 4;
       MINIMO_CUDA_TRY(cudaMemcpyAsync(host_logits_.As(), workspace_.At(workspace_.logits), bytes,
@@ -156,14 +159,10 @@ class CudaExecutorImpl final : public CudaExecutor {
     const int slot = slot_;
     ahead = ahead && (!found || rows_.size() == ahead_rows);
     if (ahead) MINIMO_TRY(StartAhead(step, {}));
-    if (exchange_) {
-      MINIMO_TRY(Finish());
-    } else {
-      MINIMO_TRY(digests_.Wait(slot));
-      times_.Ended(slot);
-    }
+    MINIMO_TRY(digests_.Wait(slot));
+    times_.Ended(slot);
     digests->clear();
-    if (!Leads()) return {};
+    if (!Leads() && !ahead_.running) return {};  // else every rank must know what the device chose
     for (const int32_t row : rows_) digests->push_back(digests_.Row(slot, row));
     if (ahead_.running) {
       for (size_t i = 0; i < rows_.size(); ++i) ahead_.tokens[i] = (*digests)[i]->argmax;
@@ -179,14 +178,15 @@ class CudaExecutorImpl final : public CudaExecutor {
   Status ReadLogits(std::span<const int32_t> rows, std::span<float>* logits) override {
     if (ahead_.running) return Error{"the logits of this step are gone: the next one has begun"};
     const auto vocab = static_cast<size_t>(spec_.vocab);
-    for (size_t i = 0; i < rows.size(); ++i) {
+    MINIMO_TRY(GatherLogits(plan_.logit_rows));
+    for (size_t i = 0; Leads() && i < rows.size(); ++i) {
       const auto row = static_cast<size_t>(rows_[static_cast<size_t>(rows[i])]);
       MINIMO_CUDA_TRY(cudaMemcpyAsync(host_logits_.As<float>() + i * vocab,
                                       workspace_.At<float>(workspace_.logits) + row * vocab, vocab * 4,
                                       cudaMemcpyDeviceToHost, stream_.get()));
     }
     MINIMO_TRY(Finish());
-    *logits = {host_logits_.As<float>(), rows.size() * vocab};
+    *logits = {host_logits_.As<float>(), Leads() ? rows.size() * vocab : 0};
     return {};
   }
 
@@ -290,15 +290,15 @@ class CudaExecutorImpl final : public CudaExecutor {
     if (!graph) {
       MINIMO_TRY(Layers());
       if (rows > 0) MINIMO_TRY(forward_[decode_]->Head(Packed(), plan_.tokens, 0, rows, stream_.get()));
-      if (rows > 0 && Leads()) MINIMO_TRY(Digest());
+      if (rows > 0) MINIMO_TRY(Digest());
     }
-    MINIMO_TRY(digests_.Send(slot_, Leads() ? rows : 0, stream_.get()));
+    MINIMO_TRY(digests_.Send(slot_, rows, stream_.get()));
     return times_.End(slot_, stream_.get());
   }
 
   // The step after `step`, which was sent last, if it can be begun; tokens: empty if the device has just chosen them.
   Status StartAhead(const StepRecord& step, std::span<const int32_t> tokens) {
-    if (!decode_ || exchange_ || !NextStep(step, layout_, &ahead_.step)) return {};
+    if (!decode_ || !NextStep(step, layout_, &ahead_.step)) return {};
     std::copy(tokens.begin(), tokens.end(), ahead_.step.tokens.begin());
     MINIMO_TRY(PlanStep(ahead_.step, decode_layout_, spec_.vocab, layout_.num_blocks, layout_.num_rings, &plan_));
     if (static_cast<int64_t>(plan_.packed.size()) * 4 > packed_[1].bytes()) return {};
@@ -312,6 +312,11 @@ class CudaExecutorImpl final : public CudaExecutor {
   Status FaultAtStep() {
     if (!FaultDue(Fault::kStep)) return {};
     return ToStatus(LaunchTrap(stream_.get()), "a kernel that traps, as MINIMO_CUDA_FAULT asks");
+  }
+
+  // Of several ranks: the first `count` rows of logits, whole, on rank 0.
+  Status GatherLogits(int count) {
+    return exchange_ ? exchange_->GatherLogits(count, workspace_.At<float>(workspace_.logits), stream_.get()) : Status();
   }
 
   bool Leads() const { return exchange_ == nullptr || exchange_->leads(); }
@@ -374,7 +379,7 @@ class CudaExecutorImpl final : public CudaExecutor {
       const auto graph = Capture([&]() -> Status {
         MINIMO_TRY(Layers());
         MINIMO_TRY(forward_[1]->Head(Packed(), plan_.tokens, 0, plan_.tokens, stream_.get()));
-        return Leads() ? Digest() : Status();
+        return Digest();
       });
       if (!graph.ok()) {  // out of memory, say: the step runs without
         LogWarn("decode steps are launched kernel by kernel from here on: {}", graph.error().message);
@@ -399,8 +404,7 @@ class CudaExecutorImpl final : public CudaExecutor {
     p.position = Packed() + decode_layout_.Positions();
     p.past = Packed() + decode_layout_.Past();
     p.last = Packed() + decode_layout_.Last();
-    MINIMO_CUDA_TRY(LaunchRowDigest(p, stream_.get()));
-    return exchange_ ? exchange_->Broadcast(p.token, p.rows, stream_.get()) : Status();
+    return digests_.Launch(p, stream_.get());
   }
 
   ModelSpec spec_;

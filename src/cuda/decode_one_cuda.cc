@@ -148,8 +148,7 @@ Status Forward::HeadOne(cudaStream_t stream) const {
   if (exchange_ != nullptr) {
     head.input = w_.At(w_.residual);
     head.out = exchange_->local_logits();
-    MINIMO_CUDA_TRY(LaunchStreamToken(head, stream));
-    return exchange_->GatherLogits(1, w_.At<float>(w_.logits), stream);
+    return ToStatus(LaunchStreamToken(head, stream), "head");
   }
   head.input = w_.At(w_.one_residual);
   head.partial = w_.At<float>(w_.one_expert_partial);

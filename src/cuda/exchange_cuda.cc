@@ -96,15 +96,23 @@ Status Exchange::GatherLogits(int rows, float* all, cudaStream_t stream) {
   return {};
 }
 
-Status Exchange::Broadcast(int32_t* values, int64_t count, cudaStream_t stream) {
-  return nccl_->Broadcast(values, count * 4, 0, stream);
+Status Exchange::AllGather(const void* mine, void* all, int64_t bytes, cudaStream_t stream) {
+  return nccl_->AllGather(mine, all, bytes, nccl::DataType::kUint8, stream);
 }
 
 Status Exchange::Finish(cudaStream_t stream) {
+  return WaitUntil([&] { return cudaStreamQuery(stream); });
+}
+Status Exchange::Finish(cudaEvent_t event) {
+  return WaitUntil([&] { return cudaEventQuery(event); });
+}
+
+template <typename Query>
+Status Exchange::WaitUntil(Query done) {
   // Past the kernels' own timeout: they give up first and say so.
   const auto deadline = Clock::now() + std::chrono::milliseconds(options_.timeout_ms) * 5 / 4;
   cudaError_t code;
-  while ((code = cudaStreamQuery(stream)) == cudaErrorNotReady) {
+  while ((code = done()) == cudaErrorNotReady) {
     if (Clock::now() < deadline) continue;
     nccl_->Abort();
     return Errorf("rank {} of {}: no answer from the other GPUs for {} ms", share_.comm->rank(), share_.comm->size(),

@@ -41,17 +41,22 @@ class Exchange {
   float* local_logits() const { return local_logits_.As<float>(); }
   // From there to `all` [rows, vocab] on rank 0.
   Status GatherLogits(int rows, float* all, cudaStream_t stream);
-  // values[count] of rank 0 to every rank.
-  Status Broadcast(int32_t* values, int64_t count, cudaStream_t stream);
+  // bytes of every rank to all [ranks][bytes], on every rank.
+  Status AllGather(const void* mine, void* all, int64_t bytes, cudaStream_t stream);
 
-  // Waits for the stream; an error if a rank was silent for longer than the timeout. It then stays one.
+  // Waits for the stream, or for the event; an error if a rank was silent for longer than the timeout. It then stays one.
   Status Finish(cudaStream_t stream);
+  Status Finish(cudaEvent_t event);
 
   bool has_peer_memory() const { return peers_ != nullptr; }
+  int ranks() const { return share_.comm->size(); }
+  int vocab() const { return vocab_; }
   bool leads() const { return share_.comm->rank() == 0; }
   const RankShare& share() const { return share_; }
 
  private:
+  template <typename Query>
+  Status WaitUntil(Query done);
   Exchange(const ModelSpec& spec, const RankShare& share, const ExchangeOptions& options)
       : hidden_(spec.hidden), vocab_(spec.vocab), share_(share), options_(options) {}
 

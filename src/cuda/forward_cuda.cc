@@ -106,8 +106,7 @@ Status Forward::Head(const int32_t* packed, int tokens, int first, int count, cu
   head.square_sum_count = squares.count;
   head.out = exchange_ != nullptr ? exchange_->local_logits() : w_.At<float>(w_.logits);
   head.out_stride = weights_.head().rows;
-  MINIMO_TRY(Run(head, stream));
-  return exchange_ != nullptr ? exchange_->GatherLogits(count, w_.At<float>(w_.logits), stream) : Status();
+  return Run(head, stream);
 }
 
 LinearParams Forward::QkvOf(int layer, int tokens, Squares squares) const {

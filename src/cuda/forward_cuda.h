@@ -41,7 +41,7 @@ class Forward {
   Status Layers(const int32_t* packed, int tokens, int decode_splits, const std::vector<int>& tiles,
                 cudaStream_t stream) const;
   // After them: logits of rows [first, first + count) of the plan's logit rows go to the workspace from its start; of
-  // several ranks, those of all to rank 0's.
+  // several ranks, each one's part of the vocabulary to the exchange's local_logits.
   Status Head(const int32_t* packed, int tokens, int first, int count, cudaStream_t stream) const;
 
  private:

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 namespace minimo::cuda {
 
@@ -28,5 +29,8 @@ struct RowDigest {
   float values[kDigestCapacity];    // best first, ties by ascending token
   int32_t tokens[kDigestCapacity];
 };
+
+// Of a row whose vocabulary several ranks share: parts[r] counts its tokens from 0, begins[r] is the first of them. Host.
+void MergeDigests(std::span<const RowDigest* const> parts, std::span<const int32_t> begins, RowDigest* whole);
 
 }  // namespace minimo::cuda

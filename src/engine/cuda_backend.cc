@@ -93,16 +93,17 @@ class OnDevice final : public Executor {
       : team_(std::move(team)), model_(std::move(model)), device_(std::move(device)) {}
   const KvLayout& kv_layout() const override { return device_->kv_layout(); }
   int vocab_size() const override { return device_->vocab_size(); }
-  bool OffersCandidates() const override { return model_->options.share == nullptr; }
+  bool OffersCandidates() const override { return true; }
+  bool BeginsAhead() const override { return true; }
   Status Run(const StepRecord& step, StepOutput* output) override {
-    const bool digests = OffersCandidates() && step.row_requests.size() <= static_cast<size_t>(device_->MostDigests());
-    all_logits_ = {};
-    if (digests && !step.row_requests.empty()) return RunDigests(step, output);
+    on_host_ = step.row_requests.size() > static_cast<size_t>(device_->MostDigests());
+    if (!on_host_ && !step.row_requests.empty()) return RunDigests(step, output);
     MINIMO_TRY(device_->Run(step, &output->logits));
-    return step.row_requests.empty() ? Status() : ListOnHost(step, output);
+    return on_host_ && Leads() ? ListOnHost(step, output) : Status();
   }
   Status FetchLogits(std::span<const int32_t> rows, StepOutput* output) override {
-    if (all_logits_.empty()) return device_->ReadLogits(rows, &output->logits);
+    if (!on_host_) return device_->ReadLogits(rows, &output->logits);
+    if (!Leads()) return {};
     const auto vocab = static_cast<size_t>(vocab_size());
     logits_.clear();
     for (const int32_t row : rows) {
@@ -121,6 +122,8 @@ class OnDevice final : public Executor {
   }
 
  private:
+  bool Leads() const { return model_->options.share == nullptr || model_->options.share->comm->rank() == 0; }
+
   Status RunDigests(const StepRecord& step, StepOutput* output) {
     scales_.clear();
     whole_.clear();
@@ -162,7 +165,8 @@ class OnDevice final : public Executor {
   std::vector<int32_t> whole_;  // rows of the step that are wanted whole
   std::vector<const cuda::RowDigest*> digests_;
   std::vector<float> logits_;
-  std::span<const float> all_logits_;  // the device's, of a step that was run without digests
+  bool on_host_ = false;               // the step was run without digests; of several ranks, rank 0 has
+  std::span<const float> all_logits_;  // the device's
   DrawScratch scratch_;
   std::unique_ptr<ThreadTeam> team_;  // loads weights, then samples
   std::unique_ptr<DeviceModel> model_;

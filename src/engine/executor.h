@@ -37,6 +37,8 @@ class Executor {
     (void)rows, (void)output;
     return Status(Error{"this executor has no candidates"});
   }
+  // True if a step can be begun before it is asked for, as below and as StepOutput::goes_on says.
+  virtual bool BeginsAhead() const { return false; }
   // As StepOutput::goes_on, with tokens that were chosen from the output of `step`, the one just run: the next step may
   // be begun.
   virtual Status StartNext(const StepRecord& step, std::span<const int32_t> tokens) {

@@ -18,7 +18,8 @@ constexpr auto kKeepAlive = std::chrono::seconds(1);
 
 // What the leader sends: one broadcast of a frame, and a second one if the payload is longer. A decode step of 64
 // sequences with 16 blocks each fits in one.
-enum class Kind : uint32_t { kStep = 1, kIdle = 2, kStop = 3, kLogits = 4 };
+// kStepGoesOn: with StepOutput::goes_on. kLogits: rows to fetch; kNext: the tokens of Executor::StartNext.
+enum class Kind : uint32_t { kStep = 1, kIdle = 2, kStop = 3, kLogits = 4, kStepGoesOn = 5, kNext = 6 };
 constexpr size_t kFrameBytes = 8192;
 struct Frame {
   Kind kind;
@@ -48,6 +49,12 @@ Result<Kind> Receive(Communicator& comm, std::vector<std::byte>* payload) {
 
 int64_t NowUs() { return SteadyClock().NowUs(); }
 
+std::vector<int32_t> Numbers(const std::vector<std::byte>& payload) {
+  std::vector<int32_t> numbers(payload.size() / sizeof(int32_t));
+  if (!numbers.empty()) std::memcpy(numbers.data(), payload.data(), numbers.size() * sizeof(int32_t));
+  return numbers;
+}
+
 // A failure of this rank alone (its device, its memory) is told to the others.
 Status Spread(Status status, Communicator& comm) {
   if (!status.ok() && !comm.failed()) {
@@ -76,7 +83,7 @@ Status ParallelExecutor::Run(const StepRecord& step, StepOutput* output) {
   std::lock_guard lock(mutex_);
   message_.clear();
   EncodeStep(step, &message_);
-  MINIMO_TRY(Send(comm_, Kind::kStep, message_));
+  MINIMO_TRY(Send(comm_, output->goes_on && BeginsAhead() ? Kind::kStepGoesOn : Kind::kStep, message_));
   const Status status = Spread(local_->Run(step, output), comm_);
   last_call_us_ = NowUs();
   return status;
@@ -90,6 +97,15 @@ Status ParallelExecutor::FetchLogits(std::span<const int32_t> rows, StepOutput* 
   const Status status = Spread(local_->FetchLogits(rows, output), comm_);
   last_call_us_ = NowUs();
   return status;
+}
+
+Status ParallelExecutor::StartNext(const StepRecord& step, std::span<const int32_t> tokens) {
+  if (!BeginsAhead()) return {};
+  std::lock_guard lock(mutex_);
+  const auto bytes = std::as_bytes(tokens);
+  message_.assign(bytes.begin(), bytes.end());
+  MINIMO_TRY(Send(comm_, Kind::kNext, message_));
+  return Spread(local_->StartNext(step, tokens), comm_);
 }
 
 void ParallelExecutor::KeepAlive() {
@@ -110,6 +126,7 @@ void ParallelExecutor::KeepAlive() {
 Status FollowSteps(Executor& local, Communicator& comm) {
   std::vector<std::byte> payload;
   StepOutput output;
+  StepRecord last;
   while (true) {
     MINIMO_ASSIGN(const Kind kind, Receive(comm, &payload));
     if (kind == Kind::kStop) return {};
@@ -118,13 +135,18 @@ Status FollowSteps(Executor& local, Communicator& comm) {
       continue;
     }
     if (kind == Kind::kLogits) {
-      std::vector<int32_t> rows(payload.size() / sizeof(int32_t));
-      if (!rows.empty()) std::memcpy(rows.data(), payload.data(), rows.size() * sizeof(int32_t));
-      MINIMO_TRY(Spread(local.FetchLogits(rows, &output), comm));
+      MINIMO_TRY(Spread(local.FetchLogits(Numbers(payload), &output), comm));
       continue;
     }
-    const Result<StepRecord> step = DecodeStep(payload);
-    MINIMO_TRY(Spread(step.ok() ? local.Run(*step, &output) : Status(step.error()), comm));
+    if (kind == Kind::kNext) {
+      MINIMO_TRY(Spread(local.StartNext(last, Numbers(payload)), comm));
+      continue;
+    }
+    Result<StepRecord> step = DecodeStep(payload);
+    MINIMO_TRY(Spread(step.ok() ? Status() : Status(step.error()), comm));
+    last = std::move(*step);
+    output.goes_on = kind == Kind::kStepGoesOn;
+    MINIMO_TRY(Spread(local.Run(last, &output), comm));
   }
 }
 

@@ -32,6 +32,8 @@ class ParallelExecutor final : public Executor {
   Status Run(const StepRecord& step, StepOutput* output) override;
   bool OffersCandidates() const override { return local_->OffersCandidates(); }
   Status FetchLogits(std::span<const int32_t> rows, StepOutput* output) override;
+  bool BeginsAhead() const override { return local_->BeginsAhead(); }
+  Status StartNext(const StepRecord& step, std::span<const int32_t> tokens) override;
   Engine::ExpertLoad GetExpertLoad() const override { return local_->GetExpertLoad(); }  // routers see every token
   Status Check() const override { return comm_.failed() ? Status(comm_.failure()) : Status(); }
 

@@ -108,6 +108,13 @@ __device__ void collect(const RowDigestParams& p, int row, RowDigest* digest) {
   if (threadIdx.x == 0) digest->floor = floor, digest->count = found;
 }
 
+__device__ __forceinline__ void choose(const RowDigestParams& p, int row, int token) {
+  if (token < 0 || token >= p.vocab) token = 0;  // nothing to choose from: some token
+  if (p.scramble) token = static_cast<int>((token + 7919ll * p.position[row] + 104729ll * row) % p.vocab);
+  if (p.token != nullptr) p.token[row] = token;
+  if (p.position != nullptr) p.position[row] += 1, p.past[row] += 1, p.last[row] += 1;
+}
+
 // Block maxima of 64 logits (a and b in each lane), or of 8.
 __device__ __forceinline__ void store_block_max(float* block_max, int block, int first, int vocab, float a, float b) {
   const int lane = threadIdx.x % 32;
@@ -209,16 +216,32 @@ __global__ void __launch_bounds__(kThreads) row_digest(const RowDigestParams p) 
       digest->sum = row_sum;
       digest->mass = row_mass;
     }
-    if (out_of_range) token = 0;  // nothing to choose from: some token
-    if (p.scramble) token = static_cast<int>((token + 7919ll * p.position[row] + 104729ll * row) % p.vocab);
-    if (p.token != nullptr) p.token[row] = token;
-    if (p.position != nullptr) p.position[row] += 1, p.past[row] += 1, p.last[row] += 1;
+    choose(p, row, token);
   }
   __syncthreads();  // count is set again below
   if (candidates && !bad && !isinf(value)) collect(p, row, digest);
 }
 
+__global__ void __launch_bounds__(kThreads) best_of_ranks(const RowDigestParams p, const RowDigest* all, int ranks) {
+  wait_previous_kernel();
+  allow_next_kernel();
+  const int row = blockIdx.x * kThreads + threadIdx.x;
+  if (row >= p.rows) return;
+  float value = -INFINITY;
+  int token = 0x7fffffff;
+  for (int r = 0; r < ranks; ++r) {
+    const RowDigest* part = all + int64_t{r} * p.rows + row;
+    const int begin = p.vocab / ranks * r + min(r, p.vocab % ranks);
+    take_better(value, token, load_l2(&part->max), begin + load_l2(&part->argmax));
+  }
+  choose(p, row, token);
+}
+
 }  // namespace
+
+cudaError_t LaunchBestOfRanks(const RowDigestParams& p, const RowDigest* all, int ranks, cudaStream_t stream) {
+  return Launch(best_of_ranks, dim3((p.rows + kThreads - 1) / kThreads), dim3(kThreads), 0, stream, p, all, ranks);
+}
 
 cudaError_t LaunchRowDigest(const RowDigestParams& p, cudaStream_t stream) {
   const int blocks = DigestBlocks(p.vocab);

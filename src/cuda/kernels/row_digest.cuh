@@ -33,4 +33,8 @@ struct RowDigestParams {
 
 cudaError_t LaunchRowDigest(const RowDigestParams& params, cudaStream_t stream);
 
+// The same end for rows whose vocabulary ranks share (ShareOf): token and what follows it, from the digests of all
+// ranks, all [ranks][rows]. params.vocab: the whole.
+cudaError_t LaunchBestOfRanks(const RowDigestParams& params, const RowDigest* all, int ranks, cudaStream_t stream);
+
 }  // namespace minimo::cuda
