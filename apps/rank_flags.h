@@ -12,6 +12,7 @@ namespace minimo {
 
 struct RankFlags {
   int tensor_parallel_size = 0;
+  int data_parallel_size = 1;
   bool enable_expert_parallel = false;
   std::string moe_prefill;
   std::string moe_decode;

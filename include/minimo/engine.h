@@ -43,6 +43,8 @@ struct EngineOptions {
   // creates the engine, the others call FollowEngine with the same options.
   std::shared_ptr<Communicator> ranks;
   int tensor_parallel_size = 0;         // ranks that share the model; 0: all of `ranks`, or 1
+  int data_parallel_size = 1;           // replicas of attention, of tensor_parallel_size ranks each, with requests of
+                                        // their own; all ranks share the experts
   bool enable_expert_parallel = false;  // experts whole on their ranks, in both phases
   std::string moe_prefill;              // how ranks share the experts: tp, ep, TxE; "": chosen
   std::string moe_decode;

@@ -97,6 +97,7 @@ Status Communicator::ReduceScatterSum(std::span<const float> values, std::span<c
   CHECK(std::ssize(counts) == size_);
   CHECK(std::ssize(values) == Sum(counts) && std::ssize(mine) == counts[rank_]);
   if (failed()) return failure();
+  if (values.empty()) return {};
   return DoReduceScatterSum(values, counts, mine);
 }
 

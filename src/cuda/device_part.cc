@@ -9,9 +9,13 @@ namespace minimo::cuda {
 namespace {
 
 Status CheckPlan(const ModelSpec& spec, const ParallelPlan& plan, int64_t grain) {
+  if (plan.replicas > 1) {
+    return Errorf("on GPUs all ranks share the attention of every sequence: --data-parallel-size is {}, only CPU ranks "
+                  "hold replicas of it; use --tensor-parallel-size {}", plan.replicas, plan.ranks);
+  }
   if (plan.hybrid()) {
-    return Errorf("on GPUs prefill and decode share the experts alike; --moe-prefill is {}, --moe-decode {}",
-                  ToString(plan.prefill), ToString(plan.decode));
+    return Errorf("on GPUs prefill and decode share the experts alike, because two layouts would fill their memory with "
+                  "experts twice; --moe-prefill is {}, --moe-decode {}", ToString(plan.prefill), ToString(plan.decode));
   }
   for (int rank = 0; rank < plan.ranks; ++rank) {
     const MoeShare experts = ShareExperts(spec.moe, plan.prefill, rank, grain);

@@ -117,7 +117,8 @@ Result<Prepared> Prepare(const EngineOptions& options) {
   KvPlanOptions plan_options;
   plan_options.budget_bytes = KvBudget(options, geometry, max_model_len, RanksOnHost(options, prepared.plan));
   plan_options.num_blocks = options.kv_blocks;
-  plan_options.max_num_seqs = options.max_num_seqs;
+  const int replicas = prepared.plan.replicas;
+  plan_options.max_num_seqs = (options.max_num_seqs + replicas - 1) / replicas;
   plan_options.max_model_len = max_model_len;
   plan_options.prefix_caching = options.enable_prefix_caching;
   KvPlan plan;
@@ -130,12 +131,13 @@ Result<Prepared> Prepare(const EngineOptions& options) {
   } else {
     MINIMO_ASSIGN(plan, PlanKv(geometry, plan_options));
   }
-  if (plan.max_num_seqs < options.max_num_seqs) {
+  if (plan.max_num_seqs < plan_options.max_num_seqs) {
     LogWarn("the KV cache holds the windows of {} sequences, not of {}: at most that many run at once",
-            plan.max_num_seqs, options.max_num_seqs);
+            plan.max_num_seqs * replicas, options.max_num_seqs);
   }
   prepared.layout = plan.layout;
-  parts.scheduler.max_num_seqs = plan.max_num_seqs;
+  parts.replicas = replicas;
+  parts.scheduler.max_num_seqs = plan.max_num_seqs * replicas;
   parts.scheduler.max_num_batched_tokens =
       options.max_num_batched_tokens > 0 ? options.max_num_batched_tokens : batched_tokens;
   parts.scheduler.max_model_len = max_model_len;

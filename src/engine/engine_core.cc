@@ -32,14 +32,13 @@ EngineCore::EngineCore(const Parts& parts, const SchedulerOptions& scheduler, co
       clock_(parts.clock),
       team_(parts.team),
       mail_(parts.mail),
-      cache_(parts.executor->kv_layout(), kv),
-      scheduler_(scheduler, &cache_, parts.clock) {}
+      replicas_(parts.replicas, parts.executor->kv_layout(), scheduler, kv, parts.clock) {}
 
 void EngineCore::Add(std::unique_ptr<LiveRequest> request) {
   LiveChoice* choice = request->choices[0].get();
   choice->order = next_order_++;
   choice->timing.arrival_us = request->arrival_us;
-  scheduler_.Add(choice);
+  replicas_.Add(choice);
   const std::string id = request->request.id;
   requests_.emplace(id, std::move(request));
 }
@@ -55,7 +54,7 @@ void EngineCore::EndAll(FinishReason reason, const std::string& error, Outbox* o
 
 Status EngineCore::Step(Outbox* outbox) {
   const int64_t start_us = clock_->NowUs();
-  scheduler_.Plan(&plan_);
+  replicas_.Plan(&plan_);
   if (plan_.sequences.empty()) {
     return Errorf("{} requests wait and none can run: the scheduler has lost its way", requests_.size());
   }
@@ -67,8 +66,7 @@ Status EngineCore::Step(Outbox* outbox) {
   MINIMO_TRY(executor_->Run(plan_.record, &output));
   const int64_t run_us = clock_->NowUs();
 
-  for (const ScheduledSequence& scheduled : plan_.sequences) scheduler_.Advance(scheduled, scheduled.num_tokens);
-  scheduler_.EndStep();
+  replicas_.Advance(plan_);
   CollectRows(&output);
   MINIMO_TRY(SampleRows(&output));
   if (goes_on && !output.goes_on) MINIMO_TRY(StartNext());
@@ -116,7 +114,7 @@ Status EngineCore::SampleRows(StepOutput* output) {
 // A step of decoding: no sequence will end for its length, and none is to join.
 bool EngineCore::LikelyToGoOn() const {
   if (!executor_->OffersCandidates()) return false;
-  if (scheduler_.num_waiting() > 0 && scheduler_.num_running() < scheduler_.options().max_num_seqs) return false;
+  if (replicas_.num_waiting() > 0 && replicas_.RoomForMore()) return false;
   return std::all_of(plan_.sequences.begin(), plan_.sequences.end(), [](const ScheduledSequence& scheduled) {
     const auto* choice = static_cast<const LiveChoice*>(scheduled.sequence);
     return scheduled.num_tokens == 1 && scheduled.num_logits == 1 &&
@@ -240,7 +238,7 @@ void EngineCore::TakeRow(size_t index, Outbox* outbox) {
     TakeToken(choice, std::move(row.token), &event);
   }
   if (row_parents_[index] != nullptr && event.finish == FinishReason::kNone) {
-    scheduler_.Fork(*row_parents_[index], choice);
+    replicas_.Fork(*row_parents_[index], choice);
   }
   if (choice->choice == 0 && choice->OutputTokens() <= 1) {
     event.prompt_logprobs = std::move(choice->request->prompt_logprobs);
@@ -280,7 +278,7 @@ void EngineCore::Deliver(LiveChoice* choice, Event event, Outbox* outbox) {
   event.timing = timing;
   const bool ends = event.finish != FinishReason::kNone;
   if (ends) {
-    scheduler_.Remove(choice);
+    replicas_.Remove(choice);
     choice->ended = true;
     FinishedStats stats;
     stats.finish = event.finish;
@@ -313,9 +311,9 @@ void EngineCore::FillStepStats(int64_t start_us, int64_t planned_us, int64_t run
   step.decode_tokens = plan_.decode_tokens;
   step.generated_tokens = static_cast<int32_t>(rows_.size());
   step.preempted = plan_.preempted;
-  step.running = scheduler_.num_running();
-  step.waiting = scheduler_.num_waiting();
-  step.kv_usage = KvUsage();
+  step.running = replicas_.num_running();
+  step.waiting = replicas_.num_waiting();
+  step.kv_usage = replicas_.kv_usage();
   step.schedule_us = planned_us - start_us;
   step.model_us = run_us - planned_us;
   step.output_us = clock_->NowUs() - run_us;
@@ -323,21 +321,15 @@ void EngineCore::FillStepStats(int64_t start_us, int64_t planned_us, int64_t run
   step.inter_token_us = outbox->inter_token_us;
 }
 
-double EngineCore::KvUsage() const {
-  const double blocks = 1.0 - static_cast<double>(cache_.free_blocks()) / std::max(cache_.num_blocks(), 1);
-  const double rings = cache_.has_rings() ? 1.0 - static_cast<double>(cache_.free_rings()) / cache_.num_rings() : 0.0;
-  return std::max(blocks, rings);
-}
-
 EngineStats EngineCore::Stats() const {
   EngineStats stats = stats_;
-  stats.running = scheduler_.num_running();
-  stats.waiting = scheduler_.num_waiting();
-  stats.kv_usage = KvUsage();
+  stats.running = replicas_.num_running();
+  stats.waiting = replicas_.num_waiting();
+  stats.kv_usage = replicas_.kv_usage();
   stats.kv_capacity_tokens = kv_capacity_tokens();
-  stats.preemptions = scheduler_.preemptions();
-  stats.prefix_queries = cache_.counters().prefix_queries;
-  stats.prefix_hits = cache_.counters().prefix_hits;
+  stats.preemptions = replicas_.preemptions();
+  stats.prefix_queries = replicas_.counters().prefix_queries;
+  stats.prefix_hits = replicas_.counters().prefix_hits;
   return stats;
 }
 

@@ -13,12 +13,11 @@
 #include "base/thread_team.h"
 #include "engine/executor.h"
 #include "engine/live_request.h"
-#include "kv/kv_cache.h"
+#include "engine/replicas.h"
 #include "minimo/engine.h"
 #include "minimo/engine_observer.h"
 #include "minimo/result.h"
 #include "minimo/tokenizer.h"
-#include "sched/scheduler.h"
 
 namespace minimo {
 
@@ -48,6 +47,7 @@ class EngineCore {
     const Clock* clock;
     ThreadTeam* team;  // for sampling; may be null
     const std::atomic<bool>* mail = nullptr;  // true: requests or cancels wait to be given to the core; may be null
+    int replicas = 1;  // of attention: each has the executor's kv_layout() to itself, and a scheduler of its own
   };
 
   // The parts outlive the core.
@@ -64,9 +64,9 @@ class EngineCore {
   void EndAll(FinishReason reason, const std::string& error, Outbox* outbox);
 
   EngineStats Stats() const;
-  int num_waiting() const { return scheduler_.num_waiting(); }
-  int64_t kv_capacity_tokens() const { return int64_t{cache_.num_blocks()} * cache_.block_size(); }
-  std::string Verify() const { return scheduler_.Verify(nullptr); }  // for tests
+  int num_waiting() const { return replicas_.num_waiting(); }
+  int64_t kv_capacity_tokens() const { return replicas_.kv_capacity_tokens(); }
+  std::string Verify() const { return replicas_.Verify(); }  // for tests
 
  private:
   // What each row of logits of the plan is wanted for, where the executor offers candidates.
@@ -83,15 +83,13 @@ class EngineCore {
   void EndRequest(LiveRequest* request, FinishReason reason, const std::string& error, Outbox* outbox);
   void Deliver(LiveChoice* choice, Event event, Outbox* outbox);
   void FillStepStats(int64_t start_us, int64_t planned_us, int64_t run_us, Outbox* outbox) const;
-  double KvUsage() const;
 
   Executor* executor_;
   const Tokenizer* tokenizer_;
   const Clock* clock_;
   ThreadTeam* team_;
   const std::atomic<bool>* mail_;
-  KvCache cache_;
-  Scheduler scheduler_;
+  Replicas replicas_;
   std::unordered_map<std::string, std::unique_ptr<LiveRequest>> requests_;
   int64_t next_order_ = 0;
   StepPlan plan_;

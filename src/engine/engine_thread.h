@@ -31,6 +31,7 @@ struct EngineParts {
   SchedulerOptions scheduler;
   KvCacheOptions kv;
   int max_queue = 0;
+  int replicas = 1;  // of attention
 };
 
 class EngineThread final : public Engine {

@@ -28,6 +28,7 @@ struct LiveChoice : Sequence {
   StopChecker stop_checker;
   Timing timing;
   bool ended = false;
+  int32_t replica = 0;  // of attention: whose scheduler has it
 
   int32_t OutputTokens() const { return static_cast<int32_t>(tokens.size()) - prompt_tokens; }
 };

@@ -71,11 +71,17 @@ PatientRanks::~PatientRanks() {
 Result<ParallelPlan> PlanFor(const EngineOptions& options, const LoadedModel& model) {
   const int processes = options.ranks ? options.ranks->size() : 0;
   ParallelFlags flags{options.tensor_parallel_size, options.enable_expert_parallel, options.moe_prefill,
-                      options.moe_decode};
-  if (flags.tensor_parallel_size == 0) flags.tensor_parallel_size = processes;
-  if (processes > 1 && flags.tensor_parallel_size != processes) {
-    return Errorf("--tensor-parallel-size is {}, but {} processes were started; make them equal, or leave the flag out",
-                  flags.tensor_parallel_size, processes);
+                      options.moe_decode, options.data_parallel_size};
+  const int replicas = flags.data_parallel_size;
+  if (processes > 1 && replicas > 0 && processes % replicas != 0) {
+    return Errorf("--data-parallel-size is {}, but {} processes were started: they do not divide", replicas, processes);
+  }
+  if (flags.tensor_parallel_size == 0) flags.tensor_parallel_size = processes / std::max(1, replicas);
+  if (replicas > 1 && flags.tensor_parallel_size == 0) flags.tensor_parallel_size = 1;
+  if (processes > 1 && flags.tensor_parallel_size * replicas != processes) {
+    return Errorf("--tensor-parallel-size is {}{}, but {} processes were started; make them equal, or leave the flag out",
+                  flags.tensor_parallel_size, replicas > 1 ? fmt::format(" in each of {} replicas", replicas) : "",
+                  processes);
   }
   return PlanModel(model, flags, options.max_num_seqs);
 }

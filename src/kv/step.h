@@ -28,6 +28,16 @@ struct CacheCopy {
   int32_t to = 0;
 };
 
+// How much of each list is of one replica of attention (kv/replica_step.h).
+struct ReplicaCounts {
+  int32_t tokens = 0;
+  int32_t sequences = 0;
+  int32_t block_tables = 0;
+  int32_t block_copies = 0;
+  int32_t ring_restores = 0;
+  int32_t ring_snapshots = 0;
+};
+
 struct StepRecord {
   uint64_t id = 0;                     // counts up by one
   std::vector<int32_t> tokens;         // all new tokens, sequence after sequence
@@ -38,6 +48,9 @@ struct StepRecord {
   std::vector<CacheCopy> block_copies;       // before the step: a forked sequence's last, partly filled block
   std::vector<CacheCopy> ring_restores;      // before the step: snapshot or parent ring -> a sequence's ring
   std::vector<CacheCopy> ring_snapshots;     // after the step: a sequence's ring -> a prefix-cache snapshot
+  // Of several replicas, each with blocks and rings of its own: the lists above are one replica's part after the other.
+  // Empty: all is the first one's.
+  std::vector<ReplicaCounts> replicas;
 
   int NumLogits() const {
     int rows = 0;

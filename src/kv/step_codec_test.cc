@@ -1,5 +1,7 @@
 #include "kv/step_codec.h"
 
+#include "kv/replica_step.h"
+
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -36,6 +38,45 @@ TEST(StepCodec, SurvivesTheRoundTrip) {
   EXPECT_EQ(decoded->row_requests[0].candidates, 40);
   EXPECT_EQ(decoded->ring_snapshots[1].to, 6);
   EXPECT_EQ(Encoded(*decoded), bytes);  // nothing is lost
+}
+
+TEST(StepCodec, ReplicasComeBackAsTheyWere) {
+  StepRecord whole, idle;
+  AppendReplica(Sample(), &whole);
+  AppendReplica(idle, &whole);
+  AppendReplica(Sample(), &whole);
+  EXPECT_EQ(whole.sequences[2].first_token, 4);
+  EXPECT_EQ(whole.NumLogits(), 2);
+  const auto decoded = DecodeStep(Encoded(whole));
+  ASSERT_TRUE(decoded.ok()) << decoded.error().message;
+  StepRecord sample = Sample();
+  sample.id = 0;
+  sample.row_requests.clear();
+  for (int replica = 0; replica < 4; ++replica) {
+    StepRecord part;
+    TakeReplica(*decoded, replica, &part);
+    EXPECT_EQ(Encoded(part), Encoded(replica % 2 == 0 ? sample : StepRecord())) << replica;
+  }
+  StepRecord alone, rest;
+  TakeReplica(sample, 0, &alone);  // a record that knows of no replicas is the first one's
+  EXPECT_EQ(Encoded(alone), Encoded(sample));
+  TakeReplica(sample, 1, &rest);
+  EXPECT_TRUE(rest.sequences.empty() && rest.ring_snapshots.empty());
+}
+
+TEST(StepCodec, ReplicasThatReachIntoEachOtherAreRefused) {
+  StepRecord whole;
+  AppendReplica(Sample(), &whole);
+  AppendReplica(Sample(), &whole);
+  StepRecord bad = whole;
+  bad.sequences[2].first_token = 0;
+  EXPECT_FALSE(DecodeStep(Encoded(bad)).ok());
+  bad = whole;
+  bad.replicas[1].block_copies = 0;
+  EXPECT_FALSE(DecodeStep(Encoded(bad)).ok());
+  bad = whole;
+  bad.replicas[0].sequences = 100;
+  EXPECT_FALSE(DecodeStep(Encoded(bad)).ok());
 }
 
 TEST(StepCodec, CutsAndNoiseAreRefusedOrConsistentNeverACrash) {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "layers/attention_layer.h"
@@ -41,9 +42,19 @@ class Decoder {
   };
   const RopeTable& RopeOf(const AttentionSpec& a) const;
   StepContext MakeContext(const StepRecord& step, KvStorage& kv);
+  // Rows that each replica of attention has in a step; one replica: unused.
+  struct ReplicaRows {
+    std::vector<int64_t> floats;  // [ranks]: those of a replica's rows, at its first rank; 0 at the others
+    int64_t all = 0, before = 0, mine = 0;  // rows
+  };
+  // Before the first step: the ranks that share this one's sequences find each other.
+  Status JoinReplica();
+  void CountRows(const StepRecord& step, ReplicaRows* tokens, ReplicaRows* logits) const;
+  // all_ = the rows of all replicas.
+  Status GatherRows(const float* mine, const ReplicaRows& rows);
   Status Embed(const StepRecord& step);
-  // x_ += the feed-forward of h_, on `rows` rows.
-  Status FeedForward(const StepContext& context, int layer, int64_t rows);
+  // x_ += the feed-forward of h_, on `rows` rows and where they are replicas' on those of all.
+  Status FeedForward(bool decode, int layer, int64_t rows, const ReplicaRows& of_replicas);
   Status Layers(const StepRecord& step, KvStorage& kv, ForwardCapture* capture, int64_t* rows);
   // The head on `rows` rows of h_: the whole of it, or of several ranks this one's part, into local_logits_.
   void Head(int64_t rows, float* logits);
@@ -53,11 +64,17 @@ class Decoder {
   const DecoderWeights& weights_;
   ThreadTeam& team_;
   const RankShare share_;
+  std::unique_ptr<Communicator> replica_;  // the ranks that share attention, if not all do and they are several
+  RankShare attention_share_;              // as layers of attention see it
+  bool joined_ = false;
   std::vector<AttentionLayer> attention_;
   std::vector<RopeBase> rope_;
   std::vector<std::vector<int64_t>> expert_load_;
   std::vector<int32_t> positions_, logit_rows_;  // of the step
   Buffer<float> x_, h_, block_out_;
+  StepRecord own_;                          // of several replicas: this one's part of the step
+  ReplicaRows token_rows_, logit_row_counts_;
+  Buffer<float> all_, all_out_;             // [rows of all replicas, hidden]
   std::vector<float> local_logits_, sent_logits_, gathered_logits_;  // of several ranks
   AttentionScratch attention_scratch_;
   FfnScratch ffn_scratch_;

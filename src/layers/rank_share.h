@@ -21,7 +21,10 @@ struct RankShare {
     int64_t k = 0;
   };
   std::vector<WholeSizes> whole;  // [layers]
+  int replicas = 1;  // of attention, each of neighbouring ranks; its own sequences' rows alone are a rank's
 
+  int attention_ranks() const { return alone() ? 1 : comm->size() / replicas; }
+  int replica() const { return alone() ? 0 : comm->rank() / attention_ranks(); }
   bool alone() const { return comm == nullptr || comm->size() == 1; }
   // values += those of the other ranks; nothing for one rank alone.
   Status Sum(std::span<float> values) const { return alone() ? Status() : comm->AllReduceSum(values); }

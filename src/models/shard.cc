@@ -30,14 +30,14 @@ void SliceWeights(const LoadedModel& model, const ParallelPlan& plan, int rank, 
   }
   for (const TensorSpec& t : model.family->manifest(model.spec)) {
     if (t.mtp) continue;
-    const TensorShare share = ShareTensor(t, model.spec, plan.ranks, plan.prefill, rank, grain);
+    const TensorShare share = ShareTensor(t, model.spec, plan.ranks, plan.prefill, rank, grain, plan.replicas);
     if (Vector* vector = VectorSlot(t, part)) *vector = Part(*VectorSlot(t, &whole), share.rows);
     Weight* matrix = MatrixSlot(t, part);
     if (matrix == nullptr) continue;
     const Weight& from = *MatrixSlot(t, &whole);
     if (!share.empty()) *matrix = Part(from, share);
     if (t.expert < 0 || !plan.hybrid()) continue;
-    const TensorShare decode = ShareTensor(t, model.spec, plan.ranks, plan.decode, rank, grain);
+    const TensorShare decode = ShareTensor(t, model.spec, plan.ranks, plan.decode, rank, grain, plan.replicas);
     FfnWeights& expert = part->layers[t.layer].decode_experts[t.expert];
     if (!decode.empty()) *FfnSlot(t.part, &expert) = Part(from, decode);
   }
@@ -59,7 +59,7 @@ ModelSpec RankSpec(const ModelSpec& whole, const ParallelPlan& plan, int rank) {
   ModelSpec part = whole;
   if (plan.ranks == 1) return part;
   for (LayerSpec& layer : part.layers) {
-    const HeadShare heads = ShareHeads(layer.attention.heads, layer.attention.kv_heads, plan.ranks, rank);
+    const HeadShare heads = HeadsOf(layer.attention, plan, rank);
     layer.attention.heads = static_cast<int>(heads.heads.count);
     layer.attention.kv_heads = static_cast<int>(heads.kv_heads.count);
     if (!layer.moe) {
@@ -76,6 +76,11 @@ Result<ParallelPlan> PlanModel(const LoadedModel& model, ParallelFlags flags, in
     return PlanRanks(model.spec, flags, max_num_seqs);
   }
   const ShardLayout& layout = *model.shards;
+  if (flags.data_parallel_size > 1) {
+    return Errorf("{}: holds the files of {} ranks that share attention, asked for {} replicas of it; leave out "
+                  "--data-parallel-size, or use the checkpoint they were made from", model.folder, layout.ranks,
+                  flags.data_parallel_size);
+  }
   if (flags.tensor_parallel_size != 0 && flags.tensor_parallel_size != layout.ranks) {
     return Errorf("{}: holds the files of {} ranks, asked for {}; use --tensor-parallel-size {}, or the checkpoint they "
                   "were made from", model.folder, layout.ranks, flags.tensor_parallel_size, layout.ranks);
@@ -105,12 +110,13 @@ int64_t RowGrain(const DecoderWeights& whole) {
 RankShare MakeRankShare(const ModelSpec& whole, const ParallelPlan& plan, Communicator* comm, int64_t expert_row_grain) {
   RankShare share;
   share.comm = comm;
+  share.replicas = plan.replicas;
   const int rank = comm == nullptr ? 0 : comm->rank();
   share.vocab = ShareOf(whole.vocab, plan.ranks, rank);
   share.experts = ShareExperts(whole.moe, plan.prefill, rank, expert_row_grain);
   for (const LayerSpec& layer : whole.layers) {
     const AttentionSpec& a = layer.attention;
-    share.heads.push_back(ShareHeads(a.heads, a.kv_heads, plan.ranks, rank));
+    share.heads.push_back(HeadsOf(a, plan, rank));
     share.whole.push_back({a.q_size(), a.k_size()});
   }
   return share;

@@ -30,7 +30,7 @@ Range FfnRows(const TensorSpec& t, int64_t intermediate, const ModelSpec& spec, 
 }  // namespace
 
 TensorShare ShareTensor(const TensorSpec& t, const ModelSpec& spec, int ranks, const MoeLayout& experts, int rank,
-                        int64_t row_grain) {
+                        int64_t row_grain, int replicas) {
   TensorShare share{{0, t.shape[0]}, {0, t.IsMatrix() ? t.shape[1] : 1}};
   if (ranks == 1 || t.shard == ShardRule::kReplicate) return share;
   if (t.layer < 0) {
@@ -47,7 +47,7 @@ TensorShare ShareTensor(const TensorSpec& t, const ModelSpec& spec, int ranks, c
     return share;
   }
   const AttentionSpec& a = AttentionOf(t, spec);
-  const HeadShare heads = ShareHeads(a.heads, a.kv_heads, ranks, rank);
+  const HeadShare heads = ShareHeads(a.heads, a.kv_heads, ranks / replicas, rank % (ranks / replicas));
   if (t.shard == ShardRule::kHeads) share.rows = Scaled(heads.heads, t.shape[0] / a.heads);
   if (t.shard == ShardRule::kKvHeads) share.rows = Scaled(heads.kv_heads, t.shape[0] / a.kv_heads);
   if (t.shard == ShardRule::kHeadCols) share.cols = Scaled(heads.heads, t.shape[1] / a.heads);

@@ -20,9 +20,10 @@ struct TensorShare {
   bool empty() const { return rows.count == 0 || cols.count == 0; }
 };
 
-// `row_grain`: rows of an expert that a share must be a multiple of, see RowGrain.
+// `row_grain`: rows of an expert that a share must be a multiple of, see RowGrain. `replicas`: of attention, among the
+// ranks (ParallelPlan).
 TensorShare ShareTensor(const TensorSpec& t, const ModelSpec& whole, int ranks, const MoeLayout& experts, int rank,
-                        int64_t row_grain);
+                        int64_t row_grain, int replicas = 1);
 
 // One rank's part of the manifest: shapes of the parts, and their place in the whole. What it holds nothing of is left
 // out.

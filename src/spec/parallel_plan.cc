@@ -89,6 +89,10 @@ HeadShare ShareHeads(int heads, int kv_heads, int ranks, int rank) {
   return {};
 }
 
+HeadShare HeadsOf(const AttentionSpec& attention, const ParallelPlan& plan, int rank) {
+  return ShareHeads(attention.heads, attention.kv_heads, plan.attention_ranks(), rank % plan.attention_ranks());
+}
+
 std::string ToString(const MoeLayout& layout) {
   if (layout.expert == 1) return "tp";
   if (layout.tensor == 1) return "ep";
@@ -102,16 +106,22 @@ MoeShare ShareExperts(const MoeSpec& moe, const MoeLayout& layout, int rank, int
 }
 
 Result<ParallelPlan> PlanRanks(const ModelSpec& spec, const ParallelFlags& flags, int max_num_seqs) {
-  const int ranks = flags.tensor_parallel_size;
-  if (ranks < 1 || ranks > kMaxRanks) {
-    return Errorf("--tensor-parallel-size is {}, expected 1 to {}", ranks, kMaxRanks);
+  const int64_t all = int64_t{flags.tensor_parallel_size} * flags.data_parallel_size;
+  if (flags.tensor_parallel_size < 1 || flags.tensor_parallel_size > kMaxRanks) {
+    return Errorf("--tensor-parallel-size is {}, expected 1 to {}", flags.tensor_parallel_size, kMaxRanks);
   }
+  if (flags.data_parallel_size < 1 || all > kMaxRanks) {
+    return Errorf("--data-parallel-size is {}, with {} ranks each: expected at least 1 and at most {} ranks in all",
+                  flags.data_parallel_size, flags.tensor_parallel_size, kMaxRanks);
+  }
+  const int ranks = static_cast<int>(all);
   if (ranks > spec.hidden || ranks > spec.vocab) {
     return Errorf("{} ranks cannot share a model of hidden size {} and {} tokens; use fewer", ranks, spec.hidden,
                   spec.vocab);
   }
   ParallelPlan plan;
   plan.ranks = ranks;
+  plan.replicas = flags.data_parallel_size;
   plan.decode = flags.enable_expert_parallel ? MoeLayout{1, ranks} : WidestRows(spec.moe, ranks);
   // Prompts fill whole experts: with every batch large, share by expert; else as decode, which costs no more memory.
   const bool balanced = max_num_seqs >= kExpertParallelBatch * ranks && spec.moe.experts % ranks == 0;
@@ -138,7 +148,7 @@ RankMemory MemoryOf(const ModelSpec& spec, const ParallelPlan& plan, int rank, c
   const double shared = double(Overlap(prefill.experts, decode.experts)) * double(Overlap(prefill.rows, decode.rows));
   for (const LayerSpec& layer : spec.layers) {
     const AttentionSpec& a = layer.attention;
-    const HeadShare share = ShareHeads(a.heads, a.kv_heads, plan.ranks, rank);
+    const HeadShare share = HeadsOf(a, plan, rank);
     const double q_and_o = double(share.heads.count) * (a.head_dim + a.v_head_dim);
     const int64_t kv = share.kv_heads.count * (a.head_dim + a.v_head_dim);
     memory.attention += bytes((q_and_o + double(kv)) * hidden, bits.attention);
@@ -167,9 +177,10 @@ ExchangeCost ExchangesOf(const ModelSpec& spec, const ParallelPlan& plan, int by
   const int64_t row = int64_t{spec.hidden} * bytes_per_value;
   cost = {1, row};  // the embedding
   for (const LayerSpec& layer : spec.layers) {
-    cost.all_reduces += 2;
-    cost.bytes_per_token += 2 * row;
-    if (layer.attention.qk_norm) {
+    const bool split = plan.attention_ranks() > 1;  // attention
+    cost.all_reduces += split ? 2 : 1;
+    cost.bytes_per_token += (split ? 2 : 1) * row;
+    if (split && layer.attention.qk_norm) {
       cost.all_reduces += 1;
       cost.bytes_per_token += 2 * static_cast<int64_t>(sizeof(float));
     }
@@ -184,6 +195,10 @@ std::vector<std::string> Describe(const ModelSpec& spec, const ParallelPlan& pla
   const RankMemory most = MemoryOf(spec, plan, 0, bits);
   std::string experts = fmt::format("experts {}", ToString(plan.decode));
   if (plan.hybrid()) experts = fmt::format("experts {} in prefill, {} in decode", ToString(plan.prefill), ToString(plan.decode));
+  if (plan.replicas > 1) {
+    experts = fmt::format("{} replicas of attention with {} each, {}", plan.replicas,
+                          plan.attention_ranks() == 1 ? "one" : std::to_string(plan.attention_ranks()), experts);
+  }
   lines.push_back(fmt::format("{} ranks, {}: {:.3f} GB of weights on the fullest rank", plan.ranks, experts,
                               most.weights() / kGb));
   if (plan.hybrid()) {
@@ -192,16 +207,17 @@ std::vector<std::string> Describe(const ModelSpec& spec, const ParallelPlan& pla
   }
   int idle = 0, most_heads = 0;
   const AttentionSpec& a = spec.layers.front().attention;
-  for (int rank = 0; rank < plan.ranks; ++rank) {
-    const HeadShare share = ShareHeads(a.heads, a.kv_heads, plan.ranks, rank);
+  const int sharing = plan.attention_ranks();
+  for (int rank = 0; rank < sharing; ++rank) {
+    const HeadShare share = HeadsOf(a, plan, rank);
     idle += share.heads.count == 0;
     most_heads = std::max(most_heads, static_cast<int>(share.heads.count));
   }
   if (idle > 0) {
-    lines.push_back(fmt::format("{} of {} ranks hold no attention heads: there are only {}", idle, plan.ranks, a.heads));
-  } else if (int64_t{most_heads} * plan.ranks * 10 > int64_t{a.heads} * 11) {
+    lines.push_back(fmt::format("{} of {} ranks hold no attention heads: there are only {}", idle, sharing, a.heads));
+  } else if (int64_t{most_heads} * sharing * 10 > int64_t{a.heads} * 11) {
     lines.push_back(fmt::format("{} heads over {} ranks are uneven: up to {} a rank, {:.1f} would be even", a.heads,
-                                plan.ranks, most_heads, double(a.heads) / plan.ranks));
+                                sharing, most_heads, double(a.heads) / sharing));
   }
   if (plan.prefill.expert > spec.moe.experts || plan.decode.expert > spec.moe.experts) {
     lines.push_back(fmt::format("more expert shares than the {} experts: some ranks hold none", spec.moe.experts));

@@ -36,7 +36,7 @@ struct HeadShare {
   Range kv_heads;
   bool counts_kv = false;  // this rank counts its KV heads in sums over all of them; each is counted by one rank
 };
-HeadShare ShareHeads(int heads, int kv_heads, int ranks, int rank);
+HeadShare ShareHeads(int heads, int kv_heads, int ranks, int rank);  // `ranks` and `rank` within a replica
 
 // Experts over tensor x expert ranks: rank r holds row share r % tensor of expert share r / tensor.
 struct MoeLayout {
@@ -54,18 +54,24 @@ struct MoeShare {
 MoeShare ShareExperts(const MoeSpec& moe, const MoeLayout& layout, int rank, int64_t row_grain = 1);
 
 struct ParallelFlags {
-  int tensor_parallel_size = 1;  // ranks that share the model
+  int tensor_parallel_size = 1;  // ranks that share the model, or of several replicas each one's attention
   bool enable_expert_parallel = false;
   std::string moe_prefill;  // "tp", "ep" or "TxE"; "": chosen
   std::string moe_decode;   // likewise
+  int data_parallel_size = 1;  // replicas of attention, each with its own sequences; all ranks share the experts
 };
 
 struct ParallelPlan {
   int ranks = 1;
   MoeLayout prefill;  // steps with prompt chunks
   MoeLayout decode;   // steps whose new tokens all give logits
+  int replicas = 1;   // of attention: rank r is one of the attention_ranks() of replica r / attention_ranks()
+  int attention_ranks() const { return ranks / replicas; }
+  int replica_of(int rank) const { return rank / attention_ranks(); }
   bool hybrid() const { return !(prefill == decode); }
 };
+
+HeadShare HeadsOf(const AttentionSpec& attention, const ParallelPlan& plan, int rank);
 
 // Refuses in words what cannot work.
 Result<ParallelPlan> PlanRanks(const ModelSpec& spec, const ParallelFlags& flags, int max_num_seqs);
@@ -89,7 +95,8 @@ struct RankMemory {
 RankMemory MemoryOf(const ModelSpec& spec, const ParallelPlan& plan, int rank, const WeightBits& bits);
 
 // Bytes that one rank sends and receives per token of a step: all-reduces of [hidden] float32 after attention and
-// feed-forward, one of the embedding, the QK norm's two sums.
+// feed-forward, one of the embedding, the QK norm's two sums. Where replicas have one rank each, attention needs none,
+// and a gather before and a scatter after the feed-forward cost what one all-reduce does.
 struct ExchangeCost {
   int all_reduces = 0;          // per step
   int64_t bytes_per_token = 0;  // of payload, before the algorithm's factor of 2 (ranks - 1) / ranks

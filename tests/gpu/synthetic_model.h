@@ -9,6 +9,7 @@
 #include "base/float_types.h"
 #include "layers/weight.h"
 #include "models/loader.h"
+#include "models/model.h"
 #include "spec/model_spec.h"
 
 namespace minimo::testing {
@@ -20,6 +21,9 @@ class SyntheticModel {
  public:
   SyntheticModel(const ModelSpec& spec, ExpertFormat experts, int group, uint64_t seed) : random_(seed) {
     model_.spec = spec;
+    for (const ModelFamily* family : ModelFamilies()) {
+      if (spec.model_type == family->model_type) model_.family = family;  // whose manifest tells ranks what to hold
+    }
     DecoderWeights& w = model_.weights;
     w.embedding = Bf16Matrix(spec.vocab, spec.hidden, 1.0f);
     w.lm_head = Bf16Matrix(spec.vocab, spec.hidden, Deviation(spec.hidden));

@@ -40,6 +40,7 @@ std::vector<Request> Requests(const Tokenizer& tokenizer) {
     if (i == 5) request.params.logprobs = 4;
     if (i == 6) request.params.repetition_penalty = 1.2;  // whole rows
     if (i == 10) request.params.top_p = 1, request.params.top_k = 0;
+    if (i == 3 || i == 11) request.n = 3;
     request.params.max_tokens = 12 + i;
     request.params.ignore_eos = i % 2 == 0;
     requests.push_back(std::move(request));
@@ -50,12 +51,14 @@ std::vector<Request> Requests(const Tokenizer& tokenizer) {
 std::string Text(Engine& engine, const Request& request) {
   auto stream = Stream::Submit(engine, request);
   if (!stream.ok()) return "refused: " + stream.error().message;
-  std::string text;
+  std::vector<std::string> texts(static_cast<size_t>(request.n));
   while (auto event = (*stream)->Next()) {
-    text += event->text;
+    texts[static_cast<size_t>(event->choice)] += event->text;
     if (event->finish == FinishReason::kError) return "failed: " + event->error;
   }
-  return text;
+  std::string all;
+  for (const std::string& text : texts) all += text + "|";
+  return all;
 }
 
 class ParallelEngine : public ::testing::TestWithParam<const char*> {};
@@ -71,11 +74,14 @@ TEST_P(ParallelEngine, TextsOfManyRequestsAreThoseOfOneRank) {
     int ranks;
     const char* prefill;
     const char* decode;
+    int replicas = 1;
   };
-  for (const Layout& layout : {Layout{2, "", ""}, Layout{3, "tp", "ep"}, Layout{8, "ep", "tp"}, Layout{16, "4x4", "4x4"}}) {
-    SCOPED_TRACE(layout.ranks);
+  for (const Layout& layout : {Layout{2, "", ""}, Layout{3, "tp", "ep"}, Layout{8, "ep", "tp"}, Layout{16, "4x4", "4x4"},
+                               Layout{1, "ep", "ep", 2}, Layout{1, "ep", "tp", 3}, Layout{2, "tp", "tp", 4}}) {
+    SCOPED_TRACE(::testing::Message() << layout.ranks << " ranks in each of " << layout.replicas << " replicas");
     EngineOptions options = Options(GetParam());
     options.tensor_parallel_size = layout.ranks;
+    options.data_parallel_size = layout.replicas;
     options.moe_prefill = layout.prefill;
     options.moe_decode = layout.decode;
     options.rank_timeout_ms = 60000;

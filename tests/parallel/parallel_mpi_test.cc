@@ -24,7 +24,7 @@ Status Check(Communicator& comm, const GoldenModel& golden, const ParallelFlags&
   MINIMO_ASSIGN(const SafetensorsFile file, SafetensorsFile::Open(golden.golden));
   const std::vector<int32_t> ids = GoldenCases(file).front().input_ids;
   ParallelExecutor leader(std::move(mine), comm);
-  const Answer many = TwoSequences(model.spec, ids).Run(leader);
+  const Answer many = TwoSequences(model.spec, ids, plan.replicas).Run(leader);
   const Answer one = TwoSequences(model.spec, ids).Run(*alone);
   const double difference = MaxDifference(many.logits, one.logits);
   if (!(difference <= kRanksBound)) return Errorf("{}: logits differ by {}", golden.name, difference);
@@ -45,7 +45,8 @@ int Main() {
   }
   for (const GoldenModel& golden : GoldenModels()) {
     for (const ParallelFlags& flags : {ParallelFlags{ranks, false, "tp", "tp"}, ParallelFlags{ranks, false, "ep", "tp"},
-                                       ParallelFlags{ranks, true, "", ""}}) {
+                                       ParallelFlags{ranks, true, "", ""}, ParallelFlags{1, true, "", "", ranks},
+                                       ParallelFlags{ranks / 2, false, "ep", "tp", 2}}) {
       const Status status = Check(**world, golden, flags);
       if (status.ok()) continue;
       std::fprintf(stderr, "rank %d: %s\n", (*world)->rank(), status.error().message.c_str());

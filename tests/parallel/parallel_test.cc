@@ -24,12 +24,13 @@ class ParallelModel : public ::testing::Test {
 
   void ExpectAsOne(const ParallelFlags& flags) {
     SCOPED_TRACE(::testing::Message() << flags.tensor_parallel_size << " ranks, experts " << flags.moe_prefill
-                                      << " in prefill, " << flags.moe_decode << " in decode");
+                                      << " in prefill, " << flags.moe_decode << " in decode, "
+                                      << flags.data_parallel_size << " replicas");
     const auto plan = PlanRanks(model_->spec, flags, 8);
     ASSERT_TRUE(plan.ok()) << plan.error().message;
     auto many = MakeThreadRanksExecutor(*model_, *plan, TwoSequencesLayout(model_->spec), DType::kF32, 1, 60000);
     ASSERT_TRUE(many.ok()) << many.error().message;
-    const Answer answer = TwoSequences(model_->spec, ids_).Run(*many->executor);
+    const Answer answer = TwoSequences(model_->spec, ids_, plan->replicas).Run(*many->executor);
     EXPECT_LE(MaxDifference(answer.logits, one_.logits), kRanksBound);
     EXPECT_EQ(answer.greedy, one_.greedy);
   }
@@ -60,6 +61,19 @@ TEST_P(Parallel, TensorExpertMixedAndPerPhase) {
     ExpectAsOne({ranks, false, mixed, mixed});
     ExpectAsOne({ranks, false, mixed, "tp"});
   }
+}
+
+TEST_P(Parallel, ReplicasOfAttention) {
+  for (const int replicas : {2, 3, 4, 8}) {
+    ExpectAsOne({1, false, "ep", "ep", replicas});
+    ExpectAsOne({1, false, "tp", "tp", replicas});
+    ExpectAsOne({1, false, "ep", "tp", replicas});
+  }
+  ExpectAsOne({2, false, "ep", "ep", 2});
+  ExpectAsOne({3, false, "2x3", "2x3", 2});
+  ExpectAsOne({4, false, "tp", "tp", 2});
+  ExpectAsOne({4, false, "ep", "tp", 4});
+  ExpectAsOne({2, false, "ep", "ep", 8});
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Parallel, ::testing::ValuesIn(GoldenModels()), [](const auto& info) {

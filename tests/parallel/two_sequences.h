@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/executor.h"
+#include "kv/replica_step.h"
 #include "models/kv_layout.h"
 #include "tests/golden/golden_case.h"
 
@@ -30,7 +31,9 @@ struct Answer {
 
 class TwoSequences {
  public:
-  TwoSequences(const ModelSpec& spec, const std::vector<int32_t>& ids) : spec_(spec), ids_(ids) {}
+  // With `replicas` of attention the second sequence is the last one's, so steps without it leave that one idle.
+  TwoSequences(const ModelSpec& spec, const std::vector<int32_t>& ids, int replicas = 1)
+      : spec_(spec), ids_(ids), replicas_(replicas) {}
 
   Answer Run(Executor& executor) {
     Answer answer;
@@ -38,9 +41,9 @@ class TwoSequences {
     int past[2] = {0, 0};
     const int lengths[2] = {prompt(), prompt() - 7};
     const auto step = [&](std::initializer_list<std::pair<int, int>> parts) {  // (sequence, tokens)
-      StepRecord record;
-      record.id = ++id_;
+      std::vector<StepRecord> of_replicas(static_cast<size_t>(replicas_));
       for (const auto& [which, count] : parts) {
+        StepRecord& record = of_replicas[which == 0 ? 0 : of_replicas.size() - 1];
         SequenceStep s;
         s.first_token = static_cast<int32_t>(record.tokens.size());
         s.num_tokens = count;
@@ -55,6 +58,12 @@ class TwoSequences {
         record.sequences.push_back(s);
         past[which] += count;
       }
+      StepRecord record = of_replicas[0];
+      if (replicas_ > 1) {
+        record = {};
+        for (const StepRecord& part : of_replicas) AppendReplica(part, &record);
+      }
+      record.id = ++id_;
       StepOutput output;
       const Status status = executor.Run(record, &output);
       ASSERT_TRUE(status.ok()) << status.error().message;
@@ -84,6 +93,7 @@ class TwoSequences {
 
   const ModelSpec& spec_;
   const std::vector<int32_t>& ids_;
+  const int replicas_;
   uint64_t id_ = 0;
 };
 
