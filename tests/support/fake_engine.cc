@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "minimo/engine_observer.h"
+#include "spec/model_spec.h"
 
 namespace minimo::testing {
 namespace {
@@ -42,6 +43,9 @@ Result<std::unique_ptr<FakeEngine>> FakeEngine::Create(FakeEngineOptions options
   MINIMO_ASSIGN(auto tokenizer, Tokenizer::FromFolder(options.model));
   std::unique_ptr<FakeEngine> engine(new FakeEngine(std::move(options)));
   engine->tokenizer_ = std::move(tokenizer);
+  auto spec = std::make_shared<ModelSpec>();
+  spec->vocab = engine->tokenizer_->vocab_size();
+  engine->model_ = std::move(spec);
   engine->thread_ = std::thread([self = engine.get()] { self->Loop(); });
   return engine;
 }
@@ -58,11 +62,6 @@ FakeEngine::~FakeEngine() {
   }
   wake_.notify_all();
   if (thread_.joinable()) thread_.join();
-}
-
-const ModelSpec& FakeEngine::model() const {
-  static const std::max_align_t nothing{};  // nobody reads a fake's model
-  return reinterpret_cast<const ModelSpec&>(nothing);
 }
 
 Result<std::string> FakeEngine::Submit(Request request, EventSink sink) {

@@ -42,7 +42,7 @@ class FakeEngine final : public Engine {
   void SetObserver(std::shared_ptr<EngineObserver> observer) override;
   ExpertLoad GetExpertLoad() const override;
   const Tokenizer& tokenizer() const override { return *tokenizer_; }
-  const ModelSpec& model() const override;
+  const ModelSpec& model() const override { return *model_; }
   const SamplingParams& default_params() const override { return default_params_; }
   int max_model_len() const override { return options_.max_model_len; }
   bool Healthy() const override;
@@ -60,6 +60,7 @@ class FakeEngine final : public Engine {
 
   FakeEngineOptions options_;
   std::unique_ptr<Tokenizer> tokenizer_;
+  std::shared_ptr<const ModelSpec> model_;  // of which the server reads the vocabulary alone
   SamplingParams default_params_;
   mutable std::mutex mutex_;  // guards all below
   std::condition_variable wake_;
