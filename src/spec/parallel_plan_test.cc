@@ -173,6 +173,25 @@ TEST(PlanRanks, WhatCannotWorkIsSaid) {
   EXPECT_THAT(message({8, false, "3x2", ""}), HasSubstr("3 x 2 = 6 ranks, there are 8"));
   EXPECT_THAT(message({8, false, "", "fast"}), HasSubstr("--moe-decode is \"fast\""));
   EXPECT_THAT(message({8, false, "", "-2x-4"}), HasSubstr("--moe-decode is"));
+  EXPECT_THAT(message({8, false, "", "", 0}), HasSubstr("--data-parallel-size is 0"));
+  EXPECT_THAT(message({8, false, "", "", 200}), HasSubstr("at most 1024 ranks in all"));
+  EXPECT_THAT(message({2, false, "", "2x1", 4}), HasSubstr("2 x 1 = 2 ranks, there are 8"));
+}
+
+TEST(PlanRanks, ReplicasShareExpertsAndNotAttention) {
+  const ParallelPlan plan = Plan(M2(), {2, true, "", "", 4});
+  EXPECT_EQ(plan.ranks, 8);
+  EXPECT_EQ(plan.attention_ranks(), 2);
+  EXPECT_EQ(plan.replica_of(5), 2);
+  EXPECT_EQ(plan.decode, (MoeLayout{1, 8}));
+  const AttentionSpec& a = M2().layers[0].attention;
+  for (int rank = 0; rank < 8; ++rank) {
+    EXPECT_EQ(HeadsOf(a, plan, rank).heads, ShareHeads(a.heads, a.kv_heads, 2, rank % 2).heads) << rank;
+  }
+  const RankMemory replicas = MemoryOf(M2(), plan, 0, {}), one = MemoryOf(M2(), Plan(M2(), {2, true}), 0, {});
+  EXPECT_EQ(replicas.attention, one.attention);
+  EXPECT_EQ(replicas.kv_per_token, one.kv_per_token);
+  EXPECT_EQ(replicas.experts, MemoryOf(M2(), Plan(M2(), {8, true}), 0, {}).experts);
 }
 
 TEST(MemoryOf, SharesAddUpToTheWholeModel) {

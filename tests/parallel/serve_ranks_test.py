@@ -169,7 +169,8 @@ class ServeRanks(unittest.TestCase):
             one.wait_ready()
             expected = [one.complete(p) for p in prompts]
         self.assertTrue(all(status == 200 for status, _ in expected))
-        for flags in ([], ["--enable-expert-parallel"], ["--moe-prefill", "ep", "--moe-decode", "tp"]):
+        for flags in ([], ["--enable-expert-parallel"], ["--moe-prefill", "ep", "--moe-decode", "tp"],
+                      ["--data-parallel-size", "3"]):
             with Group(3, *flags) as group:
                 group.wait_ready()
                 self.assertEqual(group.complete_at_once(prompts), expected)
@@ -255,6 +256,11 @@ class ServeRanks(unittest.TestCase):
         with Group(2, "--tensor-parallel-size", "3") as group:
             self.assertNotEqual(group.process.wait(30), 0)
             self.assertRegex(group.text(), "--tensor-parallel-size is 3, but 2 processes were started")
+
+    def test_replicas_that_do_not_divide_the_ranks_are_refused_in_words(self):
+        with Group(3, "--data-parallel-size", "2") as group:
+            self.assertNotEqual(group.process.wait(30), 0)
+            self.assertRegex(group.text(), "--data-parallel-size is 2, but 3 processes were started: they do not divide")
 
     def test_restart_brings_a_lost_group_back(self):
         with Group(2, launch=["--restart"]) as group:
