@@ -6,7 +6,7 @@
 // 4 bits: VPERMPS uses the low 4 bits of each 32-bit lane as its index: a shift and a look-up give 16 floats.
 //
 // Additions: 8 fused multiply-adds a block into a fresh sum, then total = fma(sum, scale, total); then the 16 lanes.
-// The same for one token (weights decoded in registers) and for many (decoded once into a panel).
+// The same for one token and for many.
 #include "ops/linear/row_kernels.h"
 
 #if defined(__x86_64__)
@@ -15,7 +15,6 @@
 #include <algorithm>
 
 #include "base/float_types.h"
-#include "tensor/buffer.h"
 
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,fma")
@@ -24,11 +23,13 @@ namespace minimo {
 namespace {
 
 constexpr int kVectors = 8;       // of a block
-constexpr int kPanelRows = 32;    // 32 rows x 4096 columns x 4 B = 512 KB: half of a 1 MB second-level cache
-constexpr int kDirectTokens = 4;  // up to here weights are decoded in registers
-constexpr int64_t kChunk = 512;   // columns: 12 tokens' are 24 KB of a 48 KB first-level cache
-constexpr int kTokenBlock = 12;
-constexpr int64_t kAhead = 1024;  // bytes prefetched before a row is read there: Zen 5, 2 threads
+constexpr int kPanelRows = 32;    // of 4096 bytes: an eighth of a 1 MB second-level cache; their totals are 16 KB
+constexpr int kDirectTokens = 2;  // up to here the totals stay in registers
+constexpr int64_t kChunk = 512;   // columns: 8 tokens' are 16 KB of a 32 or 48 KB first-level cache
+constexpr int kTokenBlock = 8;
+// Bytes prefetched before a row is read there: the same columns of the rows that come next, so that no row begins cold;
+// where they are too far away, later columns of the same row.
+constexpr int64_t kFarthest = 16 << 10, kAhead = 1024;
 
 // [128] each: the column at place 16 v + lane of a block.
 struct Orders {
@@ -115,8 +116,11 @@ struct Int4 {
   // Lanes 0 to 7 hold the first 64 columns.
   static __m512 Scale(Scales s, int64_t block, int64_t left) {
     if constexpr (kGroup == 128) return _mm512_set1_ps(ToFloat(s[block]));
-    const float first = ToFloat(s[2 * block]), second = left > 64 ? ToFloat(s[2 * block + 1]) : 0.0f;
-    return _mm512_mask_broadcastss_ps(_mm512_set1_ps(first), 0xff00, _mm_set_ss(second));
+    if (left <= 64) return _mm512_maskz_mov_ps(0xff, _mm512_set1_ps(ToFloat(s[2 * block])));
+    // Both bf16 in every lane; shifted to the top in lanes 0 to 7, the other cleared in lanes 8 to 15.
+    const __m512i both = _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(s + 2 * block));
+    const __m512i upper = _mm512_and_si512(both, _mm512_set1_epi32(static_cast<int>(0xffff0000u)));
+    return _mm512_castsi512_ps(_mm512_mask_slli_epi32(upper, 0xff, both, 16));
   }
   void Decode(const uint8_t* p, int64_t left, __m512 w[kVectors]) const {
     const __m512i codes = LoadBytes(p, left / 2);
@@ -135,7 +139,7 @@ inline const float* XRow(const LinearTask& task, const StagedRows& x, int64_t t)
   return reinterpret_cast<const float*>(x.data + (task.x_rows ? task.x_rows[t] : t) * x.row_bytes);
 }
 
-// R rows against T tokens, weights decoded in registers.
+// R rows against T tokens.
 template <class F, int R, int T>
 inline void DirectTile(const F& f, const LinearTask& task, const StagedRows& staged, int64_t row, int64_t token) {
   const WeightView& w = task.weight;
@@ -149,12 +153,13 @@ inline void DirectTile(const F& f, const LinearTask& task, const StagedRows& sta
     for (int t = 0; t < T; ++t) total[r][t] = _mm512_setzero_ps();
   }
   for (int t = 0; t < T; ++t) x[t] = XRow(task, staged, token + t);
+  const int64_t ahead = R * w.row_bytes <= kFarthest ? R * w.row_bytes : kAhead;
   const auto block = [&](int64_t b, int64_t left) __attribute__((always_inline)) {
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       const uint8_t* p = codes[r] + b * F::kBlockBytes;
       for (int64_t line = 0; line < F::kBlockBytes; line += 64) {
-        _mm_prefetch(reinterpret_cast<const char*>(p + line + kAhead), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(p + line + ahead), _MM_HINT_T0);
       }
       __m512 c[kVectors];
       f.Decode(p, left, c);
@@ -179,108 +184,96 @@ inline void DirectTile(const F& f, const LinearTask& task, const StagedRows& sta
 template <class F, int R>
 inline void DirectRows(const F& f, const LinearTask& task, const StagedRows& x, int64_t row) {
   if (task.tokens == 1) return DirectTile<F, R, 1>(f, task, x, row, 0);
-  if (task.tokens == 2) return DirectTile<F, R, 2>(f, task, x, row, 0);
-  if constexpr (R <= 2) {
-    if (task.tokens == 3) return DirectTile<F, R, 3>(f, task, x, row, 0);
-    return DirectTile<F, R, 4>(f, task, x, row, 0);
-  }
+  return DirectTile<F, R, 2>(f, task, x, row, 0);
 }
 
-// A panel of decoded rows, its scales, and the running totals of a block of tokens.
-struct Panel {
-  Buffer<float> codes;   // [kPanelRows, padded columns]
-  Buffer<float> scales;  // [kPanelRows, blocks, 16]
-  Buffer<float> totals;  // [kTokenBlock, kPanelRows, 16]
-};
+// Many tokens, in blocks of up to kTokenBlock: a chunk of columns at a time, in which their activations stay in the
+// first-level cache, over a panel of rows. Two rows are decoded into 16 registers for all tokens of the block; the totals
+// wait in memory, [kPanelRows][kTokenBlock][16].
 
-// Columns [first, last) blocks of R rows of the panel against T tokens, added to the totals.
-template <int R, int T>
-__attribute__((noinline)) void PanelTile(const float* codes, const float* scales, int64_t blocks, const float* const* x,
-                                         int64_t first, int64_t last, float* totals) {
-  __m512 total[R][T];
-  for (int t = 0; t < T; ++t) {
-    for (int r = 0; r < R; ++r) total[r][t] = _mm512_load_ps(totals + (t * kPanelRows + r) * 16);
-  }
-  for (int64_t b = first; b < last; ++b) {
-    __m512 sum[R][T];
-    for (int r = 0; r < R; ++r) {
-      for (int t = 0; t < T; ++t) sum[r][t] = _mm512_setzero_ps();
-    }
+// Products of the decoded block with tokens [t, t + T), added to their totals: 2 T chains of additions at once.
+template <int T>
+inline void AddProducts(const __m512 (&w)[2][kVectors], const __m512 (&scale)[2], const float* const* x, int64_t at,
+                        float* totals) {
+  __m512 sum[2][T];
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) {
-      const int64_t at = b * kExactBlock + 16 * v;
-      __m512 w[R];
-      for (int r = 0; r < R; ++r) w[r] = _mm512_load_ps(codes + r * blocks * kExactBlock + at);
-      for (int t = 0; t < T; ++t) {
-        const __m512 xv = _mm512_load_ps(x[t] + at);
-        for (int r = 0; r < R; ++r) sum[r][t] = _mm512_fmadd_ps(w[r], xv, sum[r][t]);
+  for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 4
+    for (int t = 0; t < T; ++t) {
+      const __m512 xv = _mm512_load_ps(x[t] + at + 16 * v);
+      for (int r = 0; r < 2; ++r) {
+        sum[r][t] = v == 0 ? _mm512_mul_ps(w[r][v], xv) : _mm512_fmadd_ps(w[r][v], xv, sum[r][t]);
       }
     }
-    for (int r = 0; r < R; ++r) {
-      const __m512 scale = _mm512_load_ps(scales + (r * blocks + b) * 16);
-      for (int t = 0; t < T; ++t) total[r][t] = _mm512_fmadd_ps(sum[r][t], scale, total[r][t]);
-    }
   }
-  for (int t = 0; t < T; ++t) {
-    for (int r = 0; r < R; ++r) _mm512_store_ps(totals + (t * kPanelRows + r) * 16, total[r][t]);
+  for (int r = 0; r < 2; ++r) {
+#pragma GCC unroll 4
+    for (int t = 0; t < T; ++t) {
+      float* total = totals + (r * kTokenBlock + t) * 16;
+      _mm512_store_ps(total, _mm512_fmadd_ps(sum[r][t], scale[r], _mm512_load_ps(total)));
+    }
   }
 }
 
-// Tokens [token, token + count), count <= kTokenBlock, against the whole panel.
-void PanelTokens(Panel& panel, const LinearTask& task, const StagedRows& staged, int64_t row, int64_t rows,
-                 int64_t token, int count) {
+// Blocks [first, last) of columns of rows `row` and `second` against T tokens.
+template <class F, int T>
+__attribute__((noinline)) void PairTile(const F& f, const WeightView& w, int64_t row, int64_t second,
+                                        const float* const* x, int64_t first, int64_t last, float* totals) {
+  const uint8_t* codes[2] = {reinterpret_cast<const uint8_t*>(w.Row(row)),
+                             reinterpret_cast<const uint8_t*>(w.Row(second))};
+  const typename F::Scales scales[2] = {F::ScalesOf(w, row), F::ScalesOf(w, second)};
+  for (int64_t b = first; b < last; ++b) {
+    const int64_t left = std::min(kExactBlock, w.cols - b * kExactBlock);
+    __m512 c[2][kVectors], scale[2];
+    for (int r = 0; r < 2; ++r) {
+      const uint8_t* p = codes[r] + b * F::kBlockBytes;
+      for (int64_t line = 0; line < F::kBlockBytes; line += 64) {  // the next chunk of this row
+        _mm_prefetch(reinterpret_cast<const char*>(p + line + kChunk / kExactBlock * F::kBlockBytes), _MM_HINT_T1);
+      }
+      f.Decode(p, left, c[r]);
+      scale[r] = F::Scale(scales[r], b, left);
+    }
+    AddProducts<(T + 1) / 2>(c, scale, x, b * kExactBlock, totals);
+    if constexpr (T > 1) AddProducts<T / 2>(c, scale, x + (T + 1) / 2, b * kExactBlock, totals + (T + 1) / 2 * 16);
+  }
+}
+
+// Rows [row, row + rows) against tokens [token, token + T).
+template <class F, int T>
+void PanelTokens(const F& f, const LinearTask& task, const StagedRows& staged, int64_t row, int64_t rows,
+                 int64_t token) {
+  alignas(64) float totals[kPanelRows * kTokenBlock * 16];
   const int64_t blocks = (task.weight.cols + kExactBlock - 1) / kExactBlock;
-  const float* x[kTokenBlock];
-  for (int t = 0; t < count; ++t) x[t] = XRow(task, staged, token + t);
-  float* totals = panel.totals.data();
-  std::fill_n(totals, static_cast<int64_t>(count) * kPanelRows * 16, 0.0f);
+  const float* x[T];
+  for (int t = 0; t < T; ++t) x[t] = XRow(task, staged, token + t);
+  std::fill_n(totals, (rows + 1) / 2 * 2 * kTokenBlock * 16, 0.0f);
   for (int64_t b = 0; b < blocks; b += kChunk / kExactBlock) {
     const int64_t end = std::min(blocks, b + kChunk / kExactBlock);
-    for (int64_t r = 0; r < rows; r += 4) {  // rows beyond the last hold stale numbers that nobody reads
-      for (int t = 0; t < count;) {
-        float* at = totals + (t * kPanelRows + r) * 16;
-        const float* codes = panel.codes.data() + r * blocks * kExactBlock;
-        const float* scales = panel.scales.data() + r * blocks * 16;
-        const int tokens = std::min(3, count - t);
-        if (tokens == 3) PanelTile<4, 3>(codes, scales, blocks, x + t, b, end, at);
-        if (tokens == 2) PanelTile<4, 2>(codes, scales, blocks, x + t, b, end, at);
-        if (tokens == 1) PanelTile<4, 1>(codes, scales, blocks, x + t, b, end, at);
-        t += tokens;
-      }
+    for (int64_t r = 0; r < rows; r += 2) {  // of an odd last row the totals beside it are nobody's
+      PairTile<F, T>(f, task.weight, row + r, row + std::min(r + 1, rows - 1), x, b, end, totals + r * kTokenBlock * 16);
     }
   }
-  for (int t = 0; t < count; ++t) {
+  for (int t = 0; t < T; ++t) {
     float* out = task.Out(token + t) + row;
     for (int64_t r = 0; r < rows; ++r) {
-      out[r] = _mm512_reduce_add_ps(_mm512_load_ps(totals + (t * kPanelRows + r) * 16));
+      out[r] = _mm512_reduce_add_ps(_mm512_load_ps(totals + (r * kTokenBlock + t) * 16));
     }
   }
 }
 
 template <class F>
 void PanelRows(const F& f, const LinearTask& task, const StagedRows& x, int64_t begin, int64_t end) {
-  thread_local Panel panel;
-  const WeightView& w = task.weight;
-  const int64_t blocks = (w.cols + kExactBlock - 1) / kExactBlock;
-  panel.codes.Reserve(static_cast<size_t>(kPanelRows * blocks * kExactBlock));
-  panel.scales.Reserve(static_cast<size_t>(kPanelRows * blocks * 16));
-  panel.totals.Reserve(static_cast<size_t>(kTokenBlock * kPanelRows * 16));
+  const int64_t tiles = (task.tokens + kTokenBlock - 1) / kTokenBlock;
   for (int64_t row = begin; row < end; row += kPanelRows) {
     const int64_t rows = std::min<int64_t>(kPanelRows, end - row);
-    for (int64_t r = 0; r < rows; ++r) {
-      const auto* codes = reinterpret_cast<const uint8_t*>(w.Row(row + r));
-      const typename F::Scales scales = F::ScalesOf(w, row + r);
-      for (int64_t b = 0; b < blocks; ++b) {
-        const int64_t left = std::min(kExactBlock, w.cols - b * kExactBlock);
-        __m512 c[kVectors];
-        f.Decode(codes + b * F::kBlockBytes, left, c);
-        float* to = panel.codes.data() + (r * blocks + b) * kExactBlock;
-        for (int v = 0; v < kVectors; ++v) _mm512_store_ps(to + 16 * v, c[v]);
-        _mm512_store_ps(panel.scales.data() + (r * blocks + b) * 16, F::Scale(scales, b, left));
-      }
-    }
-    for (int64_t t = 0; t < task.tokens; t += kTokenBlock) {
-      PanelTokens(panel, task, x, row, rows, t, static_cast<int>(std::min<int64_t>(kTokenBlock, task.tokens - t)));
+    for (int64_t i = 0; i < tiles; ++i) {  // nearly equal: 9 tokens are 5 and 4
+      const int64_t from = task.tokens * i / tiles, count = task.tokens * (i + 1) / tiles - from;
+      if (count == 8) PanelTokens<F, 8>(f, task, x, row, rows, from);
+      if (count == 7) PanelTokens<F, 7>(f, task, x, row, rows, from);
+      if (count == 6) PanelTokens<F, 6>(f, task, x, row, rows, from);
+      if (count == 5) PanelTokens<F, 5>(f, task, x, row, rows, from);
+      if (count == 4) PanelTokens<F, 4>(f, task, x, row, rows, from);
+      if (count == 3) PanelTokens<F, 3>(f, task, x, row, rows, from);
     }
   }
 }
@@ -290,11 +283,7 @@ void ExactRows(const LinearTask& task, const StagedRows& x, int64_t begin, int64
   static const F f;
   if (task.tokens > kDirectTokens) return PanelRows(f, task, x, begin, end);
   int64_t row = begin;
-  if (task.tokens <= 2) {  // four streams for the memory; for more tokens two, which registers hold
-    for (; row + 4 <= end; row += 4) DirectRows<F, 4>(f, task, x, row);
-  } else {
-    for (; row + 2 <= end; row += 2) DirectRows<F, 2>(f, task, x, row);
-  }
+  for (; row + 4 <= end; row += 4) DirectRows<F, 4>(f, task, x, row);  // four streams for the memory
   for (; row < end; ++row) DirectRows<F, 1>(f, task, x, row);
 }
 

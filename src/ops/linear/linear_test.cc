@@ -38,6 +38,10 @@ OwnedWeight MakeWeight(std::mt19937& rng, WeightFormat format, int64_t rows, int
     auto* values = reinterpret_cast<Bf16*>(w.bytes.data());
     for (int64_t i = 0; i < rows * cols; ++i) values[i] = ToBf16(0.05f * normal(rng));
   }
+  if (format == WeightFormat::kF16) {
+    auto* values = reinterpret_cast<Fp16*>(w.bytes.data());
+    for (int64_t i = 0; i < rows * cols; ++i) values[i] = {static_cast<uint16_t>(rng() & 0xbfff)};  // finite
+  }
   if (format == WeightFormat::kFp8Block) {  // every code but NaN, and a scale for each block
     for (std::byte& b : w.bytes) {
       const auto code = static_cast<uint8_t>(rng());
@@ -226,6 +230,27 @@ TEST(Tiles, KeepWeightsWithinHalfAStep) {
         }
         const double bound = format == WeightFormat::kInt4Group ? 0 : 0.505 * 1.008 * most / 127;  // the scale is bf16
         ASSERT_NEAR(DequantizeTile(w.view, r, c), Dequantize(w.view, r, c), bound) << r << " " << c;
+      }
+    }
+  }
+}
+
+TEST(Tiles, AreTheSameBytesOnEveryIsa) {
+  const RestoreIsa restore;
+  std::mt19937 rng(16);
+  ThreadTeam team(2);
+  for (const auto format : {WeightFormat::kBf16, WeightFormat::kF16, WeightFormat::kFp8Block, WeightFormat::kInt4Group}) {
+    for (const auto& [rows, cols] : {std::pair{1, 64}, {16, 128}, {50, 320}, {33, 1000}}) {
+      if (format == WeightFormat::kInt4Group && cols % 64 != 0) continue;
+      OwnedWeight w = MakeWeight(rng, format, rows, cols);
+      LimitCpuIsa(CpuIsa::kPortable);
+      AddTiles(&w, team);
+      const std::vector<std::byte> want(w.tiles.data(), w.tiles.data() + TilesBytes(w.view));
+      for (const CpuIsa isa : Isas()) {
+        LimitCpuIsa(isa);
+        AddTiles(&w, team);
+        const std::vector<std::byte> got(w.tiles.data(), w.tiles.data() + TilesBytes(w.view));
+        ASSERT_TRUE(got == want) << rows << " x " << cols << " " << NameOf(isa);
       }
     }
   }

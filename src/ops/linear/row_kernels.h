@@ -35,6 +35,9 @@ void TileRowsPortable(const LinearTask& task, const StagedRows& x, int64_t begin
 // exact_avx512.cc: .run is null where format or shape does not fit.
 ChosenKernel ExactAvx512(const WeightView& weight);
 void StageRowAvx512(const StageFormat& format, const float* x, int64_t cols, std::byte* to);
+// tiles_pack_avx512.cc: `rows` <= 16 rows from first_row on into one tile whose padding is already there.
+bool CanPackTilesAvx512(const WeightView& weight);
+void PackTileAvx512(const WeightView& weight, int64_t first_row, int64_t rows, std::byte* tile);
 // tiles_*.cc
 void TileRowsAvx512(const LinearTask& task, const StagedRows& x, int64_t begin, int64_t end);
 void TileRowsAvx2(const LinearTask& task, const StagedRows& x, int64_t begin, int64_t end);

@@ -9,6 +9,8 @@
 
 #include "base/float_types.h"
 #include "base/thread_team.h"
+#include "ops/linear/cpu_isa.h"
+#include "ops/linear/row_kernels.h"
 
 namespace minimo {
 namespace {
@@ -102,6 +104,9 @@ int64_t TilesBytes(const WeightView& w) { return TileLayout::Tiles(w.rows) * Til
 
 void PackTiles(const WeightView& w, ThreadTeam& team, std::byte* tiles) {
   const TileLayout layout(w);
+#if defined(__x86_64__)
+  const bool vectors = ActiveCpuIsa() >= CpuIsa::kAvx512 && CanPackTilesAvx512(w);
+#endif
   team.ParallelFor(TileLayout::Tiles(w.rows), 1, [&](int64_t begin, int64_t end) {
     std::vector<float> values(static_cast<size_t>(layout.padded_cols()), 0.0f);
     for (int64_t t = begin; t < end; ++t) {
@@ -112,6 +117,12 @@ void PackTiles(const WeightView& w, ThreadTeam& team, std::byte* tiles) {
         std::memset(tile, 0, static_cast<size_t>(layout.scale_bytes()));
         std::memset(to.codes, layout.int4 ? 0x88 : 0x80, static_cast<size_t>(layout.groups * layout.group_bytes()));
       }
+#if defined(__x86_64__)
+      if (vectors) {
+        PackTileAvx512(w, t * kTileRows, rows, tile);
+        continue;
+      }
+#endif
       for (int64_t r = 0; r < rows; ++r) {
         if (layout.int4) {
           PackInt4Row(to, r, w, t * kTileRows + r);
