@@ -315,15 +315,17 @@ Status Prefill(Communicator& comm, const std::vector<std::string>& args) {
     for (int i = 0; i < n; ++i) ids.push_back(static_cast<int32_t>((int64_t{i} * 7919 + 13) % model.spec.vocab));
     const StepRecord step = MakeStep(e.layout, 1, 0, n, s.tokens_each, 1, ids);
     std::vector<double> times;
+    bool finite = true;
     for (int repeat = 0; repeat < 4; ++repeat) {
       std::span<float> out;
       const auto begin = std::chrono::steady_clock::now();
       MINIMO_TRY(e.executor->Run(step, &out));
       if (repeat > 0) times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+      finite = finite && std::all_of(out.begin(), out.end(), [](float x) { return std::isfinite(x); });
     }
     std::sort(times.begin(), times.end());
     Json line = Where(comm, args[1], s);
-    line.update({{"bench", "prefill"}, {"layers", model.spec.num_layers()}, {"format", args[3]},
+    line.update({{"bench", "prefill"}, {"finite", finite}, {"layers", model.spec.num_layers()}, {"format", args[3]},
                  {"activations", args[7]}, {"tokens", n}, {"ms", times[1] * 1e3}, {"tok_s", n / times[1]}});
     if (comm.rank() == 0) Print(line);
   }
