@@ -140,9 +140,9 @@ TEST(SourceReader, ReadsWhatWasAskedForAndWhatWasNot) {
       ASSERT_TRUE(reader->Read(source.a + at, std::min<int64_t>(7'000'003, 20'000'000 - at), out + at).ok());
     }
     ASSERT_TRUE(reader->Read(source.b, 3'000'000, out + 20'000'000).ok());  // never asked for
-    EXPECT_EQ(got, source.text);
+    EXPECT_TRUE(got == source.text);
     ASSERT_TRUE(reader->Read(source.a, 4096, out).ok());  // taken already
-    EXPECT_EQ(got, source.text);
+    EXPECT_TRUE(got == source.text);
     const std::string memory = "of no file";
     ASSERT_TRUE(reader->Read(Bytes(memory), 10, out).ok());
     EXPECT_EQ(got.substr(0, 10), memory);
@@ -169,7 +169,7 @@ TEST(SourceReader, SeveralThreadsTakeTheirParts) {
     std::vector<std::jthread> threads;
     for (int i = 0; i < 4; ++i) threads.emplace_back(take);
   }
-  EXPECT_EQ(got, source.text);
+  EXPECT_TRUE(got == source.text);
 }
 
 TEST(SourceReader, AFileThatHasBecomeShorterIsTold) {
@@ -197,7 +197,7 @@ TEST(ReadAhead, HoldsSoManyBlocksAtMost) {
     ReadAhead ahead;
     ahead.Ask(4096, kBytes, fd, 0, path);
     std::vector<std::byte> out(ReadAhead::kBlockBytes);
-    for (int64_t at = 0; at < kBytes / 2; at += ReadAhead::kBlockBytes) {
+    for (int64_t at = 0; at < kBytes - 4 * ReadAhead::kBlockBytes; at += ReadAhead::kBlockBytes) {
       EXPECT_EQ(ahead.Take(static_cast<uintptr_t>(4096 + at), ReadAhead::kBlockBytes, out.data()).value(),
                 ReadAhead::kBlockBytes);
     }

@@ -8,6 +8,7 @@
 #include "cuda/kernels/fp8_linear.cuh"
 #include "cuda/kernels/repack.cuh"
 #include "cuda/upload_cuda.h"
+#include "layers/fused_rows.h"
 
 namespace minimo::cuda {
 namespace {
@@ -79,9 +80,10 @@ Result<DeviceWeights> DeviceWeights::Plan(const ModelSpec& spec, const DecoderWe
     const AttentionSpec& a = l.attention;
     const LayerWeights* w = options.random ? nullptr : &weights->layers[i];
     DeviceLayer d;
-    d.k_row = PadTo(a.q_size(), kTileRows);
-    d.v_row = d.k_row + PadTo(a.k_size(), kTileRows);
-    d.qkv_rows = d.v_row + PadTo(a.v_size(), kTileRows);
+    const FusedQkv fused = FuseQkv(a, kTileRows);
+    d.k_row = fused.k_row;
+    d.v_row = fused.v_row;
+    d.qkv_rows = fused.rows;
     TileFormat f = format(w ? &w->q : nullptr, TileFormat::kFp8);
     if (w) f = Common(Common(f, FormatOf(w->k.view, f32), f32), FormatOf(w->v.view, f32), f32);
     d.qkv.rows = d.qkv_rows;
@@ -225,20 +227,22 @@ Status DeviceWeights::FillFromFiles(const DecoderWeights& weights, ThreadTeam& t
   for (int i = 0; i < spec_.num_layers(); ++i) {
     const DeviceLayer& d = layers_[i];
     const LayerWeights& w = weights.layers[i];
-    MINIMO_TRY(matrix(d.qkv, 0, 0, w.q, nullptr));
-    MINIMO_TRY(matrix(d.qkv, 0, d.k_row, w.k, nullptr));
-    MINIMO_TRY(matrix(d.qkv, 0, d.v_row, w.v, nullptr));
+    for (const FusedPart& part : QkvParts(w, {d.k_row, d.v_row, d.qkv_rows})) {
+      MINIMO_TRY(matrix(d.qkv, 0, part.first_row, *part.weight, nullptr));
+    }
     MINIMO_TRY(matrix(d.o, 0, 0, w.o, nullptr));
     if (spec_.layers[i].moe) {
       for (int64_t e = 0; e < experts_.count; ++e) {
         const FfnWeights& expert = w.experts[experts_.begin + e];
-        MINIMO_TRY(matrix(d.gate_up, e, 0, expert.gate, &expert.up));
+        const FusedGateUp fused = GateUpParts(expert);
+        MINIMO_TRY(matrix(d.gate_up, e, 0, *fused.gate, fused.up));
         MINIMO_TRY(matrix(d.down, e, 0, expert.down, nullptr));
       }
       MINIMO_TRY(uploader.CopyAsFloat(memory_.As<float>(d.router.offset), w.router.view));
       MINIMO_TRY(floats(d.router_bias, w.router_bias));
     } else {
-      MINIMO_TRY(matrix(d.gate_up, 0, 0, w.dense.gate, &w.dense.up));
+      const FusedGateUp fused = GateUpParts(w.dense);
+      MINIMO_TRY(matrix(d.gate_up, 0, 0, *fused.gate, fused.up));
       MINIMO_TRY(matrix(d.down, 0, 0, w.dense.down, nullptr));
     }
     MINIMO_TRY(floats(d.input_norm, w.input_norm));
