@@ -39,8 +39,9 @@ void StepTimes::Log() const {
     const Sum& s = sums_[decode];
     if (s.steps == 0) continue;
     const auto n = static_cast<double>(s.steps);
-    LogInfo("{} {} on the GPU: {:.1f} tokens and {:.3f} ms each, {:.3f} ms of waiting for the host before each", s.steps,
-            decode ? "decode steps" : "steps with prompts", static_cast<double>(s.tokens) / n, s.busy_ms / n, s.idle_ms / n);
+    LogInfo("{} {} on the GPU: {:.1f} tokens and {:.3f} ms each, {:.3f} ms of waiting for the host before each",
+            s.steps, decode ? "decode steps" : "steps with prompts", static_cast<double>(s.tokens) / n, s.busy_ms / n,
+            s.idle_ms / n);
   }
 }
 

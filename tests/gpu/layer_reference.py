@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""One layer of each kind at the real shapes with random weights: writes checkpoints and what transformers makes of them.
+"""One layer of each kind at the real shapes with random weights: checkpoints and what transformers makes of them.
 
-    python3 layer_reference.py FOLDER [CASE...]     makes FOLDER/{minimax,mimo-dense,mimo-full,mimo-sliding}/{config.json,
-                                                    model.safetensors, golden.safetensors}; then:
-                                                    gpu_check checkpoint FOLDER/CASE
+    python3 layer_reference.py FOLDER [CASE...]
 
-Needs torch and transformers (5.17); uses a GPU if there is one. 16 of the 256 experts, a vocabulary of 2,000: all that is
-cut. The reference is float32 throughout.
+makes FOLDER/{minimax,mimo-dense,mimo-full,mimo-sliding}/{config.json,model.safetensors,golden.safetensors}; then
+gpu_check checkpoint FOLDER/CASE. Needs torch and transformers (5.17); uses a GPU if there is one. 16 of the 256 experts,
+a vocabulary of 2,000: all that is cut. The reference is float32 throughout.
 """
 import json
 import os
@@ -18,12 +17,13 @@ from safetensors.torch import save_file
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MINIMAX = dict(
-    architectures=["MiniMaxM2ForCausalLM"], model_type="minimax_m2", attn_type_list=[1], head_dim=128, hidden_act="silu",
-    hidden_size=3072, intermediate_size=1536, max_position_embeddings=4096, num_attention_heads=48,
+    architectures=["MiniMaxM2ForCausalLM"], model_type="minimax_m2", attn_type_list=[1], head_dim=128,
+    hidden_act="silu", hidden_size=3072, intermediate_size=1536, max_position_embeddings=4096, num_attention_heads=48,
     num_experts_per_tok=8, num_hidden_layers=1, num_key_value_heads=8, num_local_experts=16, qk_norm_type="per_layer",
     rms_norm_eps=1e-6, rotary_dim=64,
     rope_parameters=dict(rope_type="default", rope_theta=5000000.0, partial_rotary_factor=0.5),
-    scoring_func="sigmoid", shared_intermediate_size=0, sliding_window=None, tie_word_embeddings=False, use_qk_norm=True, use_routing_bias=True, vocab_size=2000,
+    scoring_func="sigmoid", shared_intermediate_size=0, sliding_window=None, tie_word_embeddings=False,
+    use_qk_norm=True, use_routing_bias=True, vocab_size=2000,
     torch_dtype="bfloat16", attention_dropout=0.0, bos_token_id=None, eos_token_id=None)
 
 

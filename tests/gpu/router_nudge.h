@@ -1,6 +1,6 @@
-// A router that stands at a tie sends a rounded run to other experts than an exact one, and from there on the two compute
-// different functions. To see what rounding does to one function, the biases of the experts concerned are moved, by less
-// than the rounding moves scores, until both runs route alike.
+// A router that stands at a tie sends a rounded run to other experts than an exact one, and from there on the two
+// compute different functions. To see what rounding does to one function, the biases of the experts concerned are moved,
+// by about as much as rounding moves scores, until both runs route alike.
 #pragma once
 
 #include <algorithm>
@@ -25,8 +25,8 @@ struct Nudged {
   double moved = 0;                // the largest change of a bias
 };
 
-// run(f32) makes an executor of *model and runs it. Counts hide tokens that change places within a step: what they leave
-// is seen in the error.
+// run(f32) makes an executor of *model and runs it. Counts hide tokens that change places within a step: what they
+// leave is seen in the error.
 template <typename Run>
 Result<Nudged> NudgeRouters(LoadedModel* model, float step, int most_rounds, Run run) {
   std::vector<size_t> moe;

@@ -24,6 +24,7 @@ stop() {
   kill $server 2> /dev/null
   timeout 5 tail --pid=$server -f /dev/null || { echo "the server does not end"; kill -9 $server; status=1; }
 }
+refusal() { timeout 10 ./minimo serve --backend cuda "$@" 2>&1 | tail -1; }
 must() { "$@" || { echo "FAILED: $*"; status=1; }; }
 
 serve() {
@@ -42,10 +43,10 @@ faults() {
   MINIMO_CUDA_FAULT=step:60 must start fault.log --model models/nano-minimax-m2
   must timeout 30 python3 serve_client.py fault "$url"
   stop
-  echo "no device: $(CUDA_VISIBLE_DEVICES='' timeout 10 ./minimo serve --model models/nano-minimax-m2 --backend cuda 2>&1 | tail -1)"
-  echo "too large: $(timeout 10 ./minimo serve --model shapes/minimax-m2 --load-format dummy --backend cuda 2>&1 | tail -1)"
-  echo "another generation: $(MINIMO_CUDA_FAULT=generation:120 timeout 10 ./minimo serve --model models/nano-minimax-m2 --backend cuda 2>&1 | tail -1)"
-  for ((n = 1; n < 60; n += n < 30 ? 1 + n / 4 : 1)); do  # allocations at start, until there are no more
+  echo "no device: $(CUDA_VISIBLE_DEVICES='' refusal --model models/nano-minimax-m2)"
+  echo "too large: $(refusal --model shapes/minimax-m2 --load-format dummy)"
+  echo "another generation: $(MINIMO_CUDA_FAULT=generation:120 refusal --model models/nano-minimax-m2)"
+  for ((n = 1; n < 60; n += n < 23 ? 1 + n / 4 : 1)); do  # allocations at start, until there are no more
     if MINIMO_CUDA_FAULT=allocation:$n start allocation.log --model models/nano-mimo-v2-flash; then
       echo "allocation $n: serves"  # and is the first while it does
       must timeout 30 python3 serve_client.py fault "$url"

@@ -14,7 +14,8 @@ import urllib.error
 import urllib.request
 
 KINDS = [dict(temperature=0), dict(temperature=.8, top_p=.95), dict(temperature=1, top_k=40, top_p=.95),
-         dict(temperature=1, min_p=.05), dict(temperature=.7, top_k=20), dict(temperature=1), dict(temperature=.5, top_p=.6)]
+         dict(temperature=1, min_p=.05), dict(temperature=.7, top_k=20),
+         dict(temperature=1), dict(temperature=.5, top_p=.6)]
 
 
 def get(url, body=None, timeout=30):
@@ -61,7 +62,7 @@ def fault(base, model):
     answers = []
 
     def ask(i):
-        answers.append(get(base + "/v1/completions", dict(model=model, prompt=f"Tell {i}", max_tokens=400, temperature=0,
+        answers.append(get(base + "/v1/completions", dict(model=model, prompt=f"Tell {i}" + " and on" * 80, max_tokens=300, temperature=0,
                                                           ignore_eos=True))[0])
 
     begin = time.time()
