@@ -1,6 +1,8 @@
 // Prefill with activations in e4m3, one scale for 128 columns, and FP8 or 4-bit weights on FP8 tensor cores. The residual
 // stream, attention, the router and what is not quantised in the checkpoint stay as in prefill_cuda.cc; experts leave
 // bf16.
+#include <algorithm>
+
 #include "cuda/forward_cuda.h"
 #include "cuda/kernels/fp8_quantise.cuh"
 
@@ -104,7 +106,7 @@ Status Forward::ExpertsFp8(int layer, const Step& s) const {
   const RouterParams r = RouterOf(layer, s.tokens);
   MINIMO_CUDA_TRY(LaunchRouter(r, s.stream));
   MINIMO_TRY(KeepLocalExperts(r, s));
-  const int slots = s.tokens * r.top_k, tile_tokens = Fp8TileTokens(slots, r.experts);
+  const int slots = s.tokens * r.top_k;
   const DeviceLayer& d = weights_.layer(layer);
   QuantiseParams q;
   q.tokens = s.tokens;
@@ -119,7 +121,8 @@ Status Forward::ExpertsFp8(int layer, const Step& s) const {
   q.top_k = r.top_k;
   q.units = w_.x_stride / kUnitCols;
   q.out = Activations(slots, d.gate_up.shape);
-  q.tile_tokens = tile_tokens;
+  q.tile_tokens = std::min(Fp8TileTokens(d.gate_up.shape.format, slots, r.experts),
+                           Fp8TileTokens(d.down.shape.format, slots, r.experts));
   q.num_active = r.num_active;
   q.active = r.active;
   q.offsets = r.offsets;
@@ -127,12 +130,12 @@ Status Forward::ExpertsFp8(int layer, const Step& s) const {
   q.num_tiles = w_.At<int>(w_.fp8_num_tiles);
   MINIMO_CUDA_TRY(LaunchQuantise(q, s.stream));
   Fp8LinearParams up = Fp8Linear(GateUpOf(layer, r), q.out);
-  up.tile_tokens = tile_tokens;
+  up.tile_tokens = q.tile_tokens;
   MINIMO_CUDA_TRY(LaunchFp8Linear(up, s.stream));
   const Fp8Activations hidden = Activations(slots, d.down.shape);
   MINIMO_TRY(QuantiseRows(w_.At(w_.hidden), w_.hidden_stride_moe, slots, nullptr, hidden, s));
   Fp8LinearParams down = Fp8Linear(DownOf(layer, r), hidden);
-  down.tile_tokens = tile_tokens;
+  down.tile_tokens = q.tile_tokens;
   down.out_x = w_.At(w_.expert_out);
   down.out_x_stride = spec_.hidden;
   MINIMO_CUDA_TRY(LaunchFp8Linear(down, s.stream));

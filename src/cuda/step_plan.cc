@@ -9,7 +9,7 @@ namespace minimo::cuda {
 int64_t StepLayout::Tiles(int group_index) const {
   int64_t at = (Section(7) + 3) / 4 * 4;  // 16-byte aligned
   for (int i = 0; i < group_index; ++i) {
-    // A sequence of n tokens has at most n * group / 64 + 1 tiles, and there are at most max_tokens sequences.
+    // A sequence of n tokens has at most n * group / 128 + 1 tiles, and there are at most max_tokens sequences.
     at += 4 * (int64_t{max_tokens} * groups[i] / kPrefillTileRows + max_tokens);
   }
   return at;

@@ -29,8 +29,8 @@ struct StepLayout {
   int64_t Section(int i) const { return int64_t{i} * max_tokens; }
 };
 
-// Rows of 64 that a sequence of n tokens needs: ceil(n * group / 64).
-inline constexpr int kPrefillTileRows = 64;
+// Rows (token, head of the group) a tile; a sequence of n tokens has ceil(n * group / 128) tiles.
+inline constexpr int kPrefillTileRows = 128;
 
 struct StepPlan {
   int tokens = 0;

@@ -1,10 +1,11 @@
 // Checks and measures the CUDA backend in one go on a machine with a GPU: see tools/gpu_check.
 //   gpu_check golden SHARED MODELS   every golden checkpoint, f32 and bf16, whole and chunked, and greedy text
+//   gpu_check quality SHARED MODELS  the nano models' perplexity and KL divergence by prefill activations
 //   gpu_check checkpoint FOLDER      a checkpoint with a golden.safetensors beside it
 //   gpu_check real                   one layer of each kind at real shapes against the CPU executor
 //   gpu_check real-small             a few steps of it, for compute-sanitizer
 //   gpu_check decode MODEL LAYERS FORMAT BATCHES CONTEXT   random weights: time a step, share of the memory floor
-//   gpu_check prefill MODEL LAYERS FORMAT TOKENS ACTIVATIONS   bf16 or fp8
+//   gpu_check prefill MODEL LAYERS FORMAT TOKENS ACTIVATIONS   bf16 or fp8; TOKENS 900 or 8x900 (prompts x tokens), ...
 // Prints JSON lines, one a check or measurement; exits 1 if a check fails.
 #include <nlohmann/json.hpp>
 
@@ -22,6 +23,7 @@
 #include "layers/kv_storage.h"
 #include "models/loader.h"
 #include "tests/gpu/check_support.h"
+#include "tests/gpu/quality_check.h"
 #include "tests/gpu/router_nudge.h"
 #include "tests/gpu/synthetic_model.h"
 
@@ -341,38 +343,63 @@ void Decode(const std::string& model, int layers, const std::string& format, con
          {"max_over_mean", most_load * static_cast<double>(load.counts.size()) / all_load}});
 }
 
-void Prefill(const std::string& model, int layers, const std::string& format, const std::vector<int>& lengths,
+// Steps of whole prompts.
+struct Prompts {
+  int count, tokens;
+};
+std::vector<Prompts> PromptsOf(const std::string& text) {
+  std::vector<Prompts> prompts;
+  std::stringstream stream(text);
+  for (std::string part; std::getline(stream, part, ',');) {
+    const size_t x = part.find('x');
+    prompts.push_back(x == std::string::npos ? Prompts{1, std::stoi(part)}
+                                             : Prompts{std::stoi(part.substr(0, x)), std::stoi(part.substr(x + 1))});
+  }
+  return prompts;
+}
+
+void Prefill(const std::string& model, int layers, const std::string& format, const std::vector<Prompts>& steps,
              bool fp8_activations) {
   ThreadTeam team(0);
   BenchModel b = MakeBench(model, layers, format);
-  const int most = *std::max_element(lengths.begin(), lengths.end());
+  int most = 0, most_prompts = 0, longest = 0;
+  for (const Prompts& p : steps) {
+    most = std::max(most, p.count * p.tokens), most_prompts = std::max(most_prompts, p.count);
+    longest = std::max(longest, p.tokens);
+  }
   b.options.max_tokens = most;
   b.options.fp8_prefill = fp8_activations;
-  const KvLayout layout = LayoutFor(b.spec, false, 1, most);
+  const KvLayout layout = LayoutFor(b.spec, false, most_prompts, longest);
   auto made = CudaExecutor::Create(b.spec, nullptr, layout, b.options, team);
   if (!made.ok()) return Check({{"check", "prefill " + model}, {"error", made.error().message}}, false);
-  for (const int n : lengths) {
+  for (const Prompts& p : steps) {
+    const int n = p.count * p.tokens;
     std::vector<int32_t> ids;
     for (int i = 0; i < n; ++i) ids.push_back(static_cast<int32_t>((int64_t{i} * 7919 + 13) % b.spec.vocab));
-    const StepRecord step = MakeStep(layout, 1, 0, n, most, 1, ids);
+    const StepRecord step = MakeStep(layout, p.count, 0, p.tokens, longest, 1, ids);
     std::vector<double> times;
     std::vector<float> first;
     std::span<float> out;
     bool same = true;
-    for (int repeat = 0; repeat < 4; ++repeat) {
+    double total = 0;
+    for (int repeat = 0; repeat < 5 || (repeat < 20 && total < 0.5); ++repeat) {
       const auto begin = std::chrono::steady_clock::now();
       if (Failed((*made)->Run(step, &out), "prefill")) return;
-      if (repeat > 0) times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+      const double took = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+      total += took;
+      if (repeat > 1) times.push_back(took);
       if (repeat == 0) first.assign(out.begin(), out.end());
       same = same && std::equal(out.begin(), out.end(), first.begin(), first.end());  // NaN is never equal
     }
     std::sort(times.begin(), times.end());
+    const double median = times[times.size() / 2];
     double norm = 0;
     for (const float x : first) norm += double{x} * x;
     if (!same) Check({{"check", "prefill " + model}, {"error", "logits are not numbers, or not the same again"},
                       {"tokens", n}, {"logits_rms", std::sqrt(norm / static_cast<double>(first.size()))}}, false);
     Print({{"bench", "prefill"}, {"model", model}, {"layers", b.spec.num_layers()}, {"format", format},
-           {"activations", fp8_activations ? "fp8" : "bf16"}, {"tokens", n}, {"ms", times[1] * 1e3}, {"tok_s", n / times[1]}, {"ms_a_layer", times[1] * 1e3 / b.spec.num_layers()}});
+           {"activations", fp8_activations ? "fp8" : "bf16"}, {"prompts", p.count}, {"tokens", n}, {"ms", median * 1e3}, {"ms_min", times.front() * 1e3},
+           {"ms_max", times.back() * 1e3}, {"tok_s", n / median}, {"ms_a_layer", median * 1e3 / b.spec.num_layers()}});
   }
 }
 
@@ -388,6 +415,10 @@ int Main(int argc, char** argv) {
   const double bandwidth = device->name.find("H200") != std::string::npos ? 4.54e12 : 3.11e12;
   if (args.size() == 3 && args[0] == "golden") {
     Golden(args[1], args[2]);
+  } else if (args.size() == 3 && args[0] == "quality") {
+    for (const std::string nano : {"nano-minimax-m2", "nano-mimo-v2-flash"}) {
+      CheckQuality(nano, args[2] + "/" + nano, args[1] + "/golden/" + nano + "/cases.json");
+    }
   } else if (args.size() == 2 && args[0] == "checkpoint") {
     ThreadTeam team(0);
     CheckGolden(args[1], args[1], args[1] + "/golden.safetensors", "", team);
@@ -398,9 +429,9 @@ int Main(int argc, char** argv) {
   } else if (args.size() == 6 && args[0] == "decode") {
     Decode(args[1], std::stoi(args[2]), args[3], Numbers(args[4]), std::stoi(args[5]), bandwidth);
   } else if (args.size() == 6 && args[0] == "prefill") {
-    Prefill(args[1], std::stoi(args[2]), args[3], Numbers(args[4]), args[5] == "fp8");
+    Prefill(args[1], std::stoi(args[2]), args[3], PromptsOf(args[4]), args[5] == "fp8");
   } else {
-    std::fprintf(stderr, "usage: gpu_check golden SHARED MODELS | checkpoint FOLDER | real | real-small | decode MODEL LAYERS FORMAT BATCHES CONTEXT | "
+    std::fprintf(stderr, "usage: gpu_check golden|quality SHARED MODELS | checkpoint FOLDER | real | real-small | decode MODEL LAYERS FORMAT BATCHES CONTEXT | "
                          "prefill MODEL LAYERS FORMAT TOKENS bf16|fp8\n");
     return 2;
   }

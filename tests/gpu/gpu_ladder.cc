@@ -1,6 +1,9 @@
 // Each operator of a prefill at the models' real shapes: exactness against a plain reference in double on the CPU, time,
 // TFLOPS, bytes and share of the floor. Needs a Hopper GPU: see tools/gpu_check.
 //   gpu_ladder check            conformance at real and odd shapes
+//   gpu_ladder repeat [TIMES]   the same products TIMES times over from buffers allocated anew: their bits must not change
+//   gpu_ladder small            a few, for compute-sanitizer
+//   gpu_ladder attention [TOKENS..]   checked and timed
 //   gpu_ladder time [MODEL.OP] [TOKENS..]
 // Prints JSON lines; exits 1 if a check fails.
 #include <cuda_runtime.h>
@@ -21,49 +24,22 @@
 #include "cuda/kernels/fp8_quantise.cuh"
 #include "cuda/kernels/repack.cuh"
 #include "cuda/kernels/tile_linear.cuh"
+#include "tests/gpu/ladder.h"
 
 namespace minimo::cuda {
-namespace {
 
 int g_failures = 0;
+
+namespace {
+
 constexpr double kReadBytes = 4.54e12;   // a second, H200: bench/results/gpu-hopper.json
 constexpr double kFp8Flops = 1979e12;    // dense e4m3, by the datasheet
-
-void Must(cudaError_t code, const char* what) {
-  if (code == cudaSuccess) return;
-  std::printf("{\"error\": \"%s: %s\"}\n", what, cudaGetErrorString(code));
-  std::fflush(stdout);
-  std::exit(3);
-}
-#define MUST(x) Must((x), #x)
-
-template <typename T>
-struct Device {
-  T* data = nullptr;
-  int64_t count = 0;
-  Device() = default;
-  explicit Device(int64_t n) : count(n) {
-    MUST(cudaMalloc(&data, n * sizeof(T) + 4096));
-    MUST(cudaMemset(data, 0xff, n * sizeof(T) + 4096));  // poison: NaN
-  }
-  explicit Device(const std::vector<T>& v) : Device(static_cast<int64_t>(v.size())) {
-    MUST(cudaMemcpy(data, v.data(), v.size() * sizeof(T), cudaMemcpyHostToDevice));
-  }
-  Device(Device&& o) noexcept { std::swap(data, o.data), std::swap(count, o.count); }
-  ~Device() { cudaFree(data); }
-  std::vector<T> Get() const {
-    std::vector<T> v(static_cast<size_t>(count));
-    MUST(cudaMemcpy(v.data(), data, v.size() * sizeof(T), cudaMemcpyDeviceToHost));
-    return v;
-  }
-};
 
 uint16_t ToBf16Bits(float x) {
   uint32_t u;
   std::memcpy(&u, &x, 4);
   return static_cast<uint16_t>((u + 0x7fff + ((u >> 16) & 1)) >> 16);
 }
-float FromBf16Bits(uint16_t b) { return ToFloat(Bf16{b}); }
 
 // A matrix as a checkpoint has it, and its tiles on the device.
 struct Matrix {
@@ -159,19 +135,9 @@ struct Quantised {
   Device<uint2> offsets;
   Fp8Activations x;
   Quantised(int rows, int units, bool int4)
-      : values(int64_t{units} * (PadTo(rows, 8) + 16) * 128), scales(int64_t{units} * (PadTo(rows, 8) + 16)),
-        offsets(int64_t{units} * (PadTo(rows, 8) + 16)),
+      : values(int64_t{units} * (PadTo(rows, 8) + Fp8Activations::kSlack) * 128), scales(int64_t{units} * (PadTo(rows, 8) + Fp8Activations::kSlack)),
+        offsets(int64_t{units} * (PadTo(rows, 8) + Fp8Activations::kSlack)),
         x{values.data, scales.data, int4 ? offsets.data : nullptr, PadTo(rows, 8)} {}
-};
-
-struct Error {
-  double difference = 0, norm = 0;
-  bool nan = false;
-  void Add(double got, double want) {
-    if (std::isnan(got)) nan = true;
-    difference += (got - want) * (got - want), norm += want * want;
-  }
-  double Value() const { return nan ? INFINITY : std::sqrt(difference / norm); }
 };
 
 double Dot(const Matrix& m, int row, const float* x) {
@@ -182,19 +148,17 @@ double Dot(const Matrix& m, int row, const float* x) {
 double SiLu(double x) { return x / (1 + std::exp(-x)); }
 
 // experts == 0: dense. `exact`: activations that e4m3 holds, so only the sums' rounding remains.
+// times > 1: the device's part that often.
 void Check(TileFormat f, int group, Epilogue epilogue, int rows, int cols, int tokens, int experts, int top_k,
-           bool exact, int tile_tokens = kFp8MostTokens) {
+           bool exact, int times = 1) {
   std::mt19937 random(rows * 31 + cols + tokens);
   const bool glu = epilogue == Epilogue::kSwiGlu;
   const int count = std::max(experts, 1);
   const TileShape shape = ShapeOf(f, glu ? 2 * PadTo(rows, 8) : rows, cols, group);
   std::vector<Matrix> top, bottom;
-  Device<uint8_t> weights(shape.WeightBytes() * count), scales(std::max<int64_t>(shape.ScaleBytes() * count, 16));
   for (int e = 0; e < count; ++e) {
     top.emplace_back(f, rows, cols, group, random);
     if (glu) bottom.emplace_back(f, rows, cols, group, random);
-    Repack(top.back(), glu ? &bottom.back() : nullptr, shape, weights.data + e * shape.WeightBytes(),
-           scales.data + e * shape.ScaleBytes());
   }
   const Lists lists(tokens, count, experts > 0 ? top_k : 1, random);
   const int slots = experts > 0 ? tokens * top_k : tokens;
@@ -216,42 +180,58 @@ void Check(TileFormat f, int group, Epilogue epilogue, int rows, int cols, int t
   }
   std::vector<float> squares(static_cast<size_t>(x_rows), 0.0f);
   for (int r = 0; r < x_rows; ++r) squares[size_t(r)] = cols * (exact ? 1.0f : 0.5f + r % 7);
-  Device<uint16_t> device_x(x);
-  Device<float> device_squares(squares), slot_weight(lists.weight);
-  Device<int> num_active(lists.num_active), active(lists.active), offsets(lists.offsets), slot_of(lists.slot_of);
-  Device<int> num_tiles(4);
-  Device<Fp8Tile> tiles(MostFp8Tiles(slots, count));
-  Quantised q(slots, shape.units, f == TileFormat::kInt4);
-  QuantiseParams qp;
-  qp.tokens = x_rows, qp.cols = cols, qp.x = device_x.data, qp.x_stride = stride, qp.units = shape.units;
-  qp.out = q.x;
-  if (!from_slots) {
-    qp.square_sums = device_squares.data, qp.square_sum_count = 1, qp.norm_cols = cols, qp.norm_eps = 0;
-  }
-  if (experts > 0) {
-    if (!from_slots) qp.slot_of = slot_of.data, qp.top_k = top_k;
-    qp.num_active = num_active.data, qp.active = active.data, qp.offsets = offsets.data;
-    qp.tiles = tiles.data, qp.num_tiles = num_tiles.data, qp.tile_tokens = tile_tokens;
-  }
-  MUST(LaunchQuantise(qp, nullptr));
-  Fp8LinearParams p;
-  p.epilogue = epilogue, p.shape = shape, p.weights = weights.data, p.scales = scales.data;
-  p.expert_weight_bytes = shape.WeightBytes(), p.expert_scale_bytes = shape.ScaleBytes();
-  p.x = q.x, p.tokens = slots, p.out_rows = rows;
-  if (experts > 0) p.tiles = tiles.data, p.num_tiles = num_tiles.data;
-  p.slot_weight = slot_weight.data, p.tile_tokens = tile_tokens;
   const int out_stride = PadTo(rows, 16);
-  Device<float> out(int64_t{slots} * out_stride), tile_squares(int64_t{slots} * shape.tiles);
-  Device<uint16_t> out_x(int64_t{slots} * out_stride);
-  std::vector<float> residual(static_cast<size_t>(slots) * rows, 0.5f);
-  Device<float> device_residual(residual);
-  p.out = out.data, p.out_stride = out_stride, p.out_x = out_x.data, p.out_x_stride = out_stride;
-  p.residual = device_residual.data, p.next_square_sums = tile_squares.data;
-  MUST(LaunchFp8Linear(p, nullptr));
-  MUST(cudaDeviceSynchronize());
-  const auto got_f = epilogue == Epilogue::kResidual ? device_residual.Get() : out.Get();
-  const auto got_h = out_x.Get();
-  const auto got_squares = tile_squares.Get();
+  const std::vector<float> residual(static_cast<size_t>(slots) * rows, 0.5f);
+  std::vector<float> got_f, got_squares;
+  std::vector<uint16_t> got_h;
+  int changed = 0;
+  const auto same = [](const auto& u, const auto& v) { return std::memcmp(u.data(), v.data(), u.size() * sizeof(u[0])) == 0; };
+  for (int i = 0; i < times; ++i) {
+    Device<uint8_t> weights(shape.WeightBytes() * count), scales(std::max<int64_t>(shape.ScaleBytes() * count, 16));
+    for (int e = 0; e < count; ++e) {
+      Repack(top[size_t(e)], glu ? &bottom[size_t(e)] : nullptr, shape, weights.data + e * shape.WeightBytes(),
+             scales.data + e * shape.ScaleBytes());
+    }
+    Device<uint16_t> device_x(x);
+    Device<float> device_squares(squares), slot_weight(lists.weight);
+    Device<int> num_active(lists.num_active), active(lists.active), offsets(lists.offsets), slot_of(lists.slot_of);
+    Device<int> num_tiles(4);
+    Device<Fp8Tile> tiles(MostFp8Tiles(slots, count));
+    Quantised q(slots, shape.units, f == TileFormat::kInt4);
+    QuantiseParams qp;
+    qp.tokens = x_rows, qp.cols = cols, qp.x = device_x.data, qp.x_stride = stride, qp.units = shape.units;
+    qp.out = q.x;
+    if (!from_slots) {
+      qp.square_sums = device_squares.data, qp.square_sum_count = 1, qp.norm_cols = cols, qp.norm_eps = 0;
+    }
+    if (experts > 0) {
+      if (!from_slots) qp.slot_of = slot_of.data, qp.top_k = top_k;
+      qp.num_active = num_active.data, qp.active = active.data, qp.offsets = offsets.data;
+      qp.tiles = tiles.data, qp.num_tiles = num_tiles.data, qp.tile_tokens = Fp8TileTokens(f, slots, count);
+    }
+    MUST(LaunchQuantise(qp, nullptr));
+    Fp8LinearParams p;
+    p.epilogue = epilogue, p.shape = shape, p.weights = weights.data, p.scales = scales.data;
+    p.expert_weight_bytes = shape.WeightBytes(), p.expert_scale_bytes = shape.ScaleBytes();
+    p.x = q.x, p.tokens = slots, p.out_rows = rows;
+    if (experts > 0) p.tiles = tiles.data, p.num_tiles = num_tiles.data;
+    p.slot_weight = slot_weight.data, p.tile_tokens = qp.tile_tokens;
+    Device<float> out(int64_t{slots} * out_stride), tile_squares(int64_t{slots} * shape.tiles);
+    Device<uint16_t> out_x(int64_t{slots} * out_stride);
+    Device<float> device_residual(residual);
+    p.out = out.data, p.out_stride = out_stride, p.out_x = out_x.data, p.out_x_stride = out_stride;
+    p.residual = device_residual.data, p.next_square_sums = tile_squares.data;
+    MUST(LaunchFp8Linear(p, nullptr));
+    MUST(cudaDeviceSynchronize());
+    auto f32 = epilogue == Epilogue::kResidual ? device_residual.Get() : out.Get();
+    auto f16 = out_x.Get();
+    auto sums = tile_squares.Get();
+    if (i > 0) {
+      changed += !same(f32, got_f) || !same(f16, got_h) || !same(sums, got_squares);
+    } else {
+      got_f = std::move(f32), got_h = std::move(f16), got_squares = std::move(sums);
+    }
+  }
   Error error, square_error;
   for (int n = 0; n < 400; ++n) {
     const int slot = n < 40 ? (n % 2 ? slots - 1 - n / 2 : n / 2) % slots : static_cast<int>(random() % slots);
@@ -284,14 +264,26 @@ void Check(TileFormat f, int group, Epilogue epilogue, int rows, int cols, int t
   }
   const double bound = exact ? (glu || epilogue == Epilogue::kSlot ? 4e-3 : 1e-3) : 0.06;
   const bool squares_ok = square_error.norm == 0 || square_error.Value() < 1e-4;
-  const bool ok = error.Value() < bound && squares_ok;
+  const bool ok = error.Value() < bound && squares_ok && changed == 0;
   if (!ok) ++g_failures;
   std::printf("{\"check\": \"fp8 linear\", \"format\": \"%s\", \"group\": %d, \"epilogue\": %d, \"rows\": %d, \"cols\": %d, "
               "\"tokens\": %d, \"experts\": %d, \"activations\": \"%s\", \"relative_error\": %.2e, \"bound\": %.0e, "
-              "\"square_sums\": %s, \"ok\": %s}\n",
+              "\"square_sums\": %s, \"times\": %d, \"changed\": %d, \"ok\": %s}\n",
               f == TileFormat::kFp8 ? "fp8" : "int4", group, static_cast<int>(epilogue), rows, cols, tokens, experts,
-              exact ? "e4m3" : "float", error.Value(), bound, squares_ok ? "true" : "false", ok ? "true" : "false");
+              exact ? "e4m3" : "float", error.Value(), bound, squares_ok ? "true" : "false", times, changed,
+              ok ? "true" : "false");
   std::fflush(stdout);
+}
+
+void RepeatAll(int times) {
+  for (const int tokens : {300, 64}) {
+    for (const TileFormat f : {TileFormat::kFp8, TileFormat::kInt4}) {
+      Check(f, 64, Epilogue::kSlot, 3072, 1536, tokens, 6, 3, false, times);
+      Check(f, 64, Epilogue::kSwiGlu, 1536, 3072, tokens, 6, 3, false, times);
+    }
+    Check(TileFormat::kFp8, 0, Epilogue::kStore, 8192, 3072, tokens, 0, 0, false, times);
+    Check(TileFormat::kFp8, 0, Epilogue::kResidual, 3072, 6144, tokens, 0, 0, false, times);
+  }
 }
 
 void CheckAll() {
@@ -305,10 +297,14 @@ void CheckAll() {
     Check(TileFormat::kFp8, 0, Epilogue::kSwiGlu, 1000, 328, 50, 0, 0, exact);
     for (const int tokens : {5, 64, 300}) {
       for (const TileFormat f : {TileFormat::kFp8, TileFormat::kInt4}) {
-        for (const int tile_tokens : {64, 96}) {
-          Check(f, 64, Epilogue::kSwiGlu, 1536, 3072, tokens, 6, 3, exact, tile_tokens);
-          Check(f, 64, Epilogue::kSlot, 3072, 1536, tokens, 6, 3, exact, tile_tokens);
-        }
+        Check(f, 64, Epilogue::kSwiGlu, 1536, 3072, tokens, 6, 3, exact);
+        Check(f, 64, Epilogue::kSlot, 3072, 1536, tokens, 6, 3, exact);
+      }
+    }
+    for (const TileFormat f : {TileFormat::kFp8, TileFormat::kInt4}) {  // several tiles a block, of all widths
+      for (const int tokens : {20, 120, 250, 900}) {
+        Check(f, 64, Epilogue::kSwiGlu, 1536, 128, tokens, 40, 8, exact);
+        Check(f, 64, Epilogue::kSlot, 3072, 256, tokens, 40, 8, exact);
       }
     }
     Check(TileFormat::kInt4, 128, Epilogue::kSwiGlu, 2048, 4096, 90, 4, 2, exact);
@@ -316,26 +312,6 @@ void CheckAll() {
     Check(TileFormat::kInt4, 64, Epilogue::kSlot, 200, 192, 90, 9, 4, exact);
     Check(TileFormat::kInt4, 64, Epilogue::kSwiGlu, 72, 320, 90, 9, 4, exact);
   }
-}
-
-template <typename F>
-double Time(F launch) {
-  for (int i = 0; i < 3; ++i) launch();
-  cudaEvent_t event[2];
-  MUST(cudaEventCreate(&event[0]));
-  MUST(cudaEventCreate(&event[1]));
-  std::vector<float> times;
-  for (int r = 0; r < 5; ++r) {
-    MUST(cudaEventRecord(event[0]));
-    for (int i = 0; i < 8; ++i) launch();
-    MUST(cudaEventRecord(event[1]));
-    MUST(cudaEventSynchronize(event[1]));
-    float ms;
-    MUST(cudaEventElapsedTime(&ms, event[0], event[1]));
-    times.push_back(ms / 8);
-  }
-  std::sort(times.begin(), times.end());
-  return times[2] * 1e-3;
 }
 
 struct Op {
@@ -379,7 +355,7 @@ void TimeOp(const Op& op, const std::vector<int>& token_counts) {
     if (op.experts > 0) {
       if (!slots_in) qp.slot_of = slot_of.data, qp.top_k = top_k;
       qp.num_active = num_active.data, qp.active = active.data, qp.offsets = offsets.data;
-      qp.tiles = tiles.data, qp.num_tiles = num_tiles.data, qp.tile_tokens = Fp8TileTokens(slots, count);
+      qp.tiles = tiles.data, qp.num_tiles = num_tiles.data, qp.tile_tokens = Fp8TileTokens(op.format, slots, count);
     }
     const double flops = 2.0 * slots * (glu ? 2 : 1) * op.rows * op.cols;
     const double bytes = double(shape.WeightBytes() + shape.ScaleBytes()) * (op.experts > 0 ? lists.num_active[0] : 1) +
@@ -393,7 +369,7 @@ void TimeOp(const Op& op, const std::vector<int>& token_counts) {
     p.expert_weight_bytes = shape.WeightBytes(), p.expert_scale_bytes = shape.ScaleBytes();
     p.x = q.x, p.tokens = slots, p.out_rows = op.rows;
     if (op.experts > 0) p.tiles = tiles.data, p.num_tiles = num_tiles.data;
-    p.slot_weight = slot_weight.data, p.tile_tokens = Fp8TileTokens(slots, count);
+    p.slot_weight = slot_weight.data, p.tile_tokens = qp.tile_tokens;
     p.out = out.data, p.out_stride = op.rows, p.out_x = out_x.data, p.out_x_stride = op.rows;
     p.residual = out.data;
     MUST(cudaMemset(out.data, 0, out.count * 4));
@@ -446,7 +422,22 @@ int Main(int argc, char** argv) {
       only = arg;
     }
   }
-  if (what == "check") CheckAll();
+  if (what == "check") {
+    CheckAttention();
+    CheckAll();
+  }
+  if (what == "attention") {
+    CheckAttention();
+    TimeAttention(tokens.empty() ? std::vector<int>{900, 2048, 8192} : tokens);
+  }
+  if (what == "small") {
+    for (const TileFormat f : {TileFormat::kFp8, TileFormat::kInt4}) {
+      Check(f, 64, Epilogue::kSwiGlu, 512, 384, 30, 4, 2, false);
+      Check(f, 64, Epilogue::kSlot, 512, 384, 30, 4, 2, false);
+    }
+    Check(TileFormat::kFp8, 0, Epilogue::kResidual, 512, 384, 70, 0, 0, false);
+  }
+  if (what == "repeat") RepeatAll(tokens.empty() ? 50 : tokens[0]);
   if (what == "time") TimeAll(only, tokens.empty() ? std::vector<int>{900, 2048, 8192} : tokens);
   return g_failures > 0;
 }

@@ -7,7 +7,7 @@
 
 namespace minimo::cuda {
 
-// 64 rows of one sequence: row r of it is token r / group, head r % group of the KV head (group = heads / kv_heads).
+// kPrefillTileRows (128) rows of one sequence: row r of it is token r / group, head r % group of the KV head (group = heads / kv_heads).
 struct PrefillTile {
   int first_token;  // of the sequence, in the step
   int num_tokens;   // of the sequence in the step
@@ -45,6 +45,8 @@ bool HasFastAttention(int heads, int kv_heads, int head_dim, int v_head_dim);
 cudaError_t LaunchAttentionDecode(const AttentionParams& params, const RopeParams& rope, cudaStream_t stream);
 // Any number of tokens a sequence.
 cudaError_t LaunchAttentionPrefill(const AttentionParams& params, cudaStream_t stream);
+// The same for a bf16 cache, on wgmma; tiles of kPrefillTileRows.
+cudaError_t LaunchAttentionWgmma(const AttentionParams& params, cudaStream_t stream);
 // Any shape and any number of tokens, float32 arithmetic: small models and verification.
 cudaError_t LaunchAttentionSimple(const AttentionParams& params, bool f32_activations, cudaStream_t stream);
 

@@ -1,4 +1,4 @@
-// Many tokens a sequence: a block takes 64 rows (token, head of the group) of one KV head of one sequence, 16 a warp,
+// Many tokens a sequence, an FP8 cache (bf16: attention_wgmma.cu): a block takes 64 rows (token, head of the group) of one KV head of one sequence, 16 a warp,
 // and walks the keys they may see in tiles of 64 shared by the warps, two tiles in flight.
 // Shared memory: 2 * 64 * (272 or 400 + 272) bytes = 70 or 86 KB; registers about 200: two blocks an SM. An FP8 cache is
 // copied as it is (2 * 64 * (128 or 192 + 128) bytes) and widened into one bf16 tile: 67 or 83 KB.
@@ -33,12 +33,14 @@ __global__ void __launch_bounds__(kWarps * 32) attention_prefill(const Attention
   allow_next_kernel();
   wait_previous_kernel();
   const int kv_head = blockIdx.y, group = p.heads / p.kv_heads;
-  const int4 raw = __ldcg(reinterpret_cast<const int4*>(p.tiles) + (gridDim.x - 1 - blockIdx.x));  // longest first
-  const PrefillTile tile = {raw.x, raw.y, raw.z, raw.w};
+  const int at = gridDim.x - 1 - blockIdx.x;  // longest first; two blocks a tile
+  const int4 raw = __ldcg(reinterpret_cast<const int4*>(p.tiles) + at / 2);
+  const PrefillTile tile = {raw.x, raw.y, raw.z + at % 2 * kRows, raw.w};
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int table = p.k.ring ? 0 : load_l2(p.meta.block_table + tile.first_token);
   const int ring = p.k.ring ? load_l2(p.meta.ring + tile.first_token) : 0;
   const int rows = tile.num_tokens * group;
+  if (tile.first_row >= rows) return;
   const int lowest = tile.past + tile.first_row / group;  // position of the first row, of the last row
   const int highest = tile.past + (min(tile.first_row + kRows, rows) - 1) / group;
   const int begin = p.window > 0 ? max(0, lowest - p.window + 1) : 0, end = highest + 1;
@@ -162,7 +164,7 @@ cudaError_t LaunchOne(const AttentionParams& p, cudaStream_t stream) {
   static const cudaError_t configured =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSmem);
   if (configured != cudaSuccess) return configured;
-  return Launch(kernel, dim3(p.num_tiles, p.kv_heads), dim3(kWarps * 32), kSmem, stream, p);
+  return Launch(kernel, dim3(2 * p.num_tiles, p.kv_heads), dim3(kWarps * 32), kSmem, stream, p);
 }
 
 }  // namespace
@@ -171,7 +173,7 @@ cudaError_t LaunchAttentionPrefill(const AttentionParams& p, cudaStream_t stream
   if (p.k.element_bytes == 1) {
     return p.head_dim == 128 ? LaunchOne<128, 128, e4m3>(p, stream) : LaunchOne<192, 128, e4m3>(p, stream);
   }
-  return p.head_dim == 128 ? LaunchOne<128, 128, bf16>(p, stream) : LaunchOne<192, 128, bf16>(p, stream);
+  return LaunchAttentionWgmma(p, stream);
 }
 
 }  // namespace minimo::cuda

@@ -11,11 +11,9 @@
 
 namespace minimo::cuda {
 
-inline constexpr int kFp8MostTokens = 96;  // a block
-
 // Quantised activations, written by LaunchQuantise, unit (128 columns) by unit, `rows` rows each. Values are ready to be
 // an operand of wgmma: 16-byte piece p of row r lies at p ^ (r % 8), the columns of a unit are in the order of the
-// weight tiles (fp8_quantise.cu). Products read up to 16 rows beyond the last.
+// weight tiles (fp8_quantise.cu). Products read up to 32 rows beyond the last.
 struct Fp8Activations {
   uint8_t* values = nullptr;  // [units][rows][128] e4m3
   float* scales = nullptr;    // [units][rows]
@@ -24,7 +22,7 @@ struct Fp8Activations {
   uint2* offsets = nullptr;
   int rows = 0;  // multiple of 8
 
-  static constexpr int kSlack = 16;
+  static constexpr int kSlack = 32;
   static constexpr int kBytes = 128 + 4 + 8;  // a row and unit
 };
 
@@ -46,7 +44,7 @@ struct Fp8LinearParams {
   Fp8Activations x;
 
   int tokens = 0;                    // dense
-  int tile_tokens = kFp8MostTokens;  // experts: the most of a tile
+  int tile_tokens = 0;               // experts: the most of a tile
   const Fp8Tile* tiles = nullptr;    // experts, device; null: dense
   const int* num_tiles = nullptr;
   const float* slot_weight = nullptr;
@@ -66,8 +64,8 @@ struct Fp8LinearParams {
 inline bool HasFp8Linear(const TileShape& s) {
   return s.format == TileFormat::kFp8 || (s.format == TileFormat::kInt4 && s.group_cols >= 64);
 }
-// How many tokens of an expert a tile should take: as LaunchQuantise is told, and LaunchFp8Linear.
-int Fp8TileTokens(int64_t slots, int experts);
+// The most tokens of an expert a tile should have, as LaunchQuantise and LaunchFp8Linear are told.
+int Fp8TileTokens(TileFormat format, int64_t slots, int experts);
 cudaError_t LaunchFp8Linear(const Fp8LinearParams& params, cudaStream_t stream);
 
 }  // namespace minimo::cuda

@@ -90,7 +90,7 @@ __device__ void list_tiles(const QuantiseParams& p) {
   }
   if (a == kThreads - 1) *p.num_tiles = counts[a];
   if (parts == 0) return;
-  const int expert = load_l2(p.active + a), width = ((end - first + parts - 1) / parts + 15) / 16 * 16;
+  const int expert = load_l2(p.active + a), width = ((end - first + parts - 1) / parts + 7) / 8 * 8;
   for (int i = 0; i < parts; ++i) {
     const int from = first + i * width;
     p.tiles[counts[a] - parts + i] = {expert, from, max(from, begin), min(from + width, end)};

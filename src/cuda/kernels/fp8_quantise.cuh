@@ -26,7 +26,7 @@ struct QuantiseParams {
   const int* num_active = nullptr;
   const int* active = nullptr;
   const int* offsets = nullptr;
-  int tile_tokens = kFp8MostTokens;
+  int tile_tokens = 0;  // the most a tile may have, Fp8TileTokens; at least 64
   Fp8Tile* tiles = nullptr;  // [MostFp8Tiles]
   int* num_tiles = nullptr;
 };

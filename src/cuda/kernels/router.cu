@@ -1,6 +1,6 @@
 // Scores in float32 throughout: near ties must fall as in the reference.
 // One to eight tokens: 1 block for 2 experts reads its rows before waiting; the last block to finish chooses. More: a
-// tiled product split over the columns into kRouterSplits partial sums, one warp a token to choose, one block to sort.
+// tiled product split over the columns into kRouterSplits partial sums, one warp a token to choose, one block an expert to sort.
 #include "cuda/kernels/choose.cuh"
 #include "cuda/kernels/common.cuh"
 #include "cuda/kernels/router.cuh"
@@ -247,11 +247,59 @@ __global__ void __launch_bounds__(kThreads) router_choose(const RouterParams p) 
   if (token < p.tokens) choose_experts(p, token, kRouterSplits, my_expert, my_weight);
 }
 
-__global__ void __launch_bounds__(1024) router_sort(const RouterParams p) {
-  extern __shared__ int counts[];
+// Sorts the choices of many tokens by expert, stably: a block an expert. Each counts the choices before its own.
+__global__ void __launch_bounds__(kThreads) router_sort(const RouterParams p) {
+  __shared__ unsigned used[kRouterExperts / 32];
+  __shared__ int before[kThreads / 32], mine[kThreads / 32];
+  for (int i = threadIdx.x; i < kRouterExperts / 32; i += kThreads) used[i] = 0;
+  __syncthreads();
   wait_previous_kernel();
   allow_next_kernel();
-  sort_choices(p, counts, 32);
+  const int expert = blockIdx.x, entries = p.tokens * p.top_k, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int each = ((entries + kThreads - 1) / kThreads + 3) / 4 * 4;  // a thread's run of choices
+  const int begin = min(static_cast<int>(threadIdx.x) * each, entries), end = min(begin + each, entries);
+  int lower = 0, equal = 0;
+  for (int i = begin; i < end; i += 4) {
+    const int4 four = __ldcg(reinterpret_cast<const int4*>(p.chosen + i));
+    const int e[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      if (i + k >= end) break;
+      lower += e[k] < expert, equal += e[k] == expert;
+      if ((used[e[k] / 32] >> (e[k] % 32) & 1) == 0) atomicOr(&used[e[k] / 32], 1u << (e[k] % 32));
+    }
+  }
+  int rank = equal;  // inclusive over the warp
+#pragma unroll
+  for (int offset = 1; offset < 32; offset <<= 1) {
+    const int other = __shfl_up_sync(0xffffffffu, rank, offset);
+    if (lane >= offset) rank += other;
+  }
+  lower = __reduce_add_sync(0xffffffffu, lower);
+  if (lane == 31) before[warp] = lower, mine[warp] = rank;
+  __syncthreads();
+  int start = 0, slot = rank - equal, total = 0;
+  for (int w = 0; w < kThreads / 32; ++w) {
+    start += before[w], total += mine[w];
+    if (w < warp) slot += mine[w];
+  }
+  slot += start;
+  if (threadIdx.x == 0) {
+    int at = 0;
+    for (int i = 0; i < expert / 32; ++i) at += __popc(used[i]);
+    at += __popc(used[expert / 32] & ((1u << (expert % 32)) - 1));
+    if (total > 0) p.active[at] = expert, p.offsets[at] = start;
+    if (p.expert_load != nullptr) p.expert_load[expert] += total;
+    if (expert == p.experts - 1) *p.num_active = at + (total > 0), p.offsets[at + (total > 0)] = entries;
+  }
+  if (equal == 0) return;
+  for (int i = begin; i < end; ++i) {
+    if (load_l2(p.chosen + i) != expert) continue;
+    p.slot_of[i] = slot;
+    p.slot_token[slot] = i / p.top_k;
+    p.slot_weight[slot] = load_l2(p.chosen_weight + i);
+    ++slot;
+  }
 }
 
 }  // namespace
@@ -267,10 +315,7 @@ cudaError_t LaunchRouter(const RouterParams& p, cudaStream_t stream) {
     return e;
   }
   if (cudaError_t e = Launch(router_choose, dim3((p.tokens + 7) / 8), dim3(kThreads), 0, stream, p)) return e;
-  static const cudaError_t configured =
-      cudaFuncSetAttribute(router_sort, cudaFuncAttributeMaxDynamicSharedMemorySize, 32 * kRouterExperts * sizeof(int));
-  if (configured != cudaSuccess) return configured;
-  return Launch(router_sort, dim3(1), dim3(1024), 32 * p.experts * sizeof(int), stream, p);
+  return Launch(router_sort, dim3(p.experts), dim3(kThreads), 0, stream, p);
 }
 
 }  // namespace minimo::cuda

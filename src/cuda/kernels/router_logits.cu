@@ -2,7 +2,7 @@
 // and three of the four products are taken (the fourth is below float32's last bit).
 //
 // A block has 64 tokens x 128 experts and one of kRouterSplits runs of columns, a warp 32 x 64. Rows of 32 columns in
-// shared memory are 36 floats apart: 8 rows x 4 columns hit distinct banks. Two stages of 28 KB.
+// shared memory are 36 floats apart: 8 rows x 4 columns hit distinct banks. Three stages of 28 KB.
 #include "cuda/kernels/common.cuh"
 #include "cuda/kernels/router.cuh"
 
@@ -12,7 +12,8 @@ namespace {
 constexpr int kTokens = 64, kExperts = 128, kColumns = 32, kPitch = 36;
 constexpr int kThreads = 128;
 constexpr int kStageFloats = (kTokens + kExperts) * kPitch;
-constexpr int kShared = 2 * kStageFloats * 4;
+constexpr int kStages = 3;
+constexpr int kShared = kStages * kStageFloats * 4;
 
 struct Split {
   uint32_t high, low;
@@ -39,7 +40,7 @@ __global__ void __launch_bounds__(kThreads) router_logits(const RouterParams p) 
   const int steps = (p.hidden + kColumns - 1) / kColumns;
   const int begin = steps * blockIdx.z / kRouterSplits, end = steps * (blockIdx.z + 1) / kRouterSplits;
   const auto request = [&](int s) {
-    float* to = smem + s % 2 * kStageFloats;
+    float* to = smem + s % kStages * kStageFloats;
     for (int i = threadIdx.x; i < (kTokens + kExperts) * kColumns / 4; i += kThreads) {
       const int row = i / (kColumns / 4), piece = i % (kColumns / 4) * 4, c = s * kColumns + piece;
       const bool token = row < kTokens;
@@ -48,17 +49,21 @@ __global__ void __launch_bounds__(kThreads) router_logits(const RouterParams p) 
       const float* from = (token ? p.residual : p.weights) + (inside ? int64_t{at} * p.hidden + c : 0);
       copy_async16_or_zero(to + row * kPitch + piece, from, inside);
     }
-    copy_commit();
   };
   const int my_token = warp / 2 * 32, my_expert = warp % 2 * 64;
   float sums[2][8][4] = {};
-  if (begin < end) request(begin);
+#pragma unroll
+  for (int i = 0; i + 1 < kStages; ++i) {
+    if (begin + i < end) request(begin + i);
+    copy_commit();
+  }
   for (int s = begin; s < end; ++s) {
-    copy_wait<0>();
+    copy_wait<kStages - 2>();
     __syncthreads();
-    if (s + 1 < end) request(s + 1);
-    const float* x = smem + s % 2 * kStageFloats + my_token * kPitch;
-    const float* w = smem + s % 2 * kStageFloats + (kTokens + my_expert) * kPitch;
+    if (s + kStages - 1 < end) request(s + kStages - 1);
+    copy_commit();
+    const float* x = smem + s % kStages * kStageFloats + my_token * kPitch;
+    const float* w = smem + s % kStages * kStageFloats + (kTokens + my_expert) * kPitch;
 #pragma unroll
     for (int k = 0; k < kColumns; k += 8) {
       uint32_t a[2][2][4];  // [16 tokens][high, low]
@@ -83,7 +88,6 @@ __global__ void __launch_bounds__(kThreads) router_logits(const RouterParams p) 
         }
       }
     }
-    __syncthreads();
   }
 #pragma unroll
   for (int m = 0; m < 2; ++m) {

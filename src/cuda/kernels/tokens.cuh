@@ -71,6 +71,9 @@ struct RopeParams {
   TokenMeta meta;
 };
 cudaError_t LaunchRope(const RopeParams& params, bool f32_activations, cudaStream_t stream);
+// The same for bf16 queries, many tokens and heads of whole eights of columns (rope_rows.cu).
+bool HasRopeRows(const RopeParams& params);
+cudaError_t LaunchRopeRows(const RopeParams& params, cudaStream_t stream);
 
 // fresh [tokens, kv_heads, dim] -> rings, for the last `rows` positions of each sequence.
 cudaError_t LaunchRingWrite(const KvView& view, const void* fresh, int tokens, const TokenMeta& meta,

@@ -31,10 +31,6 @@ __device__ __forceinline__ uint64_t swizzled_operand(uint32_t address) {
 #define MINIMO_D48 MINIMO_D40 ",%20,%21,%22,%23"
 #define MINIMO_D56 MINIMO_D48 ",%24,%25,%26,%27"
 #define MINIMO_D64 MINIMO_D56 ",%28,%29,%30,%31"
-#define MINIMO_D72 MINIMO_D64 ",%32,%33,%34,%35"
-#define MINIMO_D80 MINIMO_D72 ",%36,%37,%38,%39"
-#define MINIMO_D88 MINIMO_D80 ",%40,%41,%42,%43"
-#define MINIMO_D96 MINIMO_D88 ",%44,%45,%46,%47"
 #define MINIMO_O(i) MINIMO_F(d[i]), MINIMO_F(d[i + 1]), MINIMO_F(d[i + 2]), MINIMO_F(d[i + 3])
 #define MINIMO_O8 MINIMO_O(0)
 #define MINIMO_O16 MINIMO_O8, MINIMO_O(4)
@@ -44,10 +40,6 @@ __device__ __forceinline__ uint64_t swizzled_operand(uint32_t address) {
 #define MINIMO_O48 MINIMO_O40, MINIMO_O(20)
 #define MINIMO_O56 MINIMO_O48, MINIMO_O(24)
 #define MINIMO_O64 MINIMO_O56, MINIMO_O(28)
-#define MINIMO_O72 MINIMO_O64, MINIMO_O(32)
-#define MINIMO_O80 MINIMO_O72, MINIMO_O(36)
-#define MINIMO_O88 MINIMO_O80, MINIMO_O(40)
-#define MINIMO_O96 MINIMO_O88, MINIMO_O(44)
 
 // Asynchronous: d = a * b (first) or d += a * b (next): 64 rows, kN columns, 32 of K. A lane's d[4 j + i]: row
 // g + 8 (i / 2) of its warp's 16, column 8 j + 2 t + i % 2 (lane = 4 g + t); a: rows g, g + 8 at K = 4 t .. 4 t + 3,
@@ -71,11 +63,11 @@ struct WgmmaE4m3;
     static __device__ __forceinline__ void next(float (&d)[n / 2], const uint32_t (&x)[4], uint64_t operand);        \
   };
 MINIMO_WGMMA(16, "%8,%9,%10,%11", "%12")
+MINIMO_WGMMA(24, "%12,%13,%14,%15", "%16")
 MINIMO_WGMMA(32, "%16,%17,%18,%19", "%20")
+MINIMO_WGMMA(40, "%20,%21,%22,%23", "%24")
 MINIMO_WGMMA(48, "%24,%25,%26,%27", "%28")
 MINIMO_WGMMA(64, "%32,%33,%34,%35", "%36")
-MINIMO_WGMMA(80, "%40,%41,%42,%43", "%44")
-MINIMO_WGMMA(96, "%48,%49,%50,%51", "%52")
 #undef MINIMO_WGMMA
 #undef MINIMO_F
 #define MINIMO_F "+f"
@@ -84,11 +76,11 @@ MINIMO_WGMMA(96, "%48,%49,%50,%51", "%52")
     MINIMO_WGMMA_CALL(n, a, b, "1");                                                                               \
   }
 MINIMO_WGMMA(16, "%8,%9,%10,%11", "%12")
+MINIMO_WGMMA(24, "%12,%13,%14,%15", "%16")
 MINIMO_WGMMA(32, "%16,%17,%18,%19", "%20")
+MINIMO_WGMMA(40, "%20,%21,%22,%23", "%24")
 MINIMO_WGMMA(48, "%24,%25,%26,%27", "%28")
 MINIMO_WGMMA(64, "%32,%33,%34,%35", "%36")
-MINIMO_WGMMA(80, "%40,%41,%42,%43", "%44")
-MINIMO_WGMMA(96, "%48,%49,%50,%51", "%52")
 #undef MINIMO_WGMMA
 #undef MINIMO_F
 #undef MINIMO_WGMMA_CALL

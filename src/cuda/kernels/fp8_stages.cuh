@@ -1,0 +1,199 @@
+// What fp8_linear's blocks walk through, and how it gets into shared memory.
+//
+// A block has `kGroups` warpgroups that multiply, each with `kProducts` products of 64 rows, and one that copies. A stage
+// of the ring holds one unit (128 columns): the tokens' e4m3 values as wgmma's B operand, their scales, the weights'
+// tiles, FP8 scales. Scales of 4-bit weights and the tokens' offsets come in chunks of 8 units, in two buffers.
+// Everything is copied past L1: what an earlier tenant of the memory left there is never seen.
+#pragma once
+
+#include "cuda/kernels/fp8_linear.cuh"
+#include "cuda/kernels/wgmma.cuh"
+
+namespace minimo::cuda {
+
+constexpr int kChunkUnits = 8;
+
+template <TileFormat kFormat, int kGroups_, int kProducts_, int kMostN_, int kStages_>
+struct Fp8Config {
+  static constexpr TileFormat kF = kFormat;
+  static constexpr bool kInt4 = kFormat == TileFormat::kInt4;
+  static constexpr int kGroups = kGroups_, kProducts = kProducts_, kMostN = kMostN_, kStages = kStages_;
+  static constexpr int kWarps = 4 * kGroups;  // that multiply
+  static constexpr int kThreads = kWarps * 32 + 128;
+  static constexpr int kTiles = kWarps * kProducts;  // of 16 rows
+  // A tile of weights; the second half of its 512-byte pieces lies 32 bytes further, for the sake of the banks.
+  static constexpr int kPieces = UnitBytes(kFormat) / 512;
+  static constexpr int kHalf = kPieces / 2 * 512 + 32;
+  static constexpr int kTile = UnitBytes(kFormat) + 32;
+  static constexpr int kTileScale = kInt4 ? 0 : 8;
+  static constexpr int kScales = kMostN * 128, kWeights = kScales + kMostN * 4, kTileScales = kWeights + kTiles * kTile;
+  static constexpr int kStage = (kTileScales + kTiles * kTileScale + 1023) / 1024 * 1024;
+  // A chunk, 4 bits: [tile][unit][groups][8][2] bf16, then [unit][tokens] offsets, rows 32 bytes apart beyond the tokens.
+  static constexpr int kChunkTile = kChunkUnits * 64;
+  static constexpr int kOffsets = kTiles * kChunkTile;
+  static constexpr int kChunk = kInt4 ? kOffsets + kChunkUnits * (kMostN * 8 + 32) : 0;
+  static constexpr int kShared = kStages * kStage + 2 * kChunk + 1024;
+  static constexpr int kCopyRegisters = kGroups == 4 ? 32 : 40;
+  static constexpr int kMultiplyRegisters = kGroups == 4 ? 112 : kGroups == 3 ? 152 : 232;
+};
+
+// Where a thread that multiplies stands. With few registers to a thread it is computed once, unseen by the compiler,
+// which would do it anew in every round.
+template <typename C>
+struct Fp8Lane {
+  int lane, g, t, warp;
+  __device__ Fp8Lane() {
+    int thread = threadIdx.x;
+    if constexpr (C::kGroups > 2) asm volatile("" : "+r"(thread));
+    lane = thread % 32, warp = thread / 32, g = lane / 4, t = lane % 4;
+  }
+  // Of the block's tiles, that of this warp's m-th product.
+  __device__ __forceinline__ int tile(int m) const { return (warp / 4 * C::kProducts + m) * 4 + warp % 4; }
+};
+
+struct Fp8Barriers {
+  uint64_t full[8], empty[8], chunk_full[2], chunk_empty[2];
+};
+
+struct Fp8Where {
+  int row_block, expert, first, begin, end;
+};
+
+// The list of (row block, token tile), row blocks fastest: concurrent blocks share tokens.
+struct Fp8Schedule {
+  const Fp8LinearParams& p;
+  int row_blocks, width, count;
+
+  __device__ Fp8Schedule(const Fp8LinearParams& params, int tiles_a_block, int dense_width)
+      : p(params), width(dense_width) {
+    row_blocks = (p.shape.tiles + tiles_a_block - 1) / tiles_a_block;
+    const int token_tiles = p.tiles != nullptr ? load_l2(p.num_tiles) : (p.tokens + width - 1) / width;
+    count = row_blocks * token_tiles;
+  }
+  __device__ Fp8Where at(int i) const {
+    const int q = i / row_blocks, row_block = i % row_blocks;
+    if (p.tiles == nullptr) return {row_block, 0, q * width, q * width, min((q + 1) * width, p.tokens)};
+    const int4 t = __ldcg(reinterpret_cast<const int4*>(p.tiles) + q);
+    return {row_block, t.x, t.y, t.z, t.w};
+  }
+};
+
+// Columns of wgmma for so many tokens: a multiple of 32 where tiles are up to 128 wide, else 16, 24, 32, 40, 48, 64, 72
+// or 96.
+template <typename C>
+__device__ __forceinline__ int fp8_columns(const Fp8Where& t) {
+  const int tokens = t.end - t.first;
+  if constexpr (C::kMostN > 96) return (tokens + 31) / 32 * 32;
+  if (tokens > 48) return tokens > 72 ? 96 : tokens > 64 ? 72 : 64;
+  return max((tokens + 7) / 8 * 8, 16);
+}
+
+// Arrives when the copies that this thread has asked for are there; the barrier counts every such thread.
+__device__ __forceinline__ void arrive_after_copies(uint64_t* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(smem_address(barrier)) : "memory");
+}
+
+template <typename C>
+__device__ __forceinline__ void init_barriers(Fp8Barriers& b) {
+  for (int i = 0; i < C::kStages; ++i) {
+    barrier_init(&b.full[i], 128 + 1);
+    barrier_init(&b.empty[i], C::kWarps);
+  }
+  for (int i = 0; i < 2; ++i) {
+    barrier_init(&b.chunk_full[i], 128);
+    barrier_init(&b.chunk_empty[i], C::kWarps);
+  }
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// 4 bits: scales and offsets of units [u, u + 8) of the tile `t`.
+template <typename C>
+__device__ __forceinline__ void copy_chunk(const Fp8LinearParams& p, const Fp8Where& t, int u, uint8_t* to) {
+  const int thread = threadIdx.x % 128, units = min(kChunkUnits, p.shape.units - u);
+  const int unit_bytes = UnitScaleBytes(C::kF, p.shape.group_cols), pieces = units * unit_bytes / 16;
+  const uint8_t* scales = p.scales + t.expert * p.expert_scale_bytes + u * unit_bytes;
+  // 16 neighbouring threads copy a tile's.
+  for (int i = thread / 16; i < C::kTiles; i += 8) {
+    const int tile = min(t.row_block * C::kTiles + i, p.shape.tiles - 1);
+    const uint8_t* from = scales + int64_t{tile} * p.shape.units * unit_bytes;
+    for (int k = thread % 16; k < pieces; k += 16) copy_async16(to + i * C::kChunkTile + k * 16, from + k * 16);
+  }
+  const int columns = fp8_columns<C>(t), pitch = columns * 8 + 32;
+  for (int i = thread / 32; i < units; i += 4) {
+    const uint2* from = p.x.offsets + int64_t{u + i} * p.x.rows + t.first;
+    for (int k = thread % 32; k < columns / 2; k += 32) copy_async16(to + C::kOffsets + i * pitch + k * 16, from + 2 * k);
+  }
+}
+
+// Four warps copy every tile's units in turn.
+template <typename C>
+__device__ __forceinline__ void copy_stages(const Fp8LinearParams& p, const Fp8Schedule& schedule, uint8_t* stages,
+                                            Fp8Barriers& barriers) {
+  constexpr int kTilesWarp = C::kTiles / 4;  // warp w: tiles w, w + 4 ..
+  const int thread = threadIdx.x % 128, lane = thread % 32, warp = thread / 32;
+  int stage = 0, chunk = 0;
+  uint32_t stage_phase = 1, chunk_phase = 1;
+  for (int i = blockIdx.x; i < schedule.count; i += gridDim.x) {
+    const Fp8Where t = schedule.at(i);
+    const int columns = fp8_columns<C>(t), units = p.shape.units;
+    const int last = p.shape.tiles - 1, first = t.row_block * C::kTiles;
+    const uint8_t* weights = p.weights + t.expert * p.expert_weight_bytes + lane * 16;
+    uint32_t tile_at[kTilesWarp];  // a matrix is smaller than 4 GB
+#pragma unroll
+    for (int k = 0; k < kTilesWarp; ++k) {
+      tile_at[k] = static_cast<uint32_t>(min(first + 4 * k + warp, last)) * static_cast<uint32_t>(units * UnitBytes(C::kF));
+    }
+    const float2* tile_scale = nullptr;
+    float2 next_scale = {0, 0};
+    if constexpr (!C::kInt4) {
+      if (warp == 0 && lane < C::kTiles) {
+        tile_scale = reinterpret_cast<const float2*>(p.scales + t.expert * p.expert_scale_bytes) +
+                     int64_t{min(first + lane, last)} * units;
+        next_scale = __ldcg(tile_scale);
+      }
+    }
+    for (int u = 0; u < units; ++u) {
+      if constexpr (C::kInt4) {
+        if (u % kChunkUnits == 0) {
+          barrier_wait(&barriers.chunk_empty[chunk], chunk_phase);
+          copy_chunk<C>(p, t, u, stages + C::kStages * C::kStage + chunk * C::kChunk);
+          arrive_after_copies(&barriers.chunk_full[chunk]);
+          chunk ^= 1;
+          if (chunk == 0) chunk_phase ^= 1;
+        }
+      }
+      barrier_wait(&barriers.empty[stage], stage_phase);
+      uint8_t* to = stages + stage * C::kStage;
+      uint64_t* full = &barriers.full[stage];
+#pragma unroll
+      for (int k = 0; k < kTilesWarp; ++k) {
+        const uint8_t* from = weights + tile_at[k];
+        uint8_t* there = to + C::kWeights + (4 * k + warp) * C::kTile + lane * 16;
+#pragma unroll
+        for (int c = 0; c < C::kPieces; ++c) {
+          copy_async16(there + c * 512 + (c >= C::kPieces / 2 ? 32 : 0), from + c * 512);
+        }
+      }
+      weights += UnitBytes(C::kF);
+      arrive_after_copies(full);
+      if (warp == 0) {
+        if constexpr (!C::kInt4) {
+          if (lane < C::kTiles) {
+            *reinterpret_cast<float2*>(to + C::kTileScales + lane * 8) = next_scale;
+            if (u + 1 < units) next_scale = __ldcg(tile_scale + u + 1);
+          }
+          __syncwarp();
+        }
+        if (lane == 0) {
+          const int64_t row = int64_t{u} * p.x.rows + t.first;
+          barrier_expect(full, columns * 132);
+          bulk_copy(to, p.x.values + row * 128, columns * 128, full);
+          bulk_copy(to + C::kScales, p.x.scales + row, columns * 4, full);
+        }
+      }
+      if (++stage == C::kStages) stage = 0, stage_phase ^= 1;
+    }
+  }
+}
+
+}  // namespace minimo::cuda

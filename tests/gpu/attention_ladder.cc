@@ -1,0 +1,134 @@
+// Prefill attention for gpu_ladder: on the tensor cores against the plain kernel of float32 arithmetic, and timed.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <numeric>
+#include <random>
+
+#include "cuda/kernels/attention.cuh"
+#include "cuda/kernels/repack.cuh"
+#include "cuda/step_plan.h"
+#include "tests/gpu/ladder.h"
+
+namespace minimo::cuda {
+namespace {
+
+struct Shape {
+  const char* name;
+  int heads, kv_heads, key_dim, window;
+  bool sinks;
+};
+constexpr Shape kShapes[] = {{"m2", 48, 8, 128, 0, false},
+                             {"mimo full", 64, 4, 192, 0, false},
+                             {"mimo sliding", 64, 8, 192, 128, true},
+                             {"odd", 6, 2, 128, 40, true}};
+constexpr int kValueDim = 128, kBlock = 16;
+
+struct Sequence {
+  int past, tokens;
+};
+
+// Everything that a launch needs, K and V in blocks that lie in no order.
+struct Case {
+  AttentionParams p;
+  std::vector<Device<uint16_t>> halves;
+  std::vector<Device<int>> ints;
+  std::vector<Device<float>> floats;
+  Device<uint16_t> out;
+  int tokens = 0;
+
+  const int* Put(const std::vector<int>& v) { return ints.emplace_back(v).data; }
+  uint16_t* Random(int64_t n, unsigned seed) {
+    Device<uint16_t>& d = halves.emplace_back(n);
+    MUST(LaunchRandomBf16(d.data, n, 1.0f, seed, nullptr));
+    return d.data;
+  }
+
+  Case(const Shape& s, const std::vector<Sequence>& sequences) {
+    std::mt19937 random(3);
+    std::vector<int> position, table_of, past, last, tables, tiles;
+    const int group = s.heads / s.kv_heads;
+    for (const Sequence& q : sequences) {
+      for (int i = 0; i < q.tokens; ++i) {
+        position.push_back(q.past + i), past.push_back(q.past), last.push_back(q.past + q.tokens - 1);
+        table_of.push_back(static_cast<int>(tables.size()));
+      }
+      for (int row = 0; row < q.tokens * group; row += kPrefillTileRows) {
+        for (const int v : {tokens, q.tokens, row, q.past}) tiles.push_back(v);
+      }
+      tokens += q.tokens;
+      const size_t from = tables.size();
+      tables.resize(from + size_t(q.past + q.tokens + kBlock - 1) / kBlock);
+    }
+    std::iota(tables.begin(), tables.end(), 0);
+    std::shuffle(tables.begin(), tables.end(), random);
+    const int64_t rows = int64_t(tables.size()) * kBlock;
+    p.tokens = tokens;
+    p.heads = s.heads, p.kv_heads = s.kv_heads, p.head_dim = s.key_dim, p.v_head_dim = kValueDim;
+    p.window = s.window;
+    p.scale = 1.5f / std::sqrt(static_cast<float>(s.key_dim));
+    if (s.sinks) {
+      std::vector<float> sinks(static_cast<size_t>(s.heads));
+      for (float& x : sinks) x = static_cast<float>(random() % 100) / 20.0f - 2;
+      p.sinks = floats.emplace_back(sinks).data;
+    }
+    p.q = Random(int64_t{tokens} * s.heads * s.key_dim, 11);
+    p.k = {Random(rows * s.kv_heads * s.key_dim, 12), s.key_dim, s.kv_heads, kBlock, false};
+    p.v = {Random(rows * s.kv_heads * kValueDim, 13), kValueDim, s.kv_heads, kBlock, false};
+    p.out_stride = s.heads * kValueDim;
+    out = Device<uint16_t>(int64_t{tokens} * p.out_stride);
+    p.out = out.data;
+    p.meta = {Put(position), Put(table_of), Put(table_of), Put(tables), Put(past), Put(last)};
+    p.num_tiles = static_cast<int>(tiles.size() / 4);
+    p.tiles = reinterpret_cast<const PrefillTile*>(Put(tiles));
+  }
+};
+
+}  // namespace
+
+void CheckAttention() {
+  const std::vector<std::vector<Sequence>> cases = {
+      {{0, 300}}, {{77, 130}, {0, 1}, {500, 1}, {63, 65}}, {{1000, 40}, {0, 64}, {5, 7}}, {{0, 2}}};
+  for (const Shape& s : kShapes) {
+    for (size_t i = 0; i < cases.size(); ++i) {
+      Case c(s, cases[i]);
+      MUST(LaunchAttentionPrefill(c.p, nullptr));
+      MUST(cudaDeviceSynchronize());
+      const auto got = c.out.Get();
+      MUST(cudaMemset(c.out.data, 0xff, got.size() * 2));
+      MUST(LaunchAttentionPrefill(c.p, nullptr));
+      MUST(cudaDeviceSynchronize());
+      const bool same = c.out.Get() == got;
+      MUST(LaunchAttentionSimple(c.p, false, nullptr));
+      MUST(cudaDeviceSynchronize());
+      const auto want = c.out.Get();
+      Error error;
+      for (size_t k = 0; k < got.size(); ++k) error.Add(FromBf16Bits(got[k]), FromBf16Bits(want[k]));
+      const bool ok = error.Value() < 5e-3 && same;
+      if (!ok) ++g_failures;
+      std::printf("{\"check\": \"prefill attention\", \"shape\": \"%s\", \"case\": %zu, \"tokens\": %d, \"relative_error\": %.2e, "
+                  "\"bound\": 5e-03, \"same_bits_again\": %s, \"ok\": %s}\n",
+                  s.name, i, c.tokens, error.Value(), same ? "true" : "false", ok ? "true" : "false");
+      std::fflush(stdout);
+    }
+  }
+}
+
+void TimeAttention(const std::vector<int>& token_counts) {
+  for (const Shape& s : kShapes) {
+    for (const int tokens : token_counts) {
+      if (s.heads < 48) continue;
+      Case c(s, {{0, tokens}});
+      double keys = 0;
+      for (int i = 0; i < tokens; ++i) keys += s.window > 0 ? std::min(i + 1, s.window) : i + 1;
+      const double flops = 2.0 * keys * s.heads * (s.key_dim + kValueDim);
+      const double seconds = Time([&] { MUST(LaunchAttentionPrefill(c.p, nullptr)); });
+      std::printf("{\"bench\": \"prefill op\", \"model\": \"%s\", \"op\": \"attention\", \"kernel\": \"attention_wgmma\", "
+                  "\"tokens\": %d, \"us\": %.1f, \"tflops\": %.0f}\n",
+                  s.name, tokens, seconds * 1e6, flops / seconds * 1e-12);
+      std::fflush(stdout);
+    }
+  }
+}
+
+}  // namespace minimo::cuda
