@@ -52,17 +52,16 @@ ExpertsParams Forward::ExpertsOf(int layer, const RouterParams& r, bool gate_up)
   SetWeights(m, &p);
   p.experts = r.experts;
   p.tokens = r.tokens;
+  p.top_k = r.top_k;
   p.num_active = r.num_active;
   p.active = r.active;
   p.offsets = r.offsets;
   p.slot_token = r.slot_token;
   p.slot_weight = r.slot_weight;
   p.cols = m.cols;
-  p.norm_weight = r.norm_weight;
-  p.token_squares = r.token_squares;
-  p.norm_eps = r.norm_eps;
-  p.input = gate_up ? r.residual : w_.At<float>(w_.decode_hidden);
-  p.input_stride = gate_up ? spec_.hidden : w_.hidden_stride_moe;
+  p.rows = r.rows;
+  p.input = w_.At<float>(w_.decode_hidden);
+  p.input_stride = w_.hidden_stride_moe;
   p.out = gate_up ? w_.At<float>(w_.decode_hidden) : w_.At<float>(w_.expert_out);
   p.out_stride = gate_up ? w_.hidden_stride_moe : spec_.hidden;
   p.out_rows = m.rows;
@@ -70,13 +69,19 @@ ExpertsParams Forward::ExpertsOf(int layer, const RouterParams& r, bool gate_up)
 }
 
 Status Forward::DecodeExperts(int layer, const Step& s) const {
-  const RouterParams r = RouterOf(layer, s.tokens);
+  RouterParams r = RouterOf(layer, s.tokens);
+  const bool streams = !f32_ && (s.tokens > 1 || exchange_ != nullptr) && CanRouteBatch(r) &&
+                       CanStreamExperts(ExpertsOf(layer, r, true)) && CanStreamExperts(ExpertsOf(layer, r, false));
+  if (streams) {
+    const TileShape& shape = weights_.layer(layer).gate_up.shape;
+    r.rows = w_.At<uint8_t>(w_.expert_rows);
+    r.row_units = shape.units, r.rows_int4 = shape.format == TileFormat::kInt4;
+  }
   MINIMO_CUDA_TRY(LaunchRouter(r, s.stream));
   MINIMO_TRY(KeepLocalExperts(r, s));
-  const ExpertsParams gate_up = ExpertsOf(layer, r, true), few_down = ExpertsOf(layer, r, false);
-  if (!f32_ && (s.tokens > 1 || exchange_ != nullptr) && CanStreamExperts(gate_up) && CanStreamExperts(few_down)) {
-    MINIMO_CUDA_TRY(LaunchStreamExperts(gate_up, s.stream));
-    MINIMO_CUDA_TRY(LaunchStreamExperts(few_down, s.stream));
+  if (streams) {
+    MINIMO_CUDA_TRY(LaunchStreamExperts(ExpertsOf(layer, r, true), s.stream));
+    MINIMO_CUDA_TRY(LaunchStreamExperts(ExpertsOf(layer, r, false), s.stream));
     if (exchange_ != nullptr) return AddParts({r.slot_of}, NormAfter(layer), w_.At<float>(w_.tile_squares[1]), s);
     return ToStatus(LaunchRow(SumOf(layer, r), f32_, s.stream), "sum of the experts");
   }

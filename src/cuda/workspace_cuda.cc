@@ -5,6 +5,7 @@
 #include "cuda/kernels/attention.cuh"
 #include "cuda/kernels/fp8_quantise.cuh"
 #include "cuda/kernels/router.cuh"
+#include "cuda/kernels/stream_experts.cuh"
 #include "cuda/kernels/stream_token.cuh"
 #include "cuda/weight_tiles.h"
 
@@ -40,7 +41,8 @@ Workspace::Workspace(const ModelSpec& spec, bool f32, bool fp8_prefill, int max_
   qkv_squares = Take(t * (qkv_rows / kTileRows) * 4);
   const int64_t tiles = (spec.hidden + kTileRows - 1) / kTileRows;
   for (int64_t& squares : tile_squares) squares = Take(t * tiles * 4);
-  router_logits = Take(kRouterSplits * t * experts * 4);
+  const int64_t batch = std::min<int64_t>(t, kMostDecodeTokens);
+  router_logits = Take(std::max(kRouterSplits * t, kBatchSplits * batch) * experts * 4);
   router_counter = Take(4);
   chosen = Take(slots * 4);
   chosen_weight = Take(slots * 4);
@@ -51,7 +53,8 @@ Workspace::Workspace(const ModelSpec& spec, bool f32, bool fp8_prefill, int max_
   slot_weight = Take(slots * 4);
   slot_of = Take(slots * 4);
   expert_load = Take(spec.num_layers() * experts * 8);
-  decode_hidden = Take(std::min<int64_t>(t, kMostDecodeTokens) * spec.moe.top_k * hidden_stride_moe * 4);
+  expert_rows = Take(batch * ExpertRow{x_stride / kUnitCols, true}.bytes());
+  decode_hidden = Take(batch * spec.moe.top_k * hidden_stride_moe * 4);
   one_residual = Take(int64_t{spec.hidden} * 4);
   one_attended = Take(o_stride * 4);
   one_hidden = Take(std::max<int64_t>(int64_t{spec.moe.top_k} * hidden_stride_moe, hidden_stride_dense) * 4);

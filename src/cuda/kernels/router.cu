@@ -1,6 +1,8 @@
 // Scores in float32 throughout: near ties must fall as in the reference.
-// One to eight tokens: 1 block for 2 experts reads its rows before waiting; the last block to finish chooses. More: a
-// tiled product split over the columns into kRouterSplits partial sums, one warp a token to choose, one block an expert to sort.
+// One to eight tokens: 1 block for 2 experts reads its rows before waiting; the last block to finish chooses. Up to
+// 256: router_batch.cu. More: a product split over the columns into kRouterSplits partial sums (router_logits.cu), one
+// warp a token to choose, one block an expert to sort.
+#include "cuda/kernels/choice_lists.cuh"
 #include "cuda/kernels/choose.cuh"
 #include "cuda/kernels/common.cuh"
 #include "cuda/kernels/router.cuh"
@@ -9,7 +11,6 @@ namespace minimo::cuda {
 namespace {
 
 constexpr int kFewTokens = 8;
-constexpr int kManyTokens = 256;  // from here on the tensor cores are faster
 constexpr int kThreads = 256;
 
 // One warp: scores of `token`, its experts and weights; lane k returns the k-th.
@@ -41,69 +42,6 @@ __device__ __forceinline__ void choose_experts(const RouterParams& p, int token,
   }
 }
 
-// One block sorts the choices of all tokens by expert, stably. Each warp owns a run of consecutive choices.
-__device__ void sort_choices(const RouterParams& p, int* counts /* [warps][experts] */, int warps) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, threads = warps * 32;
-  const int entries = p.tokens * p.top_k;
-  const int begin = static_cast<int>(int64_t{entries} * warp / warps);
-  const int end = static_cast<int>(int64_t{entries} * (warp + 1) / warps);
-  for (int i = threadIdx.x; i < warps * p.experts; i += threads) counts[i] = 0;
-  __syncthreads();
-  int* mine = counts + warp * p.experts;
-  for (int i = begin + lane; i < end; i += 32) atomicAdd(mine + load_l2(p.chosen + i), 1);
-  __syncthreads();
-  // Exclusive starts: experts in order, within one the warps in order. Warp 0 walks 32 experts at a time.
-  if (warp == 0) {
-    int base = 0, active = 0;
-    for (int e0 = 0; e0 < p.experts; e0 += 32) {
-      const int e = e0 + lane;
-      int total = 0;
-      const bool inside = e < p.experts;
-      for (int w = 0; inside && w < warps; ++w) total += counts[w * p.experts + e];
-      if (inside && p.expert_load != nullptr) p.expert_load[e] += total;
-      int before = total;
-#pragma unroll
-      for (int offset = 1; offset < 32; offset <<= 1) {
-        const int other = __shfl_up_sync(0xffffffffu, before, offset);
-        if (lane >= offset) before += other;
-      }
-      const int sum = __shfl_sync(0xffffffffu, before, 31);
-      int start = base + before - total;
-      const unsigned used = __ballot_sync(0xffffffffu, total > 0);
-      if (total > 0) {
-        const int at = active + __popc(used & ((1u << lane) - 1));
-        p.active[at] = e;
-        p.offsets[at] = start;
-      }
-      for (int w = 0; inside && w < warps; ++w) {
-        const int n = counts[w * p.experts + e];
-        counts[w * p.experts + e] = start;
-        start += n;
-      }
-      base += sum;
-      active += __popc(used);
-    }
-    if (lane == 0) p.offsets[active] = base, *p.num_active = active;
-  }
-  __syncthreads();
-  for (int i0 = begin; i0 < end; i0 += 32) {
-    const int i = i0 + lane;
-    const bool live = i < end;
-    const int e = live ? load_l2(p.chosen + i) : -1 - lane;
-    const unsigned same = __match_any_sync(0xffffffffu, e);
-    const int rank = __popc(same & ((1u << lane) - 1));
-    if (live) {
-      const int slot = mine[e] + rank;
-      p.slot_of[i] = slot;
-      p.slot_token[slot] = i / p.top_k;
-      p.slot_weight[slot] = load_l2(p.chosen_weight + i);
-    }
-    __syncwarp();
-    if (live && rank == __popc(same) - 1) mine[e] += rank + 1;
-    __syncwarp();
-  }
-}
-
 __device__ void list_one_token(const RouterParams& p, int my_expert, float my_weight) {  // one warp
   const int lane = threadIdx.x % 32;
   if (lane < p.top_k) {
@@ -119,7 +57,7 @@ __device__ void list_one_token(const RouterParams& p, int my_expert, float my_we
 
 __global__ void __launch_bounds__(kThreads) router_few(const RouterParams p) {
   constexpr int kExperts = 2, kHeld = 4;  // float4 a thread and expert, read before the wait: 4096 columns
-  extern __shared__ int counts[];
+  __shared__ ListScratch scratch;
   __shared__ float partial[kThreads / 32][kFewTokens][kExperts];
   __shared__ bool last;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -191,51 +129,7 @@ __global__ void __launch_bounds__(kThreads) router_few(const RouterParams p) {
   }
   __syncthreads();
   __threadfence();
-  sort_choices(p, counts, kThreads / 32);
-}
-
-// Partial logits of 32 tokens x 32 experts over one of kRouterSplits runs of columns.
-__global__ void __launch_bounds__(kThreads) router_many(const RouterParams p) {
-  constexpr int kTile = 32;
-  __shared__ float x[kTile][kTile + 1], w[kTile][kTile + 1];
-  wait_previous_kernel();
-  allow_next_kernel();
-  const int first_expert = blockIdx.x * kTile, first_token = blockIdx.y * kTile;
-  const int steps = (p.hidden + kTile - 1) / kTile;
-  const int begin = steps * blockIdx.z / kRouterSplits, end = steps * (blockIdx.z + 1) / kRouterSplits;
-  const int row = threadIdx.x / 8, column = threadIdx.x % 8 * 4;  // one float4 of each tile a thread
-  const int ty = threadIdx.x / 16, tx = threadIdx.x % 16;         // outputs (ty, ty + 16) x (tx, tx + 16)
-  float sum[2][2] = {};
-  for (int s = begin; s < end; ++s) {
-    const int c = s * kTile + column, token = first_token + row;
-    float4 v = {0, 0, 0, 0}, u = {0, 0, 0, 0};
-    if (c < p.hidden) {
-      if (token < p.tokens) {
-        v = load_l2(reinterpret_cast<const float4*>(p.residual + int64_t{token} * p.hidden + c));
-        const float4 n = *reinterpret_cast<const float4*>(p.norm_weight + c);
-        v = {v.x * n.x, v.y * n.y, v.z * n.z, v.w * n.w};
-      }
-      if (first_expert + row < p.experts) {
-        u = *reinterpret_cast<const float4*>(p.weights + int64_t{first_expert + row} * p.hidden + c);
-      }
-    }
-    __syncthreads();
-    x[row][column] = v.x, x[row][column + 1] = v.y, x[row][column + 2] = v.z, x[row][column + 3] = v.w;
-    w[row][column] = u.x, w[row][column + 1] = u.y, w[row][column + 2] = u.z, w[row][column + 3] = u.w;
-    __syncthreads();
-#pragma unroll
-    for (int k = 0; k < kTile; ++k) {
-      const float a0 = x[ty][k], a1 = x[ty + 16][k], b0 = w[tx][k], b1 = w[tx + 16][k];
-      sum[0][0] += a0 * b0, sum[0][1] += a0 * b1, sum[1][0] += a1 * b0, sum[1][1] += a1 * b1;
-    }
-  }
-  for (int i = 0; i < 2; ++i) {
-    const int token = first_token + ty + 16 * i;
-    if (token >= p.tokens) continue;
-    float* to = p.logits + (int64_t{blockIdx.z} * p.tokens + token) * p.experts + first_expert + tx;
-    if (first_expert + tx < p.experts) to[0] = sum[i][0];
-    if (first_expert + tx + 16 < p.experts) to[16] = sum[i][1];
-  }
+  list_choices(p, scratch);
 }
 
 __global__ void __launch_bounds__(kThreads) router_choose(const RouterParams p) {
@@ -305,15 +199,11 @@ __global__ void __launch_bounds__(kThreads) router_sort(const RouterParams p) {
 }  // namespace
 
 cudaError_t LaunchRouter(const RouterParams& p, cudaStream_t stream) {
+  if ((p.tokens > kFewTokens || p.rows != nullptr) && CanRouteBatch(p)) return LaunchRouterBatch(p, stream);
   if (p.tokens <= kFewTokens) {
-    return Launch(router_few, dim3((p.experts + 1) / 2), dim3(kThreads), kThreads / 32 * p.experts * sizeof(int), stream, p);
+    return Launch(router_few, dim3((p.experts + 1) / 2), dim3(kThreads), 0, stream, p);
   }
-  const dim3 tiles((p.experts + 31) / 32, (p.tokens + 31) / 32, kRouterSplits);
-  if (p.tokens >= kManyTokens) {
-    if (cudaError_t e = LaunchRouterLogits(p, stream)) return e;
-  } else if (cudaError_t e = Launch(router_many, tiles, dim3(kThreads), 0, stream, p)) {
-    return e;
-  }
+  if (cudaError_t e = LaunchRouterLogits(p, stream)) return e;
   if (cudaError_t e = Launch(router_choose, dim3((p.tokens + 7) / 8), dim3(kThreads), 0, stream, p)) return e;
   return Launch(router_sort, dim3(p.experts), dim3(kThreads), 0, stream, p);
 }

@@ -6,6 +6,7 @@
 namespace minimo::cuda {
 
 inline constexpr int kRouterSplits = 8;
+inline constexpr int kBatchSplits = 16;  // of a step of at most 256 tokens
 inline constexpr int kRouterExperts = 256;
 
 struct RouterParams {
@@ -26,7 +27,7 @@ struct RouterParams {
   float renormalise_epsilon = 0;
   float scale = 1;
 
-  float* logits = nullptr;       // workspace [kRouterSplits, tokens, experts]
+  float* logits = nullptr;       // workspace [kRouterSplits, or kBatchSplits, tokens, experts]
   int* counter = nullptr;        // zero between launches
   float* token_squares = nullptr;  // out [tokens]: sums of square_sums
   int* chosen = nullptr;         // out [tokens, top_k] experts, best first
@@ -39,9 +40,18 @@ struct RouterParams {
   float* slot_weight = nullptr;  // [tokens * top_k]
   int* slot_of = nullptr;        // [tokens, top_k]: where each choice lies
   long long* expert_load = nullptr;  // [experts] tokens routed since start, += ; null: not counted
+
+  // The residual, normed, as the batch's experts take it (ExpertRow): out [tokens] rows; null: not wanted.
+  uint8_t* rows = nullptr;
+  int row_units = 0;
+  bool rows_int4 = false;
 };
 
 cudaError_t LaunchRouter(const RouterParams& params, cudaStream_t stream);
+
+// Up to 256 tokens (router_batch.cu); the only one that makes rows.
+bool CanRouteBatch(const RouterParams& params);
+cudaError_t LaunchRouterBatch(const RouterParams& params, cudaStream_t stream);
 
 // logits only, of many tokens (router_logits.cu).
 cudaError_t LaunchRouterLogits(const RouterParams& params, cudaStream_t stream);

@@ -1,0 +1,314 @@
+// Matrix times 2 to 256 tokens, bf16 activations, mma with the weights as A and up to 64 tokens as B. A block has 64
+// rows (bf16 weights: 32) and all columns, or half of them: then two blocks of a cluster share the rows and add up.
+// Its warps are teams of two, half of the rows each; a team takes every fourth unit of 128 columns through a ring of
+// its own that holds the unit's weights and x, so teams meet only at the end, where the sums are added in a fixed
+// order.
+// - The first weights are requested before wait_previous_kernel.
+// - A lane reads the shares of other lanes (experts_multiply.cuh), so that one of its reads of x is 16 bytes next to
+//   its neighbours'. Copies place both so that reads hit all banks.
+// - Scales of FP8 blocks multiply the float32 sums of a unit, so weights stay exact.
+// - More than 64 tokens: a block for each 64, side by side, so that the weights come from L2.
+// Shared memory: 4 teams * stages * (8 KB of weights + 256 bytes a token): 160 to 192 KB.
+#include <cooperative_groups.h>
+
+#include "cuda/kernels/batch_linear.cuh"
+#include "cuda/kernels/common.cuh"
+#include "cuda/kernels/dequant.cuh"
+#include "cuda/kernels/stream_x.cuh"
+
+namespace minimo::cuda {
+namespace {
+
+constexpr int kTeams = 4;
+constexpr int kHalves = 2;  // warps of a team
+constexpr int kWarps = kTeams * kHalves;
+constexpr int kThreads = kWarps * 32;
+constexpr int kXRow = 2 * kUnitCols;  // bytes of a token's unit
+
+template <TileFormat kF, int kN>
+struct Config {
+  static constexpr int kTiles = kF == TileFormat::kFp8 ? 2 : 1;  // a warp
+  static constexpr int kWeightBytes = kHalves * kTiles * UnitBytes(kF);
+  static constexpr int kScaleBytes = kF == TileFormat::kFp8 ? kHalves * kTiles * 8 : 0;
+  static constexpr int kStageBytes = kWeightBytes + 8 * kN * kXRow + (kScaleBytes > 0 ? 128 : 0);
+  static constexpr int kStages = kN <= 2 ? 4 : kN == 4 ? 3 : 2;
+  static constexpr int kSharedBytes = kTeams * kStages * kStageBytes;
+  static constexpr int kRowRegisters = (kN + 3) / 4;  // of 32 lanes, a token each
+  static constexpr int kFragments = kHalves * kTiles * kN;  // of 16 rows x 8 tokens
+  static_assert(kTeams * kFragments * 512 <= kSharedBytes);
+};
+
+// Where a warp stands.
+struct Place {
+  int team, half, tile0, first, count;  // tile0: of this warp; tokens [first, first + count)
+};
+
+template <TileFormat kF, int kN>
+__device__ __forceinline__ void request_weights(const LinearParams& p, const Place& at, uint8_t* stage, int unit,
+                                                uint64_t policy) {
+  using C = Config<kF, kN>;
+  const int lane = threadIdx.x % 32, units = p.shape.units;
+#pragma unroll
+  for (int m = 0; m < C::kTiles; ++m) {
+    if (at.tile0 + m >= p.shape.tiles) break;
+    const int64_t block = int64_t{at.tile0 + m} * units + unit;
+    uint8_t* to = stage + (at.half * C::kTiles + m) * UnitBytes(kF);
+#pragma unroll
+    for (int c = 0; c < UnitBytes(kF) / 512; ++c) {
+      const int swizzled = lane ^ (kF == TileFormat::kFp8 ? c : c / 2);
+      copy_weights16(to + c * 512 + swizzled * 16, p.weights + block * UnitBytes(kF) + c * 512 + lane * 16, policy);
+    }
+    if constexpr (kF == TileFormat::kFp8) {
+      uint8_t* scale = stage + C::kWeightBytes + 8 * kN * kXRow + (at.half * C::kTiles + m) * 8;
+      if (lane < 2) copy_async4(scale + 4 * lane, p.scales + block * 8 + 4 * lane);
+    }
+  }
+}
+
+// This warp's half of the unit's x: 16 pieces of 16 bytes a token, odd tokens' turned by four.
+template <TileFormat kF, int kN>
+__device__ __forceinline__ void request_x(const LinearParams& p, const Place& at, uint8_t* stage, int unit,
+                                          const int (&row)[Config<kF, kN>::kRowRegisters]) {
+  using C = Config<kF, kN>;
+  const int lane = threadIdx.x % 32, piece = lane % 16;
+  uint8_t* x = stage + C::kWeightBytes;
+  const uint8_t* from = static_cast<const uint8_t*>(p.x) + int64_t{unit} * kXRow + piece * 16;
+#pragma unroll
+  for (int i = 0; i < 2 * kN; ++i) {
+    const int token = 4 * i + 2 * at.half + lane / 16;
+    const int64_t source = __shfl_sync(0xffffffffu, row[i / 8], token % 32);
+    uint8_t* to = x + token * kXRow + (piece ^ (token % 2 * 4)) * 16;
+    if (token < at.count) copy_async16(to, from + source * p.x_stride * 2);
+  }
+}
+
+// Adds one unit.
+template <TileFormat kF, int kN>
+__device__ __forceinline__ void multiply(const Place& at, const uint8_t* stage,
+                                         float (&sums)[Config<kF, kN>::kTiles][kN][4]) {
+  using C = Config<kF, kN>;
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const uint32_t weights = smem_address(stage) + at.half * C::kTiles * UnitBytes(kF);
+  const uint32_t x = smem_address(stage) + C::kWeightBytes + g * kXRow;
+  float part[C::kTiles][kN][4] = {};
+#pragma unroll
+  for (int phase = 0; phase < 4; ++phase) {  // 32 columns
+    uint4 b[kN];
+#pragma unroll
+    for (int n = 0; n < kN; ++n) b[n] = load_shared(x + 8 * n * kXRow + ((4 * phase + t) ^ (g % 2 * 4)) * 16);
+    const uint32_t share = weights + ((4 * g + phase) ^ t) * 16;
+#pragma unroll
+    for (int m = 0; m < C::kTiles; ++m) {
+      uint32_t a[2][4];
+      if constexpr (kF == TileFormat::kFp8) {
+        const uint4 w = load_shared(share + m * UnitBytes(kF) + t * 512);
+        expand_fp8(w.x, a[0][0], a[0][1]);
+        expand_fp8(w.y, a[0][2], a[0][3]);
+        expand_fp8(w.z, a[1][0], a[1][1]);
+        expand_fp8(w.w, a[1][2], a[1][3]);
+      } else {
+#pragma unroll
+        for (int s = 0; s < 2; ++s) {
+          const uint4 w = load_shared(share + m * UnitBytes(kF) + (2 * t + s) * 512);
+          a[s][0] = w.x, a[s][1] = w.y, a[s][2] = w.z, a[s][3] = w.w;
+        }
+      }
+#pragma unroll
+      for (int n = 0; n < kN; ++n) {
+        mma_bf16(part[m][n], a[0], b[n].x, b[n].y);
+        mma_bf16(part[m][n], a[1], b[n].z, b[n].w);
+      }
+    }
+  }
+#pragma unroll
+  for (int m = 0; m < C::kTiles; ++m) {
+    float2 scale = {1, 1};
+    if constexpr (kF == TileFormat::kFp8) {
+      const uint32_t scales = smem_address(stage) + C::kWeightBytes + 8 * kN * kXRow;
+      scale = load_shared_float2(scales + (at.half * C::kTiles + m) * 8);
+    }
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[m][n][i] += (i < 2 ? scale.x : scale.y) * part[m][n][i];
+    }
+  }
+}
+
+// One lane's share of 16 rows x 8 tokens, v: rows g (x, y) and g + 8 (z, w), tokens 2t and 2t + 1, to the outputs.
+__device__ __forceinline__ void write_fragment(const LinearParams& p, int tile, int first, int token0, int count,
+                                               const float* norm, float4 v) {
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+#pragma unroll
+  for (int e = 0; e < 2; ++e) {
+    const int token = token0 + 2 * t + e;
+    const bool live = token < count;
+    const float f = live ? norm[token] : 0.0f;
+    const float y[2] = {(e == 0 ? v.x : v.y) * f, (e == 0 ? v.z : v.w) * f};
+    const int64_t at = first + token;
+    if (p.epilogue == Epilogue::kSwiGlu) {
+      const int row = tile * 8 + g;
+      if (live && row < p.out_rows) {
+        store(static_cast<bf16*>(p.out_x) + at * p.out_x_stride + row, y[0] / (1.0f + __expf(-y[0])) * y[1]);
+      }
+      continue;
+    }
+    float square = 0;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int row = tile * kTileRows + g + 8 * h;
+      if (!live || row >= p.out_rows) continue;
+      float value = y[h];
+      if (p.epilogue == Epilogue::kStore) {
+        p.out[at * p.out_stride + row] = value;
+      } else {
+        float* r = p.residual + at * p.out_rows + row;
+        value += __ldcg(r);
+        *r = value;
+        if (p.next_norm != nullptr) {
+          store(static_cast<bf16*>(p.next_x) + at * p.next_x_stride + row, value * __ldg(p.next_norm + row));
+        }
+      }
+      square += value * value;
+    }
+    if (p.next_square_sums != nullptr) {  // lanes of one t have the tile's rows
+#pragma unroll
+      for (int offset = 4; offset < 32; offset <<= 1) square += __shfl_xor_sync(0xffffffffu, square, offset);
+      if (g == 0 && live) p.next_square_sums[at * p.shape.tiles + tile] = square;
+    }
+  }
+}
+
+// Grid: blocks of a cluster, runs of 8 kN tokens, runs of rows.
+template <TileFormat kF, int kN>
+__global__ void __launch_bounds__(kThreads, 1) batch_linear(const __grid_constant__ LinearParams p) {
+  using C = Config<kF, kN>;
+  extern __shared__ __align__(128) uint8_t smem[];
+  __shared__ float norm[8 * kN];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, units = p.shape.units;
+  const int blocks = gridDim.x, rank = blockIdx.x;
+  Place at;
+  at.team = warp / kHalves, at.half = warp % kHalves;
+  at.tile0 = (blockIdx.z * kHalves + at.half) * C::kTiles;
+  at.first = blockIdx.y * 8 * kN, at.count = min(p.tokens - at.first, 8 * kN);
+  // The team's units, from one on that differs from block to block: all blocks read the same x, at other times.
+  const int begin = units * rank / blocks + at.team, end = units * (rank + 1) / blocks;
+  const int steps = max(0, (end - begin + kTeams - 1) / kTeams), turn = steps > 0 ? blockIdx.z % steps : 0;
+  const auto unit_of = [&](int step) { return begin + kTeams * (step + turn - (step + turn < steps ? 0 : steps)); };
+  uint8_t* ring = smem + at.team * C::kStages * C::kStageBytes;
+  const uint64_t policy = weights_policy();
+#pragma unroll 1
+  for (int i = 0; i < C::kStages; ++i) {
+    if (i < steps) request_weights<kF, kN>(p, at, ring + i * C::kStageBytes, unit_of(i), policy);
+  }
+  wait_previous_kernel();
+  const auto row_of = [&](int token) {
+    if (token >= at.count) return 0;
+    return p.slot_token == nullptr ? at.first + token : load_l2(p.slot_token + at.first + token);
+  };
+  int row[C::kRowRegisters];
+#pragma unroll
+  for (int i = 0; i < C::kRowRegisters; ++i) row[i] = row_of(32 * i + lane);
+#pragma unroll 1
+  for (int i = 0; i < C::kStages; ++i) {
+    if (i < steps) request_x<kF, kN>(p, at, ring + i * C::kStageBytes, unit_of(i), row);
+    copy_commit();  // the first with all of the first weights
+  }
+  allow_next_kernel();
+  for (int n = warp; n < 8 * kN; n += kWarps) {
+    float factor = 1;
+    if (p.square_sums != nullptr && n < at.count) {
+      const float* squares = p.square_sums + int64_t{row_of(n)} * p.square_sum_count;
+      float sum = 0;
+#pragma unroll 8
+      for (int i = lane; i < p.square_sum_count; i += 32) sum += load_l2(squares + i);
+      factor = rsqrtf(warp_sum(sum) / static_cast<float>(p.norm_cols) + p.norm_eps);
+    }
+    if (lane == 0) norm[n] = factor;
+  }
+
+  const auto team_barrier = [&] { asm volatile("bar.sync %0, 64;" ::"r"(at.team + 1) : "memory"); };
+  float sums[C::kTiles][kN][4] = {};
+  int stage = 0;
+  for (int step = 0; step < steps; ++step) {
+    copy_wait<C::kStages - 1>();
+    team_barrier();
+    uint8_t* from = ring + stage * C::kStageBytes;
+    multiply<kF, kN>(at, from, sums);
+    team_barrier();
+    if (step + C::kStages < steps) {
+      const int next = unit_of(step + C::kStages);
+      request_weights<kF, kN>(p, at, from, next, policy);
+      request_x<kF, kN>(p, at, from, next, row);
+    }
+    copy_commit();
+    stage = stage + 1 == C::kStages ? 0 : stage + 1;
+  }
+
+  __syncthreads();  // the rings become the place of the sums
+  float4* red = reinterpret_cast<float4*>(smem);  // [teams][fragments][32]
+#pragma unroll
+  for (int m = 0; m < C::kTiles; ++m) {
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+      const float(&v)[4] = sums[m][n];
+      red[(at.team * C::kFragments + (at.half * C::kTiles + m) * kN + n) * 32 + lane] = {v[0], v[1], v[2], v[3]};
+    }
+  }
+  const auto cluster = cooperative_groups::this_cluster();
+  if (blocks > 1) {
+    cluster.sync();
+  } else {
+    __syncthreads();
+  }
+  for (int f = warp * blocks + rank; f < C::kFragments; f += kWarps * blocks) {
+    const int tile = blockIdx.z * kHalves * C::kTiles + f / kN;
+    if (tile >= p.shape.tiles) break;
+    float4 sum = {0, 0, 0, 0};
+    for (int r = 0; r < blocks; ++r) {
+      const float4* from = blocks > 1 ? cluster.map_shared_rank(red, r) : red;
+#pragma unroll
+      for (int team = 0; team < kTeams; ++team) {
+        const float4 v = from[(team * C::kFragments + f) * 32 + lane];
+        sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+      }
+    }
+    write_fragment(p, tile, at.first, f % kN * 8, at.count, norm, sum);
+  }
+  if (blocks > 1) cluster.sync();  // the other block reads this one's sums
+}
+
+template <TileFormat kF, int kN>
+cudaError_t LaunchTokens(const LinearParams& p, cudaStream_t stream) {
+  using C = Config<kF, kN>;
+  static const cudaError_t configured = cudaFuncSetAttribute(
+      batch_linear<kF, kN>, cudaFuncAttributeMaxDynamicSharedMemorySize, C::kSharedBytes);
+  if (configured != cudaSuccess) return configured;
+  constexpr int kBlockTiles = kHalves * C::kTiles;
+  const int rows = (p.shape.tiles + kBlockTiles - 1) / kBlockTiles, runs = (p.tokens + 8 * kN - 1) / (8 * kN);
+  const int blocks = rows * runs <= 66 && p.shape.units >= 4 * kTeams ? 2 : 1;
+  return LaunchCluster(batch_linear<kF, kN>, dim3(blocks, runs, rows), dim3(kThreads), blocks, C::kSharedBytes, stream,
+                       p);
+}
+
+template <TileFormat kF>
+cudaError_t LaunchFormat(const LinearParams& p, cudaStream_t stream) {
+  if (p.tokens <= 8) return LaunchTokens<kF, 1>(p, stream);
+  if (p.tokens <= 16) return LaunchTokens<kF, 2>(p, stream);
+  if (p.tokens <= 32) return LaunchTokens<kF, 4>(p, stream);
+  return LaunchTokens<kF, 8>(p, stream);
+}
+
+}  // namespace
+
+bool CanBatchLinear(const LinearParams& p) {
+  const bool format = p.shape.format == TileFormat::kFp8 || p.shape.format == TileFormat::kBf16;
+  return format && p.mode == LinearMode::kDense && p.tokens > 1 && p.tokens <= 256 && p.epilogue != Epilogue::kSlot;
+}
+
+cudaError_t LaunchBatchLinear(const LinearParams& p, cudaStream_t stream) {
+  return p.shape.format == TileFormat::kFp8 ? LaunchFormat<TileFormat::kFp8>(p, stream)
+                                            : LaunchFormat<TileFormat::kBf16>(p, stream);
+}
+
+}  // namespace minimo::cuda
