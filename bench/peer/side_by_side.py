@@ -7,7 +7,7 @@
 The peer's file comes from make_gguf.py, ours from `minimo synth --quantize-all` (docs/cpu.md). Each round starts every
 engine afresh, the peer with run-time repack, flash attention and fused experts (its best flags here), ours once per
 --activations. Both compute the last layer for one token alone in prefill. Prefill is a prompt of --prompt tokens;
-decode is --generate tokens one by one, ours after that prompt, the peer's from an empty cache, as its tool has it.
+decode is --generate tokens one by one after that prompt.
 The read bandwidth is measured by `minimo bench latency` in each of its runs. Rounds that --output-json holds already
 are kept and more are added, so that a long comparison can be made in pieces.
 """
@@ -21,8 +21,8 @@ import tempfile
 
 
 def run_peer(args):
-    command = [args.peer, "-m", args.gguf, "-t", str(args.threads), "-p", str(args.prompt), "-n", str(args.generate),
-               "-r", str(args.repeats), "-fa", "1", "-fmoe", "1", "-rtr", "1", "-mmp", "0", "-o", "json"]
+    command = [args.peer, "-m", args.gguf, "-t", str(args.threads), "-p", str(args.prompt), "-n", "0",
+               "-gp", f"{args.prompt},{args.generate}", "-r", str(args.repeats), "-fa", "1", "-fmoe", "1", "-rtr", "1", "-mmp", "0", "-o", "json"]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     out = {"prefill": [], "decode": []}
     text = done.stdout
@@ -73,11 +73,12 @@ def main():
     for number in range(args.rounds):
         for name in args.engines:
             rounds.setdefault(name, []).append(engines[name]())
+            if args.output_json:  # a run that is cut off keeps what it has
+                args.output_json.write_text(json.dumps({"rounds": rounds}) + "\n")
             print(f"round {number + 1}/{args.rounds}: {name} done", file=sys.stderr, flush=True)
 
     ours = [r for name in rounds if name != "peer" for r in rounds[name]]
     if not ours or "peer" not in rounds:  # the first piece of a comparison
-        args.output_json.write_text(json.dumps({"rounds": rounds}) + "\n")
         return
     gguf_bytes = pathlib.Path(args.gguf).stat().st_size
     result = {"kind": "side by side", "gguf": pathlib.Path(args.gguf).name, "gguf_bytes": gguf_bytes,

@@ -41,6 +41,8 @@ Result<std::unique_ptr<CpuExecutor>> CpuExecutor::CreateRank(const LoadedModel& 
       const bool drop = model.dummy && plan.ranks == 1;
       MINIMO_TRY(TileWeights(&executor->model_.weights, drop ? SourceBytes::kDrop : SourceBytes::kKeep,
                              executor->team_));
+    } else if (!model.dummy) {
+      executor->toucher_.emplace(executor->model_.weights);
     }
     return executor;
   } catch (const std::bad_alloc&) {

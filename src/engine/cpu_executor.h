@@ -2,11 +2,13 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/thread_team.h"
 #include "engine/executor.h"
 #include "layers/decoder.h"
+#include "layers/touch_weights.h"
 #include "models/loader.h"
 #include "models/shard.h"
 
@@ -45,6 +47,7 @@ class CpuExecutor final : public Executor {
   std::vector<float> logits_;
   std::vector<std::byte> sent_, received_;  // candidates
   DrawScratch scratch_;
+  std::optional<WeightToucher> toucher_;  // of model_'s mapped weights
 };
 
 }  // namespace minimo

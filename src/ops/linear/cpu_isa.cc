@@ -1,5 +1,7 @@
 #include "ops/linear/cpu_isa.h"
 
+#include <hwy/targets.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
@@ -38,11 +40,24 @@ CpuIsa Detect() {
 CpuIsa Detect() { return CpuIsa::kPortable; }
 #endif
 
+// Highway's own choice follows: portable is the least that a compiler may assume (SSE2, or Highway's emulation).
+void LimitHighway(CpuIsa isa) {
+#if defined(__x86_64__)
+  constexpr int64_t kBeyondAvx2 = HWY_AVX2 - 1, kFromSse4 = 2 * HWY_SSE4 - 1;  // better targets have lower bits
+  if (isa == CpuIsa::kAvx2) hwy::DisableTargets(kBeyondAvx2);
+  if (isa == CpuIsa::kPortable) hwy::DisableTargets(kFromSse4);
+#else
+  static_cast<void>(isa);
+#endif
+}
+
 CpuIsa FromEnvironment() {
   const char* asked = std::getenv("MINIMO_CPU_ISA");
   if (asked == nullptr) return CpuIsa::kAmx;
   for (const CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512}) {
-    if (NameOf(isa) == asked) return isa;
+    if (NameOf(isa) != asked) continue;
+    LimitHighway(isa);
+    return isa;
   }
   return CpuIsa::kAmx;
 }

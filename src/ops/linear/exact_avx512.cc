@@ -74,6 +74,7 @@ struct Fp8 {
   static Scales ScalesOf(const WeightView& w, int64_t row) {
     return w.scales ? w.ScaleRow(row) + w.first_col / kScaleBlock : nullptr;
   }
+  static void PrefetchScales(const WeightView&, int64_t, int64_t) {}
   static __m512 Scale(Scales s, int64_t block, int64_t) { return _mm512_set1_ps(s ? s[block] : 1.0f); }
   void Decode(const uint8_t* p, int64_t left, __m512 w[kVectors]) const {
     const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80)), top = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
@@ -95,6 +96,7 @@ struct Bf16Block {
   static constexpr int64_t kBlockBytes = 2 * kExactBlock;
   using Scales = const float*;
   static Scales ScalesOf(const WeightView&, int64_t) { return nullptr; }
+  static void PrefetchScales(const WeightView&, int64_t, int64_t) {}
   static __m512 Scale(Scales, int64_t, int64_t) { return _mm512_set1_ps(1.0f); }
   static void Decode(const uint8_t* p, int64_t left, __m512 w[kVectors]) {
     const __m512i top = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
@@ -113,6 +115,11 @@ struct Int4 {
   __m512 values;
   Int4() { values = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7); }
   static Scales ScalesOf(const WeightView& w, int64_t row) { return w.group_scales + row * w.scale_stride; }
+  // A slow stream, which no hardware follows.
+  static void PrefetchScales(const WeightView& w, int64_t row, int64_t rows) {
+    const auto* p = reinterpret_cast<const char*>(ScalesOf(w, row));
+    for (int64_t at = 0; at < rows * w.scale_stride * 2; at += 64) _mm_prefetch(p + at, _MM_HINT_T0);
+  }
   // Lanes 0 to 7 hold the first 64 columns.
   static __m512 Scale(Scales s, int64_t block, int64_t left) {
     if constexpr (kGroup == 128) return _mm512_set1_ps(ToFloat(s[block]));
@@ -153,6 +160,7 @@ inline void DirectTile(const F& f, const LinearTask& task, const StagedRows& sta
     for (int t = 0; t < T; ++t) total[r][t] = _mm512_setzero_ps();
   }
   for (int t = 0; t < T; ++t) x[t] = XRow(task, staged, token + t);
+  f.PrefetchScales(w, row + R, R);
   const int64_t ahead = R * w.row_bytes <= kFarthest ? R * w.row_bytes : kAhead;
   const auto block = [&](int64_t b, int64_t left) __attribute__((always_inline)) {
 #pragma GCC unroll 4

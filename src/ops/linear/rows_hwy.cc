@@ -30,39 +30,36 @@ constexpr int kPanelRows = 32;     // 32 rows x 4096 columns x 4 B = 512 KB: hal
 // Per format: Load gives one vector of codes as float32, One gives a single code, kUnit scale factor to restore.
 struct F32Codes {
   using T = float;
-  static const T* At(const T* row, int64_t c) { return row + c; }
-  static HWY_INLINE VF Load(DF d, const T* p) { return hn::LoadU(d, p); }
+  static HWY_INLINE VF Load(DF d, const T* row, int64_t c) { return hn::LoadU(d, row + c); }
   static float One(const T* row, int64_t c) { return row[c]; }
   static constexpr float kRestore = 1.0f;
 };
 struct Bf16Codes {
   using T = Bf16;
-  static const T* At(const T* row, int64_t c) { return row + c; }
-  static HWY_INLINE VF Load(DF d, const T* p) { return LoadFloats(d, p); }
+  static HWY_INLINE VF Load(DF d, const T* row, int64_t c) { return LoadFloats(d, row + c); }
   static float One(const T* row, int64_t c) { return ToFloat(row[c]); }
   static constexpr float kRestore = 1.0f;
 };
 struct Fp16Codes {
   using T = Fp16;
-  static const T* At(const T* row, int64_t c) { return row + c; }
-  static HWY_INLINE VF Load(DF d, const T* p) {
+  static HWY_INLINE VF Load(DF d, const T* row, int64_t c) {
     const hn::Rebind<hwy::float16_t, DF> d16;
-    return hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(p)));
+    return hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(row + c)));
   }
   static float One(const T* row, int64_t c) { return ToFloat(row[c]); }
   static constexpr float kRestore = 1.0f;
 };
 struct Fp8Codes {
   using T = Fp8E4M3;
-  static const T* At(const T* row, int64_t c) { return row + c; }
-  static HWY_INLINE VF Load(DF d, const T* p) { return LoadFp8Units(d, p); }
+  static HWY_INLINE VF Load(DF d, const T* row, int64_t c) { return LoadFp8Units(d, row + c); }
   static float One(const T* row, int64_t c) { return ToFloat(row[c]) * kFp8Unit; }
   static constexpr float kRestore = kFp8Restore;
 };
 struct Int4Codes {  // T is a byte: two columns
   using T = uint8_t;
-  static const T* At(const T* row, int64_t c) { return row + c / 2; }
-  static HWY_INLINE VF Load(DF d, const T* p) {  // whole vectors begin at even columns: groups are even, slices too
+  static HWY_INLINE VF Load(DF d, const T* row, int64_t c) {
+    if constexpr (hn::MaxLanes(DF()) == 1) return hn::Set(d, One(row, c));
+    const T* p = row + c / 2;  // whole vectors begin at even columns: groups are even, slices too
     const hn::Rebind<uint16_t, hn::Half<DF>> d16;
     const hn::Rebind<uint8_t, hn::Half<DF>> d8;
     const hn::Rebind<uint8_t, DF> d8_all;
@@ -126,7 +123,7 @@ HWY_INLINE void Tile(const WeightView& w, int64_t row, const typename Codes::T* 
     int64_t c = s.begin;
     for (; c + lanes <= s.end; c += lanes) {
       VF wv[R];
-      for (int r = 0; r < R; ++r) wv[r] = Codes::Load(d, Codes::At(codes[r], c));
+      for (int r = 0; r < R; ++r) wv[r] = Codes::Load(d, codes[r], c);
       for (int t = 0; t < T; ++t) {
         const VF xv = hn::LoadU(d, x[t] + c);
         for (int r = 0; r < R; ++r) sum[r][t] = hn::MulAdd(wv[r], xv, sum[r][t]);
@@ -174,7 +171,7 @@ void Decode(const typename Codes::T* codes, int64_t count, float* out) {
   const DF d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   int64_t c = 0;
-  for (; c + lanes <= count; c += lanes) hn::StoreU(Codes::Load(d, Codes::At(codes, c)), d, out + c);
+  for (; c + lanes <= count; c += lanes) hn::StoreU(Codes::Load(d, codes, c), d, out + c);
   for (; c < count; ++c) out[c] = Codes::One(codes, c);
 }
 

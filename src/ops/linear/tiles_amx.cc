@@ -39,12 +39,9 @@ void Configure() {
   _tile_loadconfig(&config);
 }
 
-constexpr int64_t kBlock = 2 * kTokenTile;  // tokens
-
 struct Scratch {
-  Buffer<int8_t> x;            // [groups, kBlock, group]: read once from end to end, zeros beyond the last token
-  Buffer<ScaleAndStart> meta;  // [groups, kBlock]
-  Buffer<float> totals;        // [2 tiles, kBlock, 16]
+  Buffer<std::byte> x;         // [tokens of a block, row_bytes]: gathered, zeros beyond the last token
+  Buffer<float> totals;        // [2 tiles, 32 tokens, 16]
   alignas(64) int32_t sums[4][kTokenTile * kTileRows];
   alignas(64) uint8_t codes[2][kStep * kTileRows];  // unpacked 4-bit weights of one step
 };
@@ -68,57 +65,44 @@ inline __m512 LoadScales(const std::byte* scales) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
 }
 
-// totals += one group's sums of one pair of tiles.
-inline void AddGroup(const int32_t* sums, const ScaleAndStart* meta, __m512 w_scales, int64_t count, float* totals) {
+// totals += group g of the sums of one pair of tiles.
+inline void AddGroup(const int32_t* sums, const std::byte* x, int64_t row_bytes, int64_t meta, const std::byte* scales,
+                     int64_t count, float* totals) {
+  const __m512 w_scales = LoadScales(scales);
   for (int64_t t = 0; t < count; ++t) {
-    const __m512i sum = _mm512_add_epi32(_mm512_load_si512(sums + t * kTileRows), _mm512_set1_epi32(meta[t].start));
+    const auto* m = reinterpret_cast<const ScaleAndStart*>(x + t * row_bytes + meta);
+    const __m512i sum = _mm512_add_epi32(_mm512_load_si512(sums + t * kTileRows), _mm512_set1_epi32(m->start));
     const __m512 total = _mm512_load_ps(totals + t * kTileRows);
-    const __m512 scale = _mm512_mul_ps(w_scales, _mm512_set1_ps(meta[t].scale));
+    const __m512 scale = _mm512_mul_ps(w_scales, _mm512_set1_ps(m->scale));
     _mm512_store_ps(totals + t * kTileRows, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, total));
   }
 }
 
-// Tokens [token, token + count) in the order in which Block reads them.
-void Gather(Scratch* s, const LinearTask& task, const TileLayout& layout, const StagedRows& staged, int64_t token,
-            int64_t count) {
-  for (int64_t t = 0; t < kBlock; ++t) {
-    const int64_t row = t >= count ? 0 : task.x_rows ? task.x_rows[token + t] : token + t;
-    const std::byte* from = staged.data + row * staged.row_bytes;
-    const auto* meta = reinterpret_cast<const ScaleAndStart*>(from + layout.padded_cols());
-    for (int64_t g = 0; g < layout.groups; ++g) {
-      int8_t* to = s->x.data() + (g * kBlock + t) * layout.group;
-      if (t < count) {
-        std::memcpy(to, from + g * layout.group, static_cast<size_t>(layout.group));
-        s->meta[static_cast<size_t>(g * kBlock + t)] = meta[g];
-      } else {
-        std::memset(to, 0, static_cast<size_t>(layout.group));
-      }
-    }
-  }
-}
-
-// R tiles of weights from `row` on against the gathered tokens [token, token + count).
+// R tiles of weights from `row` on against `count` <= 32 gathered tokens.
 template <int R>
-void Block(Scratch* s, const LinearTask& task, const TileLayout& layout, int64_t row, int64_t token, int64_t count) {
+void Block(Scratch* s, const LinearTask& task, const TileLayout& layout, int64_t row_bytes, int64_t row, int64_t token,
+           int64_t count) {
   const bool second = count > kTokenTile;
   const std::byte* tile[R];
   for (int r = 0; r < R; ++r) tile[r] = task.weight.tiles + (row / kTileRows + r) * layout.tile_bytes();
+  const std::byte* x = s->x.data();
+  const std::byte* x2 = x + kTokenTile * row_bytes;
   float* totals = s->totals.data();
-  std::fill_n(totals, R * kBlock * kTileRows, 0.0f);
+  std::fill_n(totals, R * 2 * kTokenTile * kTileRows, 0.0f);
   for (int64_t g = 0; g < layout.groups; ++g) {
-    const int8_t* x = s->x.data() + g * kBlock * layout.group;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (int64_t step = 0; step < layout.group / kStep; ++step, x += kStep) {
+    for (int64_t step = 0; step < layout.group / kStep; ++step) {
+      const int64_t column = g * layout.group + step * kStep;
       _tile_loadd(6, Codes(layout, tile[0], g, step, s->codes[0]), kLine);
       if (R == 2) _tile_loadd(7, Codes(layout, tile[R - 1], g, step, s->codes[1]), kLine);
-      _tile_loadd(4, x, layout.group);
+      _tile_loadd(4, x + column, row_bytes);
       _tile_dpbsud(0, 4, 6);
       if (R == 2) _tile_dpbsud(1, 4, 7);
       if (second) {
-        _tile_loadd(5, x + kTokenTile * layout.group, layout.group);
+        _tile_loadd(5, x2 + column, row_bytes);
         _tile_dpbsud(2, 5, 6);
         if (R == 2) _tile_dpbsud(3, 5, 7);
       }
@@ -127,13 +111,13 @@ void Block(Scratch* s, const LinearTask& task, const TileLayout& layout, int64_t
     if (R == 2) _tile_stored(1, s->sums[1], kLine);
     if (second) _tile_stored(2, s->sums[2], kLine);
     if (second && R == 2) _tile_stored(3, s->sums[3], kLine);
-    const ScaleAndStart* meta = s->meta.data() + g * kBlock;
+    const int64_t meta = layout.padded_cols() + g * static_cast<int64_t>(sizeof(ScaleAndStart));
     for (int r = 0; r < R; ++r) {
-      const __m512 scales = LoadScales(tile[r] + g * kTileRows * 2);
-      float* to = totals + r * kBlock * kTileRows;
-      AddGroup(s->sums[r], meta, scales, std::min<int64_t>(count, kTokenTile), to);
+      float* to = totals + r * 2 * kTokenTile * kTileRows;
+      const std::byte* scales = tile[r] + g * kTileRows * 2;
+      AddGroup(s->sums[r], x, row_bytes, meta, scales, std::min<int64_t>(count, kTokenTile), to);
       if (second) {
-        AddGroup(s->sums[2 + r], meta + kTokenTile, scales, count - kTokenTile, to + kTokenTile * kTileRows);
+        AddGroup(s->sums[2 + r], x2, row_bytes, meta, scales, count - kTokenTile, to + kTokenTile * kTileRows);
       }
     }
   }
@@ -141,7 +125,7 @@ void Block(Scratch* s, const LinearTask& task, const TileLayout& layout, int64_t
     const int64_t left = task.weight.rows - row - r * kTileRows;
     const auto mask = static_cast<__mmask16>(left >= kTileRows ? 0xffff : (1u << left) - 1);
     for (int64_t t = 0; t < count; ++t) {
-      const __m512 total = _mm512_load_ps(totals + (r * kBlock + t) * kTileRows);
+      const __m512 total = _mm512_load_ps(totals + (r * 2 * kTokenTile + t) * kTileRows);
       _mm512_mask_storeu_ps(task.Out(token + t) + row + r * kTileRows, mask, total);
     }
   }
@@ -156,15 +140,20 @@ void TileRowsAmx(const LinearTask& task, const StagedRows& staged, int64_t begin
   thread_local bool configured = false;
   if (!configured) Configure();
   configured = true;
-  scratch.x.Reserve(static_cast<size_t>(kBlock * layout.padded_cols()));
-  scratch.meta.Reserve(static_cast<size_t>(kBlock * layout.groups));
+  constexpr int64_t kBlock = 2 * kTokenTile;
+  const int64_t row_bytes = staged.row_bytes;
+  scratch.x.Reserve(static_cast<size_t>(kBlock * row_bytes));
   scratch.totals.Reserve(static_cast<size_t>(2 * kBlock * kTileRows));
   for (int64_t token = 0; token < task.tokens; token += kBlock) {
     const int64_t count = std::min(kBlock, task.tokens - token);
-    Gather(&scratch, task, layout, staged, token, count);
+    for (int64_t t = 0; t < count; ++t) {
+      const int64_t from = task.x_rows ? task.x_rows[token + t] : token + t;
+      std::memcpy(scratch.x.data() + t * row_bytes, staged.data + from * row_bytes, static_cast<size_t>(row_bytes));
+    }
+    std::memset(scratch.x.data() + count * row_bytes, 0, static_cast<size_t>((kBlock - count) * row_bytes));
     int64_t row = begin;
-    for (; row + kTileRows < end; row += 2 * kTileRows) Block<2>(&scratch, task, layout, row, token, count);
-    for (; row < end; row += kTileRows) Block<1>(&scratch, task, layout, row, token, count);
+    for (; row + kTileRows < end; row += 2 * kTileRows) Block<2>(&scratch, task, layout, row_bytes, row, token, count);
+    for (; row < end; row += kTileRows) Block<1>(&scratch, task, layout, row_bytes, row, token, count);
   }
 }
 

@@ -20,9 +20,13 @@ namespace {
 
 constexpr int kTokenTile = 6;
 constexpr int64_t kLine = kTileRows * 4;
-constexpr int64_t kAhead = 2048;  // bytes prefetched before a tile is read there, decode only
+// Decode only: bytes prefetched before a tile is read there. Beyond the last group of R tiles the R tiles that come next
+// begin, and their scales, a slow stream that no hardware follows, are prefetched a tile ahead.
+constexpr int64_t kAhead = 2048;
 
 inline __m512i Broadcast(const int8_t* p) { return _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(p)); }
+
+inline void Prefetch(const std::byte* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
 
 inline __m512 LoadScales(const std::byte* scales) {
   const __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales)));
@@ -57,11 +61,16 @@ inline void Tile(const LinearTask& task, const TileLayout& layout, const StagedR
       for (int r = 0; r < R; ++r) sum[r][t] = start;
     }
     int64_t column = g * layout.group;
+    int64_t ahead = kAhead;
+    if constexpr (T == 1) {
+      if (at + kAhead >= layout.tile_bytes()) ahead += (R - 1) * layout.tile_bytes() + layout.scale_bytes();
+      for (int r = 0; r < R; ++r) Prefetch(tile[r] + R * layout.tile_bytes() + g * kTileRows * 2);
+    }
     for (int64_t s = 0; s < steps; ++s, at += kLine) {
       __m512i w[R];
       for (int r = 0; r < R; ++r) {
         w[r] = _mm512_loadu_si512(tile[r] + at);
-        if (T == 1) _mm_prefetch(reinterpret_cast<const char*>(tile[r] + at + kAhead), _MM_HINT_T0);
+        if (T == 1) Prefetch(tile[r] + at + ahead);
       }
       if constexpr (kInt4) {
         __m512i high[R];
