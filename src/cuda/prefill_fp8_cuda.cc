@@ -1,6 +1,6 @@
-// Prefill with activations in e4m3, one scale for 128 columns, and FP8 or 4-bit weights on FP8 tensor cores. The residual
-// stream, attention, the router and what is not quantised in the checkpoint stay as in prefill_cuda.cc; experts leave
-// bf16.
+// Prefill with activations in e4m3, one scale for 128 columns, and FP8 or 4-bit weights on FP8 tensor cores. The
+// residual stream, attention, the router and what is not quantised in the checkpoint stay as in prefill_cuda.cc;
+// experts leave bf16.
 #include <algorithm>
 
 #include "cuda/forward_cuda.h"

@@ -135,7 +135,8 @@ struct Quantised {
   Device<uint2> offsets;
   Fp8Activations x;
   Quantised(int rows, int units, bool int4)
-      : values(int64_t{units} * (PadTo(rows, 8) + Fp8Activations::kSlack) * 128), scales(int64_t{units} * (PadTo(rows, 8) + Fp8Activations::kSlack)),
+      : values(int64_t{units} * (PadTo(rows, 8) + Fp8Activations::kSlack) * 128),
+        scales(int64_t{units} * (PadTo(rows, 8) + Fp8Activations::kSlack)),
         offsets(int64_t{units} * (PadTo(rows, 8) + Fp8Activations::kSlack)),
         x{values.data, scales.data, int4 ? offsets.data : nullptr, PadTo(rows, 8)} {}
 };
@@ -185,7 +186,9 @@ void Check(TileFormat f, int group, Epilogue epilogue, int rows, int cols, int t
   std::vector<float> got_f, got_squares;
   std::vector<uint16_t> got_h;
   int changed = 0;
-  const auto same = [](const auto& u, const auto& v) { return std::memcmp(u.data(), v.data(), u.size() * sizeof(u[0])) == 0; };
+  const auto same = [](const auto& u, const auto& v) {
+    return std::memcmp(u.data(), v.data(), u.size() * sizeof(u[0])) == 0;
+  };
   for (int i = 0; i < times; ++i) {
     Device<uint8_t> weights(shape.WeightBytes() * count), scales(std::max<int64_t>(shape.ScaleBytes() * count, 16));
     for (int e = 0; e < count; ++e) {

@@ -1,4 +1,5 @@
-// What activations in e4m3 cost a trained model: perplexity and KL divergence of whole prompts, beside bf16 and float32.
+// What activations in e4m3 cost a trained model: perplexity and KL divergence of whole prompts, beside bf16 and
+// float32.
 #include "tests/gpu/quality_check.h"
 
 #include <cmath>
@@ -71,7 +72,9 @@ void CheckQuality(const std::string& name, const std::string& folder, const std:
         for (size_t v = 0; v < vocab; ++v) divergence += std::exp(p[v]) * (p[v] - q[v]);
         same_choice += std::max_element(want.begin(), want.end()) - want.begin() ==
                        std::max_element(got.begin(), got.end()) - got.begin();
-        for (size_t v = 0; v < vocab; ++v) difference += (got[v] - want[v]) * (got[v] - want[v]), norm += want[v] * want[v];
+        for (size_t v = 0; v < vocab; ++v) {
+          difference += (got[v] - want[v]) * (got[v] - want[v]), norm += want[v] * want[v];
+        }
         ++tokens;
       }
     }

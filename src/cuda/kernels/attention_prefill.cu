@@ -1,7 +1,7 @@
-// Many tokens a sequence, an FP8 cache (bf16: attention_wgmma.cu): a block takes 64 rows (token, head of the group) of one KV head of one sequence, 16 a warp,
-// and walks the keys they may see in tiles of 64 shared by the warps, two tiles in flight.
-// Shared memory: 2 * 64 * (272 or 400 + 272) bytes = 70 or 86 KB; registers about 200: two blocks an SM. An FP8 cache is
-// copied as it is (2 * 64 * (128 or 192 + 128) bytes) and widened into one bf16 tile: 67 or 83 KB.
+// Many tokens a sequence, an FP8 cache (bf16: attention_wgmma.cu): a block takes 64 rows (token, head of the group) of
+// one KV head of one sequence, 16 a warp, and walks the keys they may see in tiles of 64 shared by the warps, two tiles
+// in flight. Shared memory: 2 * 64 * (272 or 400 + 272) bytes = 70 or 86 KB; registers about 200: two blocks an SM. An
+// FP8 cache is copied as it is (2 * 64 * (128 or 192 + 128) bytes) and widened into one bf16 tile: 67 or 83 KB.
 #include "cuda/kernels/attention.cuh"
 #include "cuda/kernels/attention_tile.cuh"
 #include "cuda/kernels/kv_address.cuh"

@@ -1,8 +1,8 @@
-// Many tokens a sequence, a bf16 cache: a block takes 128 rows (token, head of the group) of one KV head of one sequence,
-// 64 a warpgroup, and walks the keys they may see in tiles of 64. A third warpgroup gathers K and V through the block
-// table into a ring. Queries and probabilities are wgmma's A operand in registers; K (rows of 128 bytes, swizzled) and V
-// (the same, read along its columns) come from shared memory. While one tile's values are summed the next one's scores
-// are made and their maxima taken.
+// Many tokens a sequence, a bf16 cache: a block takes 128 rows (token, head of the group) of one KV head of one
+// sequence, 64 a warpgroup, and walks the keys they may see in tiles of 64. A third warpgroup gathers K and V through
+// the block table into a ring. Queries and probabilities are wgmma's A operand in registers; K (rows of 128 bytes,
+// swizzled) and V (the same, read along its columns) come from shared memory. While one tile's values are summed the
+// next one's scores are made and their maxima taken.
 //
 // A stage: K as panels of 64 columns, 8 KB each, then V's two. 32 or 40 KB, four stages.
 #include "cuda/kernels/attention.cuh"
@@ -171,8 +171,8 @@ __device__ void attend(const AttentionParams& p, const Block& b, const uint8_t* 
     const int token = row / b.group, head = b.kv_head * b.group + row % b.group;
     position[r] = live ? b.tile.past + token : -1;
     first_key[r] = p.window > 0 ? position[r] - p.window + 1 : 0;
-    const uint32_t* q = reinterpret_cast<const uint32_t*>(static_cast<const bf16*>(p.q) +
-                                                          (int64_t{b.tile.first_token + token} * p.heads + head) * kKeyDim);
+    const int64_t at = (int64_t{b.tile.first_token + token} * p.heads + head) * kKeyDim;
+    const uint32_t* q = reinterpret_cast<const uint32_t*>(static_cast<const bf16*>(p.q) + at);
 #pragma unroll
     for (int s = 0; s < kKeyDim / 16; ++s) {
       a.q[s][r] = live ? __ldcg(q + s * 8 + t) : 0;

@@ -9,7 +9,8 @@ namespace minimo::cuda {
 // B's columns are contiguous (64 of them a row of 128 bytes, swizzled, rows K), `panel` bytes to the next 64 columns.
 // 16 of K further: + 128.
 __device__ __forceinline__ uint64_t columns_operand(uint32_t address, int panel) {
-  return uint64_t{(address & 0x3ffff) >> 4} | uint64_t(panel >> 4) << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
+  return uint64_t{(address & 0x3ffff) >> 4} | uint64_t(panel >> 4) << 16 | uint64_t{1024 >> 4} << 32 |
+         uint64_t{1} << 62;
 }
 
 // d (64 x 64) = a * b + (add ? d : 0); b: 64 rows of K, as swizzled_operand says.

@@ -13,10 +13,11 @@ __device__ __forceinline__ uint32_t pair_rows(float first_token, float second_to
   return odd ? pack_bf16(other, second_token) : pack_bf16(first_token, other);
 }
 
-// What the results are added to or multiplied with, read before anything is written: otherwise every read would wait for
-// the one before.
+// What the results are added to or multiplied with, read before anything is written: otherwise every read would wait
+// for the one before.
 template <Epilogue kE, int kN>
-__device__ __forceinline__ void prepare(const Fp8LinearParams& p, const Fp8Where& where, int tile, float (&sums)[kN / 2]) {
+__device__ __forceinline__ void prepare(const Fp8LinearParams& p, const Fp8Where& where, int tile,
+                                        float (&sums)[kN / 2]) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
   for (int i = 0; i < kN / 2; ++i) {
@@ -67,7 +68,8 @@ __device__ __forceinline__ void emit(const Fp8LinearParams& p, const Fp8Where& w
         if (kE == Epilogue::kResidual) {
           p.residual[int64_t{token + i} * p.out_rows + row] = value;
           if (p.next_norm != nullptr) {
-            store(static_cast<bf16*>(p.next_x) + int64_t{token + i} * p.next_x_stride + row, value * __ldg(p.next_norm + row));
+            bf16* to = static_cast<bf16*>(p.next_x) + int64_t{token + i} * p.next_x_stride + row;
+            store(to, value * __ldg(p.next_norm + row));
           }
         } else {
           p.out[int64_t{token + i} * p.out_stride + row] = value;
@@ -77,7 +79,9 @@ __device__ __forceinline__ void emit(const Fp8LinearParams& p, const Fp8Where& w
       if (p.next_square_sums != nullptr) {
 #pragma unroll
         for (int offset = 4; offset < 32; offset <<= 1) squares += __shfl_xor_sync(0xffffffffu, squares, offset);
-        if (g == 0 && live && tile < p.shape.tiles) p.next_square_sums[int64_t{token + i} * p.shape.tiles + tile] = squares;
+        if (g == 0 && live && tile < p.shape.tiles) {
+          p.next_square_sums[int64_t{token + i} * p.shape.tiles + tile] = squares;
+        }
       }
     }
   }

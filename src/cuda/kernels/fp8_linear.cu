@@ -1,7 +1,7 @@
 // y = W x with weights as the first operand: few tokens an expert then cost little padding, N follows them in steps of
 // 16. Blocks are persistent; while one warpgroup's product runs, others expand weights or promote theirs to float32
-// registers with the scales (every 64 of K for 4 bits, 128 for FP8). No product runs across the loop's end: the compiler
-// would serialise them. See fp8_stages.cuh, fp8_products.cuh, fp8_epilogue.cuh.
+// registers with the scales (every 64 of K for 4 bits, 128 for FP8). No product runs across the loop's end: the
+// compiler would serialise them. See fp8_stages.cuh, fp8_products.cuh, fp8_epilogue.cuh.
 #include "cuda/kernels/fp8_epilogue.cuh"
 #include "cuda/kernels/fp8_products.cuh"
 
@@ -10,8 +10,9 @@ namespace {
 
 constexpr int kMultiprocessors = 132;
 
-// FP8 experts: four warpgroups of 64 rows, whose latencies hide each other. 4 bits, where instructions are what is short:
-// three of 128 rows. Dense, and FP8 experts of many tokens: two of 128 rows and wider tiles, for fewer bytes from L2.
+// FP8 experts: four warpgroups of 64 rows, whose latencies hide each other. 4 bits, where instructions are what is
+// short: three of 128 rows. Dense, and FP8 experts of many tokens: two of 128 rows and wider tiles, for fewer bytes
+// from L2.
 using Fp8Experts = Fp8Config<TileFormat::kFp8, 4, 1, 96, 5>;
 using Int4Experts = Fp8Config<TileFormat::kInt4, 3, 2, 72, 5>;
 using Fp8Wide = Fp8Config<TileFormat::kFp8, 2, 2, 128, 4>;
@@ -45,7 +46,8 @@ __device__ __forceinline__ void run_tile(const Fp8LinearParams& p, const Fp8Wher
     for (int m = 0; m < C::kProducts; ++m) {
       const int tile = l.tile(m);
       const uint8_t* tile_scales =
-          C::kInt4 ? chunk + tile * C::kChunkTile + u % kChunkUnits * groups * 32 + l.g * 4 : stage + C::kTileScales + tile * 8;
+          C::kInt4 ? chunk + tile * C::kChunkTile + u % kChunkUnits * groups * 32 + l.g * 4
+                   : stage + C::kTileScales + tile * 8;
       multiply_unit<C, kN, kPart, kE != Epilogue::kSwiGlu>(l, stage, stage + C::kWeights + tile * C::kTile, tile_scales,
                                                            groups, sums[m]);
     }
@@ -72,7 +74,8 @@ __device__ __forceinline__ void run_tile(const Fp8LinearParams& p, const Fp8Wher
 }
 
 template <typename C, Epilogue kE>
-__global__ void __launch_bounds__(C::kThreads, 1) fp8_linear(const __grid_constant__ Fp8LinearParams p, int dense_width) {
+__global__ void __launch_bounds__(C::kThreads, 1)
+    fp8_linear(const __grid_constant__ Fp8LinearParams p, int dense_width) {
   extern __shared__ uint8_t smem[];
   __shared__ Fp8Barriers barriers;
   uint8_t* stages = smem + (1024 - smem_address(smem) % 1024) % 1024;

@@ -11,8 +11,8 @@
 
 namespace minimo::cuda {
 
-// Quantised activations, written by LaunchQuantise, unit (128 columns) by unit, `rows` rows each. Values are ready to be
-// an operand of wgmma: 16-byte piece p of row r lies at p ^ (r % 8), the columns of a unit are in the order of the
+// Quantised activations, written by LaunchQuantise, unit (128 columns) by unit, `rows` rows each. Values are ready to
+// be an operand of wgmma: 16-byte piece p of row r lies at p ^ (r % 8), the columns of a unit are in the order of the
 // weight tiles (fp8_quantise.cu). Products read up to 32 rows beyond the last.
 struct Fp8Activations {
   uint8_t* values = nullptr;  // [units][rows][128] e4m3

@@ -1,5 +1,5 @@
-// fp8_linear's inner products: 64 rows of weights, expanded in registers from the tiles of weight_tiles.h, are wgmma's A
-// operand; tokens are B in shared memory.
+// fp8_linear's inner products: 64 rows of weights, expanded in registers from the tiles of weight_tiles.h, are wgmma's
+// A operand; tokens are B in shared memory.
 //
 // 4 bits: a code q (0..15) is, as an e4m3 byte, q * 2^-9 exactly. W x = s (q - 8) x = 512 s (q * 2^-9) x - 8 s sum(x):
 // the last term is a small product of the scales with the activations' offsets (mma m16n8k16 over four units: 8 groups,
@@ -59,8 +59,8 @@ __device__ __forceinline__ void start_half(float (&d)[kN / 2], const uint32_t (&
   WgmmaE4m3<kN>::next(d, a[1], operand + 2);
 }
 
-// sums += part * scale of the rows * scale of the token. `scales`: of this lane's first token. kOneScale: both rows of a
-// lane have the same.
+// sums += part * scale of the rows * scale of the token. `scales`: of this lane's first token. kOneScale: both rows of
+// a lane have the same.
 template <int kN, bool kOneScale>
 __device__ __forceinline__ void promote(const float (&part)[kN / 2], const uint8_t* scales, float2 scale, float* sums) {
 #pragma unroll
@@ -91,7 +91,8 @@ __device__ __forceinline__ void promote_halves(const float (&first)[kN / 2], con
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int at = 4 * j + i;
-      const float both = fmaf(second[at], i < 2 ? scale[1].x : scale[1].y, first[at] * (i < 2 ? scale[0].x : scale[0].y));
+      const float both =
+          fmaf(second[at], i < 2 ? scale[1].x : scale[1].y, first[at] * (i < 2 ? scale[0].x : scale[0].y));
       sums[at] = fmaf(both, i % 2 == 0 ? x.x : x.y, sums[at]);
     }
   }
@@ -109,7 +110,8 @@ __device__ __forceinline__ void add_offsets(const Fp8Lane<C>& l, const uint8_t* 
 #pragma unroll
     for (int m = 0; m < C::kProducts; ++m) {
       const uint32_t* scales = reinterpret_cast<const uint32_t*>(chunk + l.tile(m) * C::kChunkTile) + g;
-      const uint32_t first = live ? scales[u * groups * 8] : 0, second = live ? scales[(u * groups + groups - 1) * 8] : 0;
+      const uint32_t first = live ? scales[u * groups * 8] : 0;
+      const uint32_t second = live ? scales[(u * groups + groups - 1) * 8] : 0;
       a[m][0] = a[m][2] = __byte_perm(first, second, 0x5410);
       a[m][1] = a[m][3] = __byte_perm(first, second, 0x7632);
     }

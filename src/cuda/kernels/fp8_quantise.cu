@@ -1,6 +1,6 @@
 // A warp takes 128 columns of a row, a lane four neighbours. In a unit's 128 bytes the columns stand as fp8_linear's
-// lanes hold the weights: word 4 j + t of a half (16 words of 4) is column word 8 (t % 2) + 4 (t / 2) + j, its bytes the
-// columns 0, 2, 1, 3.
+// lanes hold the weights: word 4 j + t of a half (16 words of 4) is column word 8 (t % 2) + 4 (t / 2) + j, its bytes
+// the columns 0, 2, 1, 3.
 #include <cuda_fp16.h>
 
 #include "cuda/kernels/common.cuh"

@@ -1,9 +1,9 @@
 // What fp8_linear's blocks walk through, and how it gets into shared memory.
 //
-// A block has `kGroups` warpgroups that multiply, each with `kProducts` products of 64 rows, and one that copies. A stage
-// of the ring holds one unit (128 columns): the tokens' e4m3 values as wgmma's B operand, their scales, the weights'
-// tiles, FP8 scales. Scales of 4-bit weights and the tokens' offsets come in chunks of 8 units, in two buffers.
-// Everything is copied past L1: what an earlier tenant of the memory left there is never seen.
+// A block has `kGroups` warpgroups that multiply, each with `kProducts` products of 64 rows, and one that copies. A
+// stage of the ring holds one unit (128 columns): the tokens' e4m3 values as wgmma's B operand, their scales, the
+// weights' tiles, FP8 scales. Scales of 4-bit weights and the tokens' offsets come in chunks of 8 units, in two
+// buffers. Everything is copied past L1: what an earlier tenant of the memory left there is never seen.
 #pragma once
 
 #include "cuda/kernels/fp8_linear.cuh"
@@ -28,7 +28,8 @@ struct Fp8Config {
   static constexpr int kTileScale = kInt4 ? 0 : 8;
   static constexpr int kScales = kMostN * 128, kWeights = kScales + kMostN * 4, kTileScales = kWeights + kTiles * kTile;
   static constexpr int kStage = (kTileScales + kTiles * kTileScale + 1023) / 1024 * 1024;
-  // A chunk, 4 bits: [tile][unit][groups][8][2] bf16, then [unit][tokens] offsets, rows 32 bytes apart beyond the tokens.
+  // A chunk, 4 bits: [tile][unit][groups][8][2] bf16, then [unit][tokens] offsets, rows 32 bytes apart beyond the
+  // tokens.
   static constexpr int kChunkTile = kChunkUnits * 64;
   static constexpr int kOffsets = kTiles * kChunkTile;
   static constexpr int kChunk = kInt4 ? kOffsets + kChunkUnits * (kMostN * 8 + 32) : 0;
@@ -121,7 +122,9 @@ __device__ __forceinline__ void copy_chunk(const Fp8LinearParams& p, const Fp8Wh
   const int columns = fp8_columns<C>(t), pitch = columns * 8 + 32;
   for (int i = thread / 32; i < units; i += 4) {
     const uint2* from = p.x.offsets + int64_t{u + i} * p.x.rows + t.first;
-    for (int k = thread % 32; k < columns / 2; k += 32) copy_async16(to + C::kOffsets + i * pitch + k * 16, from + 2 * k);
+    for (int k = thread % 32; k < columns / 2; k += 32) {
+      copy_async16(to + C::kOffsets + i * pitch + k * 16, from + 2 * k);
+    }
   }
 }
 
@@ -141,7 +144,8 @@ __device__ __forceinline__ void copy_stages(const Fp8LinearParams& p, const Fp8S
     uint32_t tile_at[kTilesWarp];  // a matrix is smaller than 4 GB
 #pragma unroll
     for (int k = 0; k < kTilesWarp; ++k) {
-      tile_at[k] = static_cast<uint32_t>(min(first + 4 * k + warp, last)) * static_cast<uint32_t>(units * UnitBytes(C::kF));
+      const int tile = min(first + 4 * k + warp, last);
+      tile_at[k] = static_cast<uint32_t>(tile) * static_cast<uint32_t>(units * UnitBytes(C::kF));
     }
     const float2* tile_scale = nullptr;
     float2 next_scale = {0, 0};

@@ -1,5 +1,6 @@
 // RoPE and the cache write of bf16 prompts whose heads come in eights of columns: a block takes a token, a thread eight
-// columns of a head at a time, four from each half of the rotary part or eight in a row beyond it. What LaunchRope says.
+// columns of a head at a time, four from each half of the rotary part or eight in a row beyond it. What LaunchRope
+// says.
 #include "cuda/kernels/common.cuh"
 #include "cuda/kernels/kv_address.cuh"
 #include "cuda/kernels/kv_element.cuh"
@@ -21,7 +22,8 @@ __device__ __forceinline__ void store4(bf16* to, float4 v) {
 }
 __device__ __forceinline__ void store4(e4m3* to, float4 v) {
   const uint32_t low = __nv_cvt_float2_to_fp8x2({v.x, v.y}, __NV_SATFINITE, __NV_E4M3);
-  *reinterpret_cast<uint32_t*>(to) = low | uint32_t{__nv_cvt_float2_to_fp8x2({v.z, v.w}, __NV_SATFINITE, __NV_E4M3)} << 16;
+  const uint32_t high = __nv_cvt_float2_to_fp8x2({v.z, v.w}, __NV_SATFINITE, __NV_E4M3);
+  *reinterpret_cast<uint32_t*>(to) = low | high << 16;
 }
 
 // Where a token's row of head 0 goes; heads are `pitch` elements apart.
@@ -31,7 +33,8 @@ struct Row {
   int64_t pitch;
 };
 template <typename Kv>
-__device__ __forceinline__ Row<Kv> row_of(const KvView& view, void* fresh, const TokenMeta& meta, int token, int position) {
+__device__ __forceinline__ Row<Kv> row_of(const KvView& view, void* fresh, const TokenMeta& meta, int token,
+                                          int position) {
   if (fresh != nullptr) return {static_cast<Kv*>(fresh) + int64_t{token} * view.kv_heads * view.dim, view.dim};
   return {static_cast<Kv*>(view.data) + cache_row(view, meta, token, position, 0), int64_t{view.rows} * view.dim};
 }
@@ -81,7 +84,8 @@ __global__ void __launch_bounds__(kThreads, 3) rope_rows(const RopeParams p) {
   if (norm && p.norm_sums != nullptr) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      factor[i] = rsqrtf(load_l2(p.norm_sums + 2 * token + i) / static_cast<float>(i == 0 ? p.whole_q : p.whole_k) + p.norm_eps);
+      const float columns = static_cast<float>(i == 0 ? p.whole_q : p.whole_k);
+      factor[i] = rsqrtf(load_l2(p.norm_sums + 2 * token + i) / columns + p.norm_eps);
     }
   } else if (norm) {  // squares of 16 columns each, q's first
     const int q_parts = p.k_offset / 16, parts = p.v_offset / 16;
@@ -149,7 +153,8 @@ bool HasRopeRows(const RopeParams& p) {
 }
 
 cudaError_t LaunchRopeRows(const RopeParams& p, cudaStream_t stream) {
-  return Launch(p.k.element_bytes == 1 ? rope_rows<e4m3> : rope_rows<bf16>, dim3(p.tokens), dim3(kThreads), 0, stream, p);
+  const auto kernel = p.k.element_bytes == 1 ? rope_rows<e4m3> : rope_rows<bf16>;
+  return Launch(kernel, dim3(p.tokens), dim3(kThreads), 0, stream, p);
 }
 
 }  // namespace minimo::cuda
