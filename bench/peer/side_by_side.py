@@ -22,7 +22,8 @@ import tempfile
 
 def run_peer(args):
     command = [args.peer, "-m", args.gguf, "-t", str(args.threads), "-p", str(args.prompt), "-n", "0",
-               "-gp", f"{args.prompt},{args.generate}", "-r", str(args.repeats), "-fa", "1", "-fmoe", "1", "-rtr", "1", "-mmp", "0", "-o", "json"]
+               "-gp", f"{args.prompt},{args.generate}", "-r", str(args.repeats), "-fa", "1", "-fmoe", "1",
+               "-rtr", "1", "-mmp", "0", "-o", "json"]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     out = {"prefill": [], "decode": []}
     text = done.stdout

@@ -1,5 +1,5 @@
-// Mapped weights entered into the page table ahead of their first use. Without it a decode step that meets an expert for
-// the first time takes a page fault for every few pages of it: as long as reading it from memory.
+// Mapped weights entered into the page table ahead of their first use. Without it a decode step that meets an expert
+// for the first time takes a page fault for every few pages of it: as long as reading it from memory.
 #pragma once
 
 #include <atomic>

@@ -77,7 +77,8 @@ struct Fp8 {
   static void PrefetchScales(const WeightView&, int64_t, int64_t) {}
   static __m512 Scale(Scales s, int64_t block, int64_t) { return _mm512_set1_ps(s ? s[block] : 1.0f); }
   void Decode(const uint8_t* p, int64_t left, __m512 w[kVectors]) const {
-    const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80)), top = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+    const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));
+    const __m512i top = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
     for (int half = 0; half < 2; ++half) {
       const __m512i code = LoadBytes(p + 64 * half, left - 64 * half);
       const __m512i magnitude = _mm512_permutex2var_epi8(high[0], code, high[1]);
@@ -196,8 +197,8 @@ inline void DirectRows(const F& f, const LinearTask& task, const StagedRows& x, 
 }
 
 // Many tokens, in blocks of up to kTokenBlock: a chunk of columns at a time, in which their activations stay in the
-// first-level cache, over a panel of rows. Two rows are decoded into 16 registers for all tokens of the block; the totals
-// wait in memory, [kPanelRows][kTokenBlock][16].
+// first-level cache, over a panel of rows. Two rows are decoded into 16 registers for all tokens of the block; the
+// totals wait in memory, [kPanelRows][kTokenBlock][16].
 
 // Products of the decoded block with tokens [t, t + T), added to their totals: 2 T chains of additions at once.
 template <int T>
@@ -258,7 +259,8 @@ void PanelTokens(const F& f, const LinearTask& task, const StagedRows& staged, i
   for (int64_t b = 0; b < blocks; b += kChunk / kExactBlock) {
     const int64_t end = std::min(blocks, b + kChunk / kExactBlock);
     for (int64_t r = 0; r < rows; r += 2) {  // of an odd last row the totals beside it are nobody's
-      PairTile<F, T>(f, task.weight, row + r, row + std::min(r + 1, rows - 1), x, b, end, totals + r * kTokenBlock * 16);
+      const int64_t second = row + std::min(r + 1, rows - 1);
+      PairTile<F, T>(f, task.weight, row + r, second, x, b, end, totals + r * kTokenBlock * 16);
     }
   }
   for (int t = 0; t < T; ++t) {

@@ -239,7 +239,8 @@ TEST(Tiles, AreTheSameBytesOnEveryIsa) {
   const RestoreIsa restore;
   std::mt19937 rng(16);
   ThreadTeam team(2);
-  for (const auto format : {WeightFormat::kBf16, WeightFormat::kF16, WeightFormat::kFp8Block, WeightFormat::kInt4Group}) {
+  for (const auto format :
+       {WeightFormat::kBf16, WeightFormat::kF16, WeightFormat::kFp8Block, WeightFormat::kInt4Group}) {
     for (const auto& [rows, cols] : {std::pair{1, 64}, {16, 128}, {50, 320}, {33, 1000}}) {
       if (format == WeightFormat::kInt4Group && cols % 64 != 0) continue;
       OwnedWeight w = MakeWeight(rng, format, rows, cols);

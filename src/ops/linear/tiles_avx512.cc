@@ -20,8 +20,8 @@ namespace {
 
 constexpr int kTokenTile = 6;
 constexpr int64_t kLine = kTileRows * 4;
-// Decode only: bytes prefetched before a tile is read there. Beyond the last group of R tiles the R tiles that come next
-// begin, and their scales, a slow stream that no hardware follows, are prefetched a tile ahead.
+// Decode only: bytes prefetched before a tile is read there. Beyond the last group of R tiles the R tiles that come
+// next begin, and their scales, a slow stream that no hardware follows, are prefetched a tile ahead.
 constexpr int64_t kAhead = 2048;
 
 inline __m512i Broadcast(const int8_t* p) { return _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(p)); }
