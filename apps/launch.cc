@@ -38,7 +38,7 @@ constexpr auto kGoodRun = seconds(60);
 constexpr auto kLongestPause = seconds(30);
 
 volatile std::sig_atomic_t g_stop = 0;
-void OnStop(int) { g_stop = 1; }
+void OnStop(int) { g_stop = g_stop + 1; }
 
 std::vector<std::string> Arguments(const Flags& flags) {
   std::error_code error;
@@ -85,13 +85,17 @@ Result<pid_t> Start(const std::vector<std::string>& args) {
 }
 
 // Waits for the job; a stop asked of us is passed on as SIGUSR1, which mpirun forwards to the ranks, whose leader
-// drains. 0, or what says how it ended.
+// drains; asked again, it does not wait. "", or what says how it ended.
 std::string Watch(pid_t job) {
-  bool told = false;
+  bool told = false, insisted = false;
   while (true) {
     if (g_stop && !told) {
       kill(job, SIGUSR1);
       told = true;
+    }
+    if (g_stop > 1 && !insisted) {
+      kill(job, SIGTERM);  // mpirun ends the ranks, at the latest by SIGKILL
+      insisted = true;
     }
     int status = 0;
     const pid_t ended = waitpid(job, &status, WNOHANG);

@@ -262,6 +262,18 @@ class ServeRanks(unittest.TestCase):
             self.assertNotEqual(group.process.wait(30), 0)
             self.assertRegex(group.text(), "--data-parallel-size is 2, but 3 processes were started: they do not divide")
 
+    def test_a_second_stop_does_not_wait_for_a_rank_that_hangs(self):
+        with Group(2, "--rank-timeout", "60") as group:
+            group.wait_ready()
+            hung = group.rank(0)
+            os.kill(hung, signal.SIGSTOP)
+            group.process.terminate()
+            time.sleep(1)
+            self.assertIsNone(group.process.poll())
+            group.process.terminate()
+            self.assertNotEqual(group.process.wait(30), 0)
+            self.assertEqual(processes_of(group.port), [])
+
     def test_restart_brings_a_lost_group_back(self):
         with Group(2, launch=["--restart"]) as group:
             group.wait_ready()
