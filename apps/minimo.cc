@@ -44,7 +44,7 @@ void CommonFlags::AddRuntimeFlags(CLI::App& command) {
       ->check(CLI::IsMember({"exact", "int8"}))->capture_default_str();
   command.add_option("--quantization", quantization, "none, fp8 or w4: refuse a checkpoint in another format; default: any")
       ->check(CLI::IsMember({"none", "fp8", "w4"}));
-  command.add_option("--threads", threads, "CPU threads; 0: all cores")
+  command.add_option("--threads", threads, "CPU threads; 0: all cores (serve: of eight or more less its --io-threads)")
       ->check(CLI::Range(0, 4096))->capture_default_str();
 }
 

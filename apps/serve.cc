@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/thread_team.h"
 #include "comm/communicator.h"
 #include "minimo/engine.h"
 #include "models/loader.h"
@@ -64,7 +65,8 @@ void AddServerFlags(CLI::App& app, Flags& f) {
       ->capture_default_str();
   app.add_option("--max-connections", http.max_connections)->check(CLI::Range(1, 1000000))->capture_default_str();
   app.add_option("--max-body-bytes", http.max_body_bytes)->check(CLI::Range(1024, 1 << 30))->capture_default_str();
-  app.add_option("--io-threads", http.io_threads)->check(CLI::Range(1, 64))->capture_default_str();
+  app.add_option("--io-threads", http.io_threads, "Threads of the connections; 0: a quarter of the cores, 2 to 4")
+      ->check(CLI::Range(0, 64))->capture_default_str();
   app.add_option("--drain-timeout", f.drain_timeout_s, "Seconds that running requests get after SIGTERM")
       ->capture_default_str();
   app.add_option("--idle-timeout", f.idle_timeout_s, "Seconds for a request's header to arrive")->capture_default_str();
@@ -127,6 +129,12 @@ Status Body(Flags& f) {
   if (f.kv_cache_gb > 0) engine_options.kv_cache_bytes = static_cast<int64_t>(f.kv_cache_gb * 1e9);
   MINIMO_TRY(f.ranks.Fill(&engine_options));
   if (Follows(engine_options)) return Follow(engine_options);
+  if (engine_options.threads == 0 && engine_options.ranks == nullptr && engine_options.tensor_parallel_size <= 1) {
+    const int cores = AvailableCores();
+    const int io_threads = f.server.http.io_threads;
+    engine_options.threads =
+        server::EngineThreadsBeside(io_threads > 0 ? io_threads : server::DefaultIoThreads(cores), cores);
+  }
 
   server::ServerOptions& options = f.server;
   MINIMO_ASSIGN(options.api_keys, server::CollectApiKeys(f.api_keys, f.api_key_file));

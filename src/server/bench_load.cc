@@ -15,6 +15,7 @@
 #include <mutex>
 
 #include "base/clock.h"
+#include "base/thread_team.h"
 #include "models/loader.h"
 
 namespace minimo::server {
@@ -174,7 +175,8 @@ Result<BenchServer> StartBenchServer(const BenchFlags& flags) {
   EngineOptions options;
   options.model = flags.Text("model", "nano-minimax-m2");
   options.load_format = flags.Text("load-format", "auto");
-  options.threads = flags.Number("threads", 0);
+  const int io_threads = flags.Number("io-threads", DefaultIoThreads(AvailableCores()));
+  options.threads = flags.Number("threads", EngineThreadsBeside(io_threads, AvailableCores()));
   options.enable_prefix_caching = false;
   BenchServer bench;
   MINIMO_ASSIGN(bench.engine, Engine::Create(options));
@@ -183,7 +185,7 @@ Result<BenchServer> StartBenchServer(const BenchFlags& flags) {
   ServerOptions serve;
   serve.served_model_names = {"bench"};
   serve.http.port = 0;
-  serve.http.io_threads = flags.Number("io-threads", serve.http.io_threads);
+  serve.http.io_threads = io_threads;
   bench.server = std::make_unique<Server>(*bench.engine, *bench.chat, serve);
   MINIMO_TRY(bench.server->Start());
   return bench;

@@ -85,19 +85,19 @@ void Generation::Receive(int choice, Event&& event) {
     first = mail_.empty();
     mail_.push_back({choice, std::move(event)});
   }
-  if (first) reply_->PostQuietly([self = shared_from_this()] { self->Deliver(); });
+  if (first) reply_->PostQuietly(shared_from_this());
 }
 
 void Generation::Deliver() {
-  std::vector<Mail> mail;
   {
     const std::lock_guard lock(mutex_);
-    mail.swap(mail_);
+    delivering_.swap(mail_);
   }
-  for (Mail& item : mail) {
+  for (Mail& item : delivering_) {
     if (item.choice < 0 || item.choice >= static_cast<int>(choices_.size())) continue;
     DeliverOne(std::move(item));
   }
+  delivering_.clear();
 }
 
 void Generation::DeliverOne(Mail&& mail) {

@@ -58,7 +58,7 @@ struct GenerationContext {
   Admission& admission;
 };
 
-class Generation : public std::enable_shared_from_this<Generation> {
+class Generation final : public IoTask, public std::enable_shared_from_this<Generation> {
  public:
   struct Origin {  // for the log line
     std::string path;
@@ -73,7 +73,9 @@ class Generation : public std::enable_shared_from_this<Generation> {
   static void Start(const GenerationContext& context, ReplyPtr reply, Origin origin, std::vector<Request> prompts,
                     std::unique_ptr<OutputWriter> writer);
 
-  ~Generation();
+  ~Generation() override;
+
+  void Run() override { Deliver(); }  // the connection's thread
 
  private:
   struct Choice {
@@ -106,6 +108,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
   bool over_ = false;  // completed, failed or abandoned: later events are dropped
   Timing first_timing_;
   FinishReason last_finish_ = FinishReason::kNone;
+
+  std::vector<Mail> delivering_;  // the connection's thread; empty between, it keeps its room
 
   std::mutex mutex_;
   std::vector<Mail> mail_;  // guarded by mutex_

@@ -238,6 +238,7 @@ asio::awaitable<bool> Connection::WriteAnswer() {
       break;
     }
     Written(writing_stamps_);
+    thread_.TellWritten();
     writing_.clear();
   }
   if (watching_) {
@@ -254,9 +255,7 @@ asio::awaitable<bool> Connection::WriteAnswer() {
 // The bytes before have been handed to the socket.
 void Connection::Written(std::vector<int64_t>& stamps) {
   last_write_us_ = NowUs();
-  if (shared_.counters.on_token_written) {
-    for (const int64_t sampled : stamps) shared_.counters.on_token_written(last_write_us_ - sampled);
-  }
+  for (const int64_t sampled : stamps) thread_.written_us.push_back(last_write_us_ - sampled);
   stamps.clear();
 }
 

@@ -41,12 +41,19 @@ class Connection::ReplyImpl final : public Reply {
     if (connection_->serial_ == serial_) connection_->SetOnClose(std::move(callback));
   }
   void Post(std::function<void()> task) override {
-    connection_->thread_.Queue(connection_, std::move(task));
+    PostQuietly(std::make_shared<OneTask>(std::move(task)));
     connection_->thread_.Wake();
   }
-  void PostQuietly(std::function<void()> task) override { connection_->thread_.Queue(connection_, std::move(task)); }
+  void PostQuietly(std::shared_ptr<IoTask> task) override {
+    connection_->thread_.Queue(connection_, std::move(task));
+  }
 
  private:
+  struct OneTask final : IoTask {
+    explicit OneTask(std::function<void()> given) : task(std::move(given)) {}
+    void Run() override { task(); }
+    std::function<void()> task;
+  };
   bool Current() const {
     return connection_->serial_ == serial_ && !connection_->ended_ && !connection_->closed_;
   }

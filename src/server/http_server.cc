@@ -1,8 +1,11 @@
 #include "server/http_server.h"
 
+#include <sched.h>
+
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -22,6 +25,8 @@ using boost::system::error_code;
 using tcp = asio::ip::tcp;
 
 }  // namespace
+
+int DefaultIoThreads(int cores) { return std::clamp(cores / 4, 2, 4); }
 
 struct HttpServer::State {
   explicit State(HttpServerOptions options, Router router) : shared{std::move(options), std::move(router), {}} {}
@@ -50,7 +55,8 @@ HttpCounters& HttpServer::counters() { return state_->shared.counters; }
 Status HttpServer::Start() {
   State& state = *state_;
   const HttpServerOptions& options = state.shared.options;
-  for (int i = 0; i < std::max(1, options.io_threads); ++i) state.workers.push_back(std::make_unique<IoThread>());
+  const int io_threads = options.io_threads > 0 ? options.io_threads : DefaultIoThreads(AvailableCores());
+  for (int i = 0; i < io_threads; ++i) state.workers.push_back(std::make_unique<IoThread>());
   asio::io_context& context = state.workers[0]->context();
   error_code ec;
   const auto address = asio::ip::make_address(options.host == "localhost" ? "127.0.0.1" : options.host, ec);
@@ -72,7 +78,8 @@ Status HttpServer::Start() {
   const int count = static_cast<int>(state.workers.size());
   const bool few_cores = AvailableCores() <= count;
   for (int i = 0; i < count; ++i) {
-    state.workers[static_cast<size_t>(i)]->Start(fmt::format("http-{}", i), few_cores ? i % AvailableCores() : -1);
+    state.workers[static_cast<size_t>(i)]->Start(fmt::format("http-{}", i), few_cores ? i % AvailableCores() : -1,
+                                                  state.shared.counters);
   }
   return {};
 }
@@ -122,7 +129,11 @@ void HttpServer::State::OnEveryWorker(const std::function<void(IoThread&)>& task
 }
 
 void HttpServer::Wake() {
-  for (auto& worker : state_->workers) worker->Wake();
+  const int here = sched_getcpu();
+  for (auto& worker : state_->workers) {
+    if (worker->last_core() != here) worker->Wake();
+  }
+  for (auto& worker : state_->workers) worker->Wake();  // those left; no more than a look at the others
 }
 
 int HttpServer::Drain(int timeout_ms) {

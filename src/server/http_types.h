@@ -39,6 +39,13 @@ struct HttpResponse {
   std::string body;
 };
 
+// What is given to a connection's thread again and again, so that a token costs no allocation on its way there.
+class IoTask {
+ public:
+  virtual ~IoTask() = default;
+  virtual void Run() = 0;
+};
+
 // The way back to the client for one request. Everything is called on the connection's thread, in the handler or in a
 // posted task, except Post itself, which any thread may call.
 // Exactly one of: Send; BeginStream, Write*, End. A Reply that is dropped unanswered closes the connection.
@@ -62,7 +69,7 @@ class Reply {
   virtual void Post(std::function<void()> task) = 0;
 
   // The same, but the connection's thread is not woken for it before HttpServer::Wake: for news that come in bunches.
-  virtual void PostQuietly(std::function<void()> task) = 0;
+  virtual void PostQuietly(std::shared_ptr<IoTask> task) = 0;
 };
 
 using ReplyPtr = std::shared_ptr<Reply>;

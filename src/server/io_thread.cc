@@ -2,10 +2,9 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#include <boost/asio/post.hpp>
 
 #include "server/http_connection.h"
 
@@ -43,9 +42,12 @@ void KeepTo(int core) {
 
 }  // namespace
 
+IoThread::IoThread() : waker_(context_, ::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) { AwaitWake(); }
+
 IoThread::~IoThread() { Stop(); }
 
-void IoThread::Start(const std::string& name, int core) {
+void IoThread::Start(const std::string& name, int core, HttpCounters& counters) {
+  counters_ = &counters;
   thread_ = std::thread([this, name, core] {
     pthread_setname_np(pthread_self(), name.c_str());
     AskForShortTurns();
@@ -63,7 +65,7 @@ void IoThread::Stop() {
   unrun.swap(tasks_);
 }
 
-void IoThread::Queue(std::shared_ptr<Connection> connection, std::function<void()> task) {
+void IoThread::Queue(std::shared_ptr<Connection> connection, std::shared_ptr<IoTask> task) {
   const std::lock_guard lock(mutex_);
   tasks_.push_back({std::move(connection), std::move(task)});
 }
@@ -74,7 +76,20 @@ void IoThread::Wake() {
     if (awake_ || tasks_.empty()) return;
     awake_ = true;
   }
-  boost::asio::post(context_, [this] { RunTasks(); });
+  // Not asio::post, which holds a lock while it wakes the thread: on the same core that thread would run into it.
+  const uint64_t one = 1;
+  (void)!::write(waker_.native_handle(), &one, sizeof(one));
+}
+
+void IoThread::AwaitWake() {
+  waker_.async_wait(boost::asio::posix::stream_descriptor::wait_read, [this](const boost::system::error_code& ec) {
+    if (ec) return;
+    uint64_t count;
+    (void)!::read(waker_.native_handle(), &count, sizeof(count));
+    last_core_.store(sched_getcpu(), std::memory_order_relaxed);
+    RunTasks();
+    AwaitWake();
+  });
 }
 
 void IoThread::RunTasks() {
@@ -84,10 +99,16 @@ void IoThread::RunTasks() {
     awake_ = false;
   }
   for (Task& task : running_) {
-    task.run();
+    task.task->Run();
     task.connection->Flush();
   }
   running_.clear();
+  TellWritten();
+}
+
+void IoThread::TellWritten() {
+  if (!written_us.empty() && counters_->on_tokens_written) counters_->on_tokens_written(written_us);
+  written_us.clear();
 }
 
 }  // namespace minimo::server

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "minimo/engine.h"
@@ -36,7 +37,7 @@ class Metrics {
   RecentLatency& inter_token();
 
   void ObserveHttp(const std::string& path, int status);
-  void ObserveTokenWritten(int64_t latency_us);
+  void ObserveTokensWritten(std::span<const int64_t> latencies_us);
   LatencySummary TokenWritten() const;  // interpolated within the histogram's buckets
 
   // Takes over the engine's totals; called before Text.

@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -142,6 +143,10 @@ void Server::State::TickLoop() {
   }
 }
 
+int EngineThreadsBeside(int io_threads, int cores) {
+  return cores >= 8 ? std::max(cores - io_threads, cores / 2) : cores;
+}
+
 Server::Server(Engine& engine, const ChatService& chat, ServerOptions options)
     : state_(std::make_unique<State>(engine, chat, std::move(options))) {}
 
@@ -168,7 +173,9 @@ Server::~Server() {
 
 Status Server::Start() {
   State& state = *state_;
-  state.http.counters().on_token_written = [&metrics = state.metrics](int64_t us) { metrics.ObserveTokenWritten(us); };
+  state.http.counters().on_tokens_written = [&metrics = state.metrics](std::span<const int64_t> us) {
+    metrics.ObserveTokensWritten(us);
+  };
   MINIMO_TRY(state.http.Start());
   state.engine.SetObserver(std::make_shared<State::EngineWatch>(state));
   state.ticker = std::thread([&state] { state.TickLoop(); });
