@@ -16,11 +16,17 @@ namespace hn = hwy::HWY_NAMESPACE;
 void RmsNormRow(const float* x, const float* weight, float* out, int64_t size, double eps) {
   const hn::ScalableTag<float> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  // Sums of sums: with one lane a single running sum of thousands of squares loses a hundred times float32's rounding.
+  constexpr int64_t kVectors = 16;
   auto squares = hn::Zero(d);
   int64_t i = 0;
-  for (; i + lanes <= size; i += lanes) {
-    const auto v = hn::LoadU(d, x + i);
-    squares = hn::MulAdd(v, v, squares);
+  while (i + lanes <= size) {
+    auto part = hn::Zero(d);
+    for (const int64_t end = i + kVectors * lanes; i < end && i + lanes <= size; i += lanes) {
+      const auto v = hn::LoadU(d, x + i);
+      part = hn::MulAdd(v, v, part);
+    }
+    squares = hn::Add(squares, part);
   }
   double sum = hn::GetLane(hn::SumOfLanes(d, squares));
   for (; i < size; ++i) sum += double{x[i]} * x[i];
