@@ -192,7 +192,7 @@ void KvCache::Stop(SequenceKv* kv) {
   }
   // The end of a prefix is freed, and so later taken, before its beginning.
   for (size_t i = kv->blocks.size(); i-- > 0;) ReleaseBlock(kv->blocks[i]);
-  CHECK(kv->pending_snapshot < 0);
+  if (kv->pending_snapshot >= 0) rings_.Release(kv->pending_snapshot);  // its step failed
   *kv = {};
 }
 
