@@ -383,8 +383,12 @@ TEST(EngineCore, AFaultIsReportedAndEverythingAnswered) {
   two.n = 2;
   ASSERT_TRUE(bench.Add("runs", two).ok());
   ASSERT_TRUE(bench.Step().ok());
-  ASSERT_TRUE(bench.Add("waits", two).ok());
-  bench.executor_.FailAt(1);
+  // A prompt long enough that the step which fails was to leave a snapshot of its ring.
+  Request long_prompt = Greedy(40, 10);
+  long_prompt.n = 2;
+  ASSERT_TRUE(bench.Add("waits", long_prompt).ok());
+  bench.executor_.FailAt(2);
+  ASSERT_TRUE(bench.Step().ok());
   const Status status = bench.Step();
   ASSERT_FALSE(status.ok());
   bench.core_.EndAll(FinishReason::kError, status.error().message, &bench.outbox_);

@@ -181,6 +181,12 @@ void KvCache::Stop(SequenceKv* kv) {
     ring_restores_.erase(pending);
     ring_valid = false;
   }
+  // The step that was to fill a snapshot has failed: neither it nor the ring, perhaps half written, is worth keeping.
+  if (kv->pending_snapshot >= 0) {
+    std::erase_if(ring_snapshots_, [&](const CacheCopy& copy) { return copy.to == kv->pending_snapshot; });
+    rings_.Release(kv->pending_snapshot);
+    ring_valid = false;
+  }
   if (kv->ring >= 0) {
     const bool worth = kv->computed - kv->last_snapshot >= options_.snapshot_min_tokens;
     if (ring_valid && worth && options_.prefix_caching && ServesBoundary(kv->computed, kv->written) &&
@@ -192,7 +198,6 @@ void KvCache::Stop(SequenceKv* kv) {
   }
   // The end of a prefix is freed, and so later taken, before its beginning.
   for (size_t i = kv->blocks.size(); i-- > 0;) ReleaseBlock(kv->blocks[i]);
-  if (kv->pending_snapshot >= 0) rings_.Release(kv->pending_snapshot);  // its step failed
   *kv = {};
 }
 

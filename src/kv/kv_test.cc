@@ -259,6 +259,27 @@ TEST(KvCache, StoppingBeforeTheStepCancelsTheRestore) {
   EXPECT_EQ(cache.Verify(live), "");
 }
 
+TEST(KvCache, AFailedStepKeepsNoSnapshot) {
+  for (const bool recorded : {false, true}) {  // the step fails before its record is made, or after
+    KvCache cache(Layout(16, 8, 4), SmallOptions());
+    const auto tokens = Tokens(15);
+    SequenceKv a, b;
+    ASSERT_TRUE(cache.Start(&a, tokens, "", true, 0));
+    ASSERT_TRUE(cache.Extend(&a, 12));
+    cache.PlanSnapshot(&a, 12, 15);
+    ASSERT_GE(a.pending_snapshot, 0);
+    StepRecord step;
+    if (recorded) cache.TakeCopies(&step);
+    cache.Stop(&a);
+    if (!recorded) cache.TakeCopies(&step);
+    EXPECT_EQ(step.ring_snapshots.size(), recorded ? 1u : 0u);
+    cache.EndStep();
+    EXPECT_EQ(cache.Verify({}), "") << "both rings and all blocks are free again";
+    ASSERT_TRUE(cache.Start(&b, tokens, "", true, 0));
+    EXPECT_EQ(b.computed, 0);
+  }
+}
+
 TEST(KvCache, RejectedDraftsAreWrittenAgain) {
   for (const int ring_tokens : {10, 11}) {  // 3 and 4 rows beyond what a new token reads
     KvCache cache(Layout(16, ring_tokens, 4), SmallOptions());
