@@ -19,7 +19,9 @@ void AddEngineFlags(CLI::App* app, EngineOptions* o) {
   app->add_option("--kv-cache-dtype", o->kv_cache_dtype, "auto, f32, bf16 or fp8")->capture_default_str();
   app->add_option("--prefill-activations", o->prefill_activations, "CUDA: auto, bf16 or fp8 (of FP8 and 4-bit weights)")
       ->capture_default_str();
-  app->add_option("--load-format", o->load_format, "auto, or dummy: random weights of the config's shapes");
+  app->add_option("--load-format", o->load_format,
+                  "auto; resident: on the CPU, weights copied to memory of its own; dummy: random weights of the "
+                  "config's shapes");
   app->add_option("--threads", o->threads, "0: all cores")->capture_default_str();
   app->add_option("--num-layers", o->num_layers, "only the first N layers; 0: all")->capture_default_str();
   app->add_option("--max-num-seqs", o->max_num_seqs)->capture_default_str();

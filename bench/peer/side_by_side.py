@@ -36,7 +36,8 @@ def run_minimo(args, activations):
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         subprocess.run([args.minimo, "bench", "latency", "--model", args.model, "--threads", str(args.threads),
                         "--input-len", str(args.prompt), "--output-len", str(args.generate), "--batch-size", "1",
-                        "--num-iters", str(args.repeats), "--activations", activations, "--output-json", file.name],
+                        "--num-iters", str(args.repeats), "--activations", activations, "--output-json", file.name,
+                        "--load-format", "resident" if args.resident and activations == "exact" else "auto"],
                        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         result = json.load(open(file.name))
     point = result["points"][0]
@@ -58,6 +59,8 @@ def main():
     parser.add_argument("--model", required=True, help="a folder of minimo synth --quantize-all")
     parser.add_argument("--engines", nargs="+", choices=["peer", "exact", "int8"], default=["peer", "exact", "int8"],
                         help="what to run now; exact and int8 are minimo's --activations")
+    parser.add_argument("--resident", action="store_true",
+                        help="exact with --load-format resident: weights in memory of its own, as the peer's are")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=2, help="measurements a round")
@@ -84,7 +87,9 @@ def main():
     gguf_bytes = pathlib.Path(args.gguf).stat().st_size
     result = {"kind": "side by side", "gguf": pathlib.Path(args.gguf).name, "gguf_bytes": gguf_bytes,
               "model": pathlib.Path(args.model).name, "threads": args.threads, "prompt": args.prompt,
-              "generate": args.generate, "environment": ours[0]["environment"],
+              "generate": args.generate, "resident": args.resident,
+              "command": " ".join(pathlib.Path(a).name if "/" in a else a for a in sys.argv),
+              "environment": ours[0]["environment"],
               "bytes_per_token": ours[0]["bytes_per_token"],
               "bandwidth_gbs": spread([r["bandwidth_gbs"] for r in ours]), "engines": {}, "rounds": rounds}
     print(f"{result['model']} beside {result['gguf']}, {args.threads} threads, reads "

@@ -47,8 +47,11 @@ Status CheckOptions(const EngineOptions& o) {
   if (o.prefill_activations != "auto" && o.prefill_activations != "bf16" && o.prefill_activations != "fp8") {
     return Errorf("prefill_activations is \"{}\"; it must be auto, bf16 or fp8", o.prefill_activations);
   }
-  if (o.load_format != "auto" && o.load_format != "dummy") {
-    return Errorf("load_format is \"{}\"; it must be auto or dummy", o.load_format);
+  if (o.load_format != "auto" && o.load_format != "resident" && o.load_format != "dummy") {
+    return Errorf("load_format is \"{}\"; it must be auto, resident or dummy", o.load_format);
+  }
+  if (o.load_format == "resident" && (o.backend == "cuda" || o.activations == "int8")) {
+    return Error{"load_format resident is for the cpu backend's exact activations; others make copies of their own"};
   }
   if (o.max_num_seqs < 1) return Errorf("max_num_seqs is {}; it must be at least 1", o.max_num_seqs);
   if (o.max_num_batched_tokens != 0 && o.max_num_batched_tokens < 2) {

@@ -5,8 +5,10 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/thread_team.h"
 #include "engine/cuda_backend.h"
 #include "engine/memory.h"
+#include "layers/copy_weights.h"
 #include "models/synth.h"
 
 namespace minimo {
@@ -59,6 +61,16 @@ Result<EngineModel> LoadDummy(const EngineOptions& options) {
   return model;
 }
 
+Status MakeResident(const EngineOptions& options, DecoderWeights* weights) {
+  const int64_t bytes = CopyBytes(*weights), available = AvailableMemoryBytes();
+  if (available > 0 && bytes > available) {
+    return Errorf("{}: its weights take {:.1f} GB, {:.1f} GB of memory are free; load_format auto leaves them mapped",
+                  options.model, static_cast<double>(bytes) / 1e9, static_cast<double>(available) / 1e9);
+  }
+  ThreadTeam team(options.threads);
+  return CopyWeights(weights, team);
+}
+
 }  // namespace
 
 Result<EngineModel> LoadEngineModel(const EngineOptions& options) {
@@ -70,6 +82,7 @@ Result<EngineModel> LoadEngineModel(const EngineOptions& options) {
   load.rank_files = true;
   MINIMO_ASSIGN(LoadedModel loaded, LoadModel(model.text_folder, load));
   loaded.activations = ActivationsOf(options);
+  if (options.load_format == "resident" && !WantsCuda(options)) MINIMO_TRY(MakeResident(options, &loaded.weights));
   model.model = std::make_shared<const LoadedModel>(std::move(loaded));
   return model;
 }

@@ -6,30 +6,11 @@
 #include <memory>
 
 #include "base/error.h"
+#include "layers/huge_bytes.h"
 #include "ops/linear/tiles.h"
 
 namespace minimo {
 namespace {
-
-// Anonymous memory in huge pages where the system gives them: a step walks through all of it.
-class HugeBytes {
- public:
-  static std::shared_ptr<HugeBytes> Map(int64_t bytes) {
-    void* memory = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) return nullptr;
-    madvise(memory, static_cast<size_t>(bytes), MADV_HUGEPAGE);
-    return std::shared_ptr<HugeBytes>(new HugeBytes(static_cast<std::byte*>(memory), bytes));
-  }
-  ~HugeBytes() { munmap(data_, static_cast<size_t>(bytes_)); }
-  HugeBytes(const HugeBytes&) = delete;
-  HugeBytes& operator=(const HugeBytes&) = delete;
-  std::byte* data() const { return data_; }
-
- private:
-  HugeBytes(std::byte* data, int64_t bytes) : data_(data), bytes_(bytes) {}
-  std::byte* data_;
-  int64_t bytes_;
-};
 
 void Drop(const WeightView& view) {
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));

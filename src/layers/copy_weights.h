@@ -1,0 +1,20 @@
+// `--load-format resident`: a model's matrices copied out of their mapped files into memory of the process's own.
+// A system short of memory, or one that reclaims what lay idle, takes mapped pages first, and a step that meets them
+// again waits for the disk; the copies also lie in huge pages, which a file's pages do not.
+#pragma once
+
+#include "layers/weight.h"
+#include "minimo/result.h"
+
+namespace minimo {
+
+class ThreadTeam;
+
+// What CopyWeights takes.
+int64_t CopyBytes(const DecoderWeights& weights);
+
+// Every projection, expert, router and the head, rows without gaps; scales of groups too. The embedding, of which a
+// step reads a few rows, stays. The files may be given up once nothing else refers to them.
+Status CopyWeights(DecoderWeights* weights, ThreadTeam& team);
+
+}  // namespace minimo

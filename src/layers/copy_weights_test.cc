@@ -1,0 +1,60 @@
+#include "layers/copy_weights.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <numeric>
+#include <utility>
+
+#include "base/thread_team.h"
+
+namespace minimo {
+namespace {
+
+constexpr int64_t kRows = 70;
+
+// An FP8 gate of 100 columns in rows of 128 bytes, and a 4-bit down of 96 columns in groups of 32, rows of 5 scales.
+class CopyWeightsTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::iota(bytes_.begin(), bytes_.end(), uint8_t{0});
+    for (size_t i = 0; i < scales_.size(); ++i) scales_[i].bits = static_cast<uint16_t>(i);
+    weights_.layers.resize(1);
+    weights_.layers[0].experts.resize(2);
+    WeightView& gate = weights_.layers[0].experts[1].gate.view;
+    gate = {.format = WeightFormat::kFp8Block, .rows = kRows, .cols = 100,
+            .data = reinterpret_cast<const std::byte*>(bytes_.data()), .row_bytes = 128};
+    WeightView& down = weights_.layers[0].experts[1].down.view;
+    down = gate;
+    down.format = WeightFormat::kInt4Group;
+    down.cols = 96;
+    down.group_scales = scales_.data();
+    down.group_size = 32;
+    down.scale_stride = 5;
+  }
+
+  std::vector<uint8_t> bytes_ = std::vector<uint8_t>(kRows * 128);
+  std::vector<Bf16> scales_ = std::vector<Bf16>(kRows * 5);
+  DecoderWeights weights_;
+};
+
+TEST_F(CopyWeightsTest, NothingIsReadFromTheSourceAfterwards) {
+  ThreadTeam team(2);
+  const FfnWeights before = weights_.layers[0].experts[1];
+  EXPECT_EQ(CopyBytes(weights_), 7040 + 3392 + 448);  // 7000, 3360 and 420 bytes in whole lines
+  ASSERT_TRUE(CopyWeights(&weights_, team).ok());
+  const auto bytes = std::exchange(bytes_, {});
+  const auto scales = std::exchange(scales_, {});
+  const WeightView& gate = weights_.layers[0].experts[1].gate.view;
+  const WeightView& down = weights_.layers[0].experts[1].down.view;
+  EXPECT_NE(gate.data, before.gate.view.data);
+  for (int64_t r = 0; r < kRows; ++r) {
+    EXPECT_EQ(std::memcmp(gate.Row(r), &bytes[static_cast<size_t>(r * 128)], 100), 0) << r;
+    EXPECT_EQ(std::memcmp(down.Row(r), &bytes[static_cast<size_t>(r * 128)], 48), 0) << r;
+    EXPECT_EQ(std::memcmp(down.group_scales + r * down.scale_stride, &scales[static_cast<size_t>(r * 5)], 6), 0) << r;
+  }
+  EXPECT_EQ(weights_.layers[0].experts[0].gate.view.data, nullptr);  // another rank's
+}
+
+}  // namespace
+}  // namespace minimo
