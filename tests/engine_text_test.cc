@@ -144,6 +144,20 @@ TEST(EngineText, LoadsDummyWeightsOfTheSameShapes) {
   EXPECT_NE(whole.error().message.find("num_layers"), std::string::npos) << whole.error().message;
 }
 
+TEST(EngineText, ResidentWeightsSayTheSame) {
+  for (const char* model : {"nano-minimax-m2", "nano-mimo-v2-flash"}) {
+    EngineOptions options = Nano(model);
+    const auto mapped = MustCreate(options);
+    options.load_format = "resident";
+    const auto resident = MustCreate(options);
+    ASSERT_TRUE(mapped != nullptr && resident != nullptr);
+    const auto want = Generate(*mapped, Greedy(*mapped, "Once upon a time", 12));
+    const auto got = Generate(*resident, Greedy(*resident, "Once upon a time", 12));
+    ASSERT_TRUE(want.ok() && got.ok());
+    EXPECT_EQ((*got)[0].text, (*want)[0].text) << model;
+  }
+}
+
 TEST(EngineText, RefusesOptionsInWords) {
   const auto message = [](auto change) {
     EngineOptions options = Nano("nano-minimax-m2");
@@ -162,6 +176,11 @@ TEST(EngineText, RefusesOptionsInWords) {
   EXPECT_TRUE(has(message([](auto& o) { o.kv_cache_bytes = 1; }), "give it more memory"));
   EXPECT_TRUE(has(message([](auto& o) { o.max_model_len = 1 << 30; }), "max_model_len"));
   EXPECT_TRUE(has(message([](auto& o) { o.load_format = "gguf"; }), "gguf"));
+  EXPECT_TRUE(has(message([](auto& o) {
+                    o.load_format = "resident";
+                    o.activations = "int8";
+                  }),
+                  "resident"));
   EXPECT_TRUE(has(message([](auto& o) { o.prefill_activations = "int4"; }), "int4"));
 }
 
