@@ -17,36 +17,9 @@
 #include "cuda/kernels/repack.cuh"
 #include "cuda/kernels/router.cuh"
 #include "cuda/kernels/stream_experts.cuh"
+#include "tests/gpu/device_array.h"
 
 namespace minimo::cuda {
-
-inline void Must(cudaError_t code, const char* what) {
-  if (code == cudaSuccess) return;
-  std::printf("{\"error\": \"%s: %s\"}\n", what, cudaGetErrorString(code));
-  std::fflush(stdout);
-  std::exit(3);
-}
-#define MUST(x) Must((x), #x)
-
-template <typename T>
-struct Device {
-  T* data = nullptr;
-  int64_t count = 0;
-  explicit Device(int64_t n) : count(n) {
-    MUST(cudaMalloc(&data, n * sizeof(T) + 4096));
-    MUST(cudaMemset(data, 0xff, n * sizeof(T) + 4096));  // poison: NaN
-  }
-  explicit Device(const std::vector<T>& v) : Device(static_cast<int64_t>(v.size())) {
-    MUST(cudaMemcpy(data, v.data(), v.size() * sizeof(T), cudaMemcpyHostToDevice));
-  }
-  Device(const Device&) = delete;
-  ~Device() { cudaFree(data); }
-  std::vector<T> Get() const {
-    std::vector<T> v(static_cast<size_t>(count));
-    MUST(cudaMemcpy(v.data(), data, v.size() * sizeof(T), cudaMemcpyDeviceToHost));
-    return v;
-  }
-};
 
 struct Shape {
   const char* model;

@@ -201,26 +201,6 @@ void CheckAll() {
   }
 }
 
-template <typename F>
-double Time(F launch) {
-  for (int i = 0; i < 3; ++i) launch();
-  cudaEvent_t event[2];
-  MUST(cudaEventCreate(&event[0]));
-  MUST(cudaEventCreate(&event[1]));
-  std::vector<float> times;
-  for (int r = 0; r < 5; ++r) {
-    MUST(cudaEventRecord(event[0]));
-    for (int i = 0; i < 8; ++i) launch();
-    MUST(cudaEventRecord(event[1]));
-    MUST(cudaEventSynchronize(event[1]));
-    float ms;
-    MUST(cudaEventElapsedTime(&ms, event[0], event[1]));
-    times.push_back(ms / 8);
-  }
-  std::sort(times.begin(), times.end());
-  return times[2] * 1e-3;
-}
-
 void TimeExperts(const Shape& s, const std::vector<int>& token_counts) {
   std::mt19937 random(7);
   const TileShape up_shape = s.GateUp(), down_shape = s.Down();
