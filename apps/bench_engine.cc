@@ -97,7 +97,8 @@ void AddBenchLoad(CLI::App& bench, Commands& commands) {
 void AddBenchKernels(CLI::App& bench, Commands& commands) {
   auto o = std::make_shared<bench::KernelBenchOptions>();
   CLI::App* app = bench.add_subcommand("kernels", "Each operator at the released models' shapes");
-  app->add_option("--model", o->model, "minimax-m2, mimo-v2-flash, or a folder with config.json")->capture_default_str();
+  app->add_option("--model", o->model, "minimax-m2, mimo-v2-flash, or a folder with config.json")
+      ->capture_default_str();
   app->add_option("--quantization", o->quantization, "fp8, w4, bf16 or f32")
       ->check(CLI::IsMember({"fp8", "w4", "bf16", "f32"}))->capture_default_str();
   app->add_option("--activations", o->activations, "exact or int8")->check(CLI::IsMember({"exact", "int8"}))

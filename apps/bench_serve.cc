@@ -23,7 +23,8 @@ struct Flags {
 
 void AddTarget(CLI::App* app, Flags* f) {
   ServeBenchOptions& o = f->options;
-  app->add_option("--backend", o.backend, "openai, vllm, sglang, llama.cpp, minimo: /v1/completions; openai-chat: chat");
+  app->add_option("--backend", o.backend,
+                  "openai, vllm, sglang, llama.cpp, minimo: /v1/completions; openai-chat: chat");
   app->add_option("--base-url", o.base_url, "http://HOST:PORT of the server, instead of --host and --port");
   app->add_option("--host", o.host)->capture_default_str();
   app->add_option("--port", o.port)->capture_default_str();

@@ -99,7 +99,8 @@ Status Accuracy(const Flags& flags, const std::string& text) {
   ordered_json failures = ordered_json::array();
   size_t right = 0;
   const auto start = [&](size_t i) -> Status {
-    MINIMO_ASSIGN(const std::string prompt, chat_template.Render(cases[i].messages, ToolsOrNull(cases[i].tools), flags.chat.Options()));
+    MINIMO_ASSIGN(const std::string prompt,
+                  chat_template.Render(cases[i].messages, ToolsOrNull(cases[i].tools), flags.chat.Options()));
     Request request;
     MINIMO_ASSIGN(request.prompt_ids, local.engine->tokenizer().Encode(prompt));
     request.params = params;
@@ -108,7 +109,8 @@ Status Accuracy(const Flags& flags, const std::string& text) {
     return {};
   };
   for (size_t i = 0; i < cases.size(); ++i) {
-    while (running.size() < std::min(cases.size(), i + static_cast<size_t>(flags.concurrency))) MINIMO_TRY(start(running.size()));
+    while (running.size() < std::min(cases.size(), i + static_cast<size_t>(flags.concurrency)))
+      MINIMO_TRY(start(running.size()));
     MINIMO_ASSIGN(const Completion done, Drain(*running[i].stream, {}));
     OutputParserOptions parse;
     parse.starts_in_reasoning = running[i].reasoning;
@@ -117,15 +119,23 @@ Status Accuracy(const Flags& flags, const std::string& text) {
     const bool match = Matches(cases[i], parsed);
     right += match;
     if (!match) {
-      failures.push_back({{"case", i}, {"expected", cases[i].tool_calls.is_null() ? ordered_json(cases[i].answer) : cases[i].tool_calls},
-                          {"content", parsed.content}, {"tool_calls", ordered_json::parse(parsed.ToolCallsJson())}});
+      failures.push_back(
+          {{"case", i},
+           {"expected", cases[i].tool_calls.is_null() ? ordered_json(cases[i].answer) : cases[i].tool_calls},
+           {"content", parsed.content},
+           {"tool_calls", ordered_json::parse(parsed.ToolCallsJson())}});
     }
     running[i].stream.reset();
   }
   const double accuracy = static_cast<double>(right) / static_cast<double>(cases.size());
   if (flags.json) {
-    std::cout << ordered_json({{"task", flags.task}, {"cases", cases.size()}, {"correct", right}, {"accuracy", accuracy},
-                               {"failures", failures}}).dump(2, ' ', false, ordered_json::error_handler_t::replace) << "\n";
+    std::cout << ordered_json({{"task", flags.task},
+                               {"cases", cases.size()},
+                               {"correct", right},
+                               {"accuracy", accuracy},
+                               {"failures", failures}})
+                     .dump(2, ' ', false, ordered_json::error_handler_t::replace)
+              << "\n";
     return {};
   }
   fmt::print("{}: {} of {} correct, accuracy {:.3f}\n", flags.task, right, cases.size(), accuracy);
@@ -166,18 +176,26 @@ Status Perplexity(const Flags& flags, const std::string& text) {
   const double error = std::sqrt(std::max(0.0, squares / n - mean * mean) / n);
   const double perplexity = std::exp(mean);
   if (flags.json) {
-    std::cout << ordered_json({{"task", flags.task}, {"tokens", count}, {"nll", mean}, {"nll_standard_error", error},
-                               {"perplexity", perplexity}, {"activations", flags.common.activations}, {"context", flags.context}}).dump(2) << "\n";
+    std::cout << ordered_json({{"task", flags.task},
+                               {"tokens", count},
+                               {"nll", mean},
+                               {"nll_standard_error", error},
+                               {"perplexity", perplexity},
+                               {"activations", flags.common.activations},
+                               {"context", flags.context}})
+                     .dump(2)
+              << "\n";
   } else {
-    fmt::print("{}: perplexity {:.4f} (nll {:.5f} +- {:.5f}) over {} tokens in windows of {}\n", flags.task, perplexity, mean,
-               error, count, flags.context);
+    fmt::print("{}: perplexity {:.4f} (nll {:.5f} +- {:.5f}) over {} tokens in windows of {}\n", flags.task, perplexity,
+               mean, error, count, flags.context);
   }
   return {};
 }
 
 Status Body(const Flags& flags) {
   MINIMO_ASSIGN(const std::string text, ReadTextFile(flags.task));
-  return flags.task.ends_with(".json") || flags.task.ends_with(".jsonl") ? Accuracy(flags, text) : Perplexity(flags, text);
+  return flags.task.ends_with(".json") || flags.task.ends_with(".jsonl") ? Accuracy(flags, text)
+                                                                         : Perplexity(flags, text);
 }
 
 }  // namespace
@@ -187,8 +205,12 @@ void AddEval(Commands& commands) {
   CLI::App& command = commands.Add("eval", "Perplexity on a text file, accuracy on a file of cases (.json, .jsonl)");
   flags->common.AddModelArgument(command);
   command.add_option("--task", flags->task, "The file")->required();
-  command.add_option("--context", flags->context, "Tokens a window of the text")->check(CLI::Range(2, 1 << 20))->capture_default_str();
-  command.add_option("--concurrency", flags->concurrency, "Cases at once")->check(CLI::Range(1, 1024))->capture_default_str();
+  command.add_option("--context", flags->context, "Tokens a window of the text")
+      ->check(CLI::Range(2, 1 << 20))
+      ->capture_default_str();
+  command.add_option("--concurrency", flags->concurrency, "Cases at once")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
   command.add_flag("--show", flags->show, "Print the cases that failed");
   command.add_flag("--json", flags->json, "One JSON object");
   flags->chat.Add(command);

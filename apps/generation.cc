@@ -14,7 +14,8 @@
 namespace minimo {
 
 void SamplingFlags::Add(CLI::App& command) {
-  command.add_option("--max-tokens", max_tokens, "New tokens at most; default: up to the context limit")->check(CLI::PositiveNumber);
+  command.add_option("--max-tokens", max_tokens, "New tokens at most; default: up to the context limit")
+      ->check(CLI::PositiveNumber);
   command.add_option("--min-tokens", min_tokens, "New tokens before the text may end")->check(CLI::NonNegativeNumber);
   command.add_option("--temperature", temperature, "0: greedy");
   command.add_option("--top-p", top_p, "(0, 1]");
@@ -26,7 +27,8 @@ void SamplingFlags::Add(CLI::App& command) {
   command.add_option("--seed", seed, "The same seed gives the same text");
   command.add_option("--stop", stop, "A text to end before; may be given again");
   command.add_option("--stop-token-ids", stop_token_ids, "Ids to end at: 1,2,3")->delimiter(',');
-  command.add_option("--logprobs", logprobs, "With --json: log probabilities of the N best tokens")->check(CLI::Range(0, 20));
+  command.add_option("--logprobs", logprobs, "With --json: log probabilities of the N best tokens")
+      ->check(CLI::Range(0, 20));
   command.add_flag("--greedy", greedy, "The most likely token always");
   command.add_flag("--ignore-eos", ignore_eos, "Go on past the end of the text");
 }

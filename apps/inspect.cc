@@ -35,7 +35,8 @@ std::string AttentionKinds(const ModelSpec& spec) {
   for (const LayerSpec& layer : spec.layers) ++kinds[layer.attention.window];
   std::string text;
   for (const auto& [window, count] : kinds) {
-    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", count, window ? fmt::format("of window {}", window) : "full");
+    text +=
+        fmt::format("{}{} {}", text.empty() ? "" : ", ", count, window ? fmt::format("of window {}", window) : "full");
   }
   return text;
 }
@@ -109,8 +110,8 @@ void Print(const LoadedModel& model, const ModelSummary& s, const RankFiles& fil
   for (const auto& [dtype, bytes] : s.bytes_by_dtype) line(dtype, Human(static_cast<double>(bytes), "B"));
   for (const std::string& note : model.notes) line("note", note);
   if (!files.missing.empty()) return;
-  fmt::print("\n{:<22} {:>10} {:>14}   (KV bf16, {} sequences, {:.0f} % of each device in reserve)\n", "fits on", "free",
-             "context", kSequences, kReserve * 100);
+  fmt::print("\n{:<22} {:>10} {:>14}   (KV bf16, {} sequences, {:.0f} % of each device in reserve)\n", "fits on",
+             "free", "context", kSequences, kReserve * 100);
   for (const Fit& fit : WhatFits(spec, s, kSequences, files.ranks)) {
     fmt::print("{:<22} {:>10} {:>14}\n", fit.hardware.name,
                fit.weights_fit ? Human(static_cast<double>(fit.free_bytes), "B") : "no",
@@ -142,7 +143,8 @@ Status Body(const Flags& flags) {
 
 void AddInspect(Commands& commands) {
   auto flags = std::make_shared<Flags>();
-  CLI::App& command = commands.Add("inspect", "Say what a checkpoint is: architecture, sizes, number formats, oddities");
+  CLI::App& command =
+      commands.Add("inspect", "Say what a checkpoint is: architecture, sizes, number formats, oddities");
   flags->common.AddModelArgument(command);
   command.add_flag("--json", flags->json, "One JSON object");
   commands.Body(command, [flags] { return Body(*flags); });

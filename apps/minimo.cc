@@ -40,9 +40,14 @@ void CommonFlags::AddRuntimeFlags(CLI::App& command) {
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))->capture_default_str();
   command.add_option("--dtype", dtype, "auto, f32 (exact, KV cache too) or bf16 (KV cache in bf16)")
       ->check(CLI::IsMember({"auto", "f32", "bf16"}))->capture_default_str();
-  command.add_option("--activations", activations, "On the CPU: exact, or int8 products of requantised weights (docs/cpu.md)")
-      ->check(CLI::IsMember({"exact", "int8"}))->capture_default_str();
-  command.add_option("--quantization", quantization, "none, fp8 or w4: refuse a checkpoint in another format; default: any")
+  command
+      .add_option("--activations", activations,
+                  "On the CPU: exact, or int8 products of requantised weights (docs/cpu.md)")
+      ->check(CLI::IsMember({"exact", "int8"}))
+      ->capture_default_str();
+  command
+      .add_option("--quantization", quantization,
+                  "none, fp8 or w4: refuse a checkpoint in another format; default: any")
       ->check(CLI::IsMember({"none", "fp8", "w4"}));
   command.add_option("--threads", threads, "CPU threads; 0: all cores (serve: of eight or more less its --io-threads)")
       ->check(CLI::Range(0, 4096))->capture_default_str();

@@ -1,5 +1,5 @@
-// Progress of long work in bytes, on standard error: a bar with rate and time left on a terminal, a plain line every few
-// seconds elsewhere.
+// Progress of long work in bytes, on standard error: a bar with rate and time left on a terminal, a plain line every
+// few seconds elsewhere.
 #pragma once
 
 #include <cstdint>

@@ -19,10 +19,12 @@ void RankFlags::AddTo(CLI::App& command) {
   command.add_option("--tensor-parallel-size", tensor_parallel_size,
                      "Ranks that share the model: threads, or the processes of mpirun; 0: all of those, else 1")
       ->check(CLI::Range(0, 1024))->capture_default_str();
-  command.add_option("--data-parallel-size", data_parallel_size,
-                     "Replicas of attention, of --tensor-parallel-size ranks each: each has its own part of the requests "
-                     "and their KV cache, all ranks share the experts")
-      ->check(CLI::Range(1, 1024))->capture_default_str();
+  command
+      .add_option("--data-parallel-size", data_parallel_size,
+                  "Replicas of attention, of --tensor-parallel-size ranks each: each has its own part of the requests "
+                  "and their KV cache, all ranks share the experts")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
   command.add_flag("--enable-expert-parallel", enable_expert_parallel, "Whole experts on each rank, not rows of all");
   const std::string layouts = "tp (rows of every expert), ep (whole experts) or TxE";
   command.add_option("--moe-prefill", moe_prefill, "How ranks share experts in steps with prompts: " + layouts);

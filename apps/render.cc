@@ -38,14 +38,16 @@ Status Body(const Flags& flags) {
   if (json.is_object() && json.contains("messages")) {
     if (tools.empty() && json.contains("tools") && !json["tools"].is_null()) tools = json["tools"].dump();
     ordered_json extra = json;
-    if (json.contains("add_generation_prompt") && json["add_generation_prompt"].is_boolean() && !flags.no_generation_prompt) {
+    if (json.contains("add_generation_prompt") && json["add_generation_prompt"].is_boolean() &&
+        !flags.no_generation_prompt) {
       options.add_generation_prompt = json["add_generation_prompt"].get<bool>();
     }
     for (const char* key : {"messages", "tools", "add_generation_prompt"}) extra.erase(key);
     options.extra = extra.dump();
     json = ordered_json(json["messages"]);
   }
-  if (!json.is_array()) return Errorf("{}: expected a JSON list of messages, or an object with messages", flags.messages_file);
+  if (!json.is_array())
+    return Errorf("{}: expected a JSON list of messages, or an object with messages", flags.messages_file);
   if (!flags.chat.system.empty()) json.insert(json.begin(), {{"role", "system"}, {"content", flags.chat.system}});
   MINIMO_ASSIGN(const std::string prompt, chat_template.Render(json, ToolsOrNull(tools), options));
   if (!flags.ids) {
@@ -64,7 +66,10 @@ void AddRender(Commands& commands) {
   auto flags = std::make_shared<Flags>();
   CLI::App& command = commands.Add("render", "Print the prompt that the chat template makes of a conversation");
   flags->common.AddModelArgument(command);
-  command.add_option("--messages", flags->messages_file, "A JSON file: the messages, or a whole request; - for standard input")->required();
+  command
+      .add_option("--messages", flags->messages_file,
+                  "A JSON file: the messages, or a whole request; - for standard input")
+      ->required();
   flags->chat.Add(command);
   command.add_flag("--no-generation-prompt", flags->no_generation_prompt, "Without the opening of the answer");
   command.add_flag("--ids", flags->ids, "Token ids instead of text");

@@ -107,7 +107,8 @@ Status Body(const Flags& flags, bool is_chat) {
   }));
   if (is_chat) take(parser->Finish());
   if (flags.json) {
-    std::cout << ToJson(local, done, parsed, is_chat).dump(2, ' ', false, ordered_json::error_handler_t::replace) << "\n";
+    std::cout << ToJson(local, done, parsed, is_chat).dump(2, ' ', false, ordered_json::error_handler_t::replace)
+              << "\n";
   } else if (is_chat) {
     printer.End();
   } else {

@@ -183,7 +183,8 @@ Status Body(Flags& f) {
 
 void AddServe(Commands& commands) {
   auto flags = std::make_shared<Flags>();
-  CLI::App& command = commands.Add("serve", "Serve a model over HTTP: the OpenAI and Anthropic APIs, metrics, a web page");
+  CLI::App& command =
+      commands.Add("serve", "Serve a model over HTTP: the OpenAI and Anthropic APIs, metrics, a web page");
   flags->common.AddModelArgument(command);
   flags->common.AddRuntimeFlags(command);
   flags->ranks.AddTo(command);

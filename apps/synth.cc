@@ -17,7 +17,9 @@ struct Flags {
 
 Status Body(const Flags& flags) {
   SynthOptions options = flags.options;
-  options.format = flags.format == "fp8" ? SynthFormat::kFp8 : flags.format == "bf16" ? SynthFormat::kBf16 : SynthFormat::kW4;
+  options.format = flags.format == "fp8"    ? SynthFormat::kFp8
+                   : flags.format == "bf16" ? SynthFormat::kBf16
+                                            : SynthFormat::kW4;
   options.skewed_routing = flags.routing == "skewed";
   ProgressBar bar("synth");
   return WriteSynthetic(flags.out, options, [&](int64_t done, int64_t total) {

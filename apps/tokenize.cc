@@ -61,7 +61,8 @@ Status DetokenizeBody(const Flags& flags, bool has_ids) {
     }
   }
   for (const int32_t id : ids) {
-    if (id < 0 || id >= tokenizer->vocab_size()) return Errorf("token id {} is not in [0, {})", id, tokenizer->vocab_size());
+    if (id < 0 || id >= tokenizer->vocab_size())
+      return Errorf("token id {} is not in [0, {})", id, tokenizer->vocab_size());
   }
   std::cout << tokenizer->Decode(ids, flags.skip_special) << "\n";
   return {};
@@ -76,7 +77,8 @@ void AddTokenize(Commands& commands) {
   auto* text = tokenize.add_option("--text", flags->text, "The text");
   auto* file = tokenize.add_option("--file", flags->file, "A file with the text; - for standard input");
   text->excludes(file);
-  tokenize.add_flag("--add-special-tokens", flags->add_special, "What the tokenizer's post-processor adds (a BOS, say)");
+  tokenize.add_flag("--add-special-tokens", flags->add_special,
+                    "What the tokenizer's post-processor adds (a BOS, say)");
   tokenize.callback([text, file] {
     if (!*text && !*file) throw CLI::RequiredError("--text or --file");
   });

@@ -26,7 +26,8 @@ constexpr int kMaxTotalLen = 2048;
 int64_t Uniform(Rng* rng, int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(*rng); }
 
 std::pair<int64_t, int64_t> LengthRange(int length, double ratio) {
-  return {static_cast<int64_t>(std::floor(length * (1 - ratio))), static_cast<int64_t>(std::ceil(length * (1 + ratio)))};
+  return {static_cast<int64_t>(std::floor(length * (1 - ratio))),
+          static_cast<int64_t>(std::ceil(length * (1 + ratio)))};
 }
 
 // A text that encodes to `target` tokens, or as near as ten rounds of decode, encode and adjust come.

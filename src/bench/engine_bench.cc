@@ -81,13 +81,19 @@ void AddDecodeSteps(const EngineRun& run, BatchResult* result) {
 Json MetricJson(const char* key, const std::vector<double>& values) {
   const Summary s = Summarize(values, std::vector<double>{10, 90, 99});
   const std::string name = key;
-  return {{"mean_" + name + "_ms", s.mean},  {"median_" + name + "_ms", s.median}, {"std_" + name + "_ms", s.std},
-          {"min_" + name + "_ms", s.min},    {"max_" + name + "_ms", s.max},       {"p10_" + name + "_ms", s.percentiles[0].second},
-          {"p90_" + name + "_ms", s.percentiles[1].second}, {"p99_" + name + "_ms", s.percentiles[2].second}};
+  return {{"mean_" + name + "_ms", s.mean},
+          {"median_" + name + "_ms", s.median},
+          {"std_" + name + "_ms", s.std},
+          {"min_" + name + "_ms", s.min},
+          {"max_" + name + "_ms", s.max},
+          {"p10_" + name + "_ms", s.percentiles[0].second},
+          {"p90_" + name + "_ms", s.percentiles[1].second},
+          {"p99_" + name + "_ms", s.percentiles[2].second}};
 }
 
 Json PointJson(const LatencyOptions& o, const BatchResult& r, const ModelFacts& facts, double gbs) {
-  Json json = {{"batch_size", r.batch}, {"input_len", o.input_len}, {"output_len", o.output_len}, {"iterations", r.iterations}};
+  Json json = {
+      {"batch_size", r.batch}, {"input_len", o.input_len}, {"output_len", o.output_len}, {"iterations", r.iterations}};
   json.update(MetricJson("ttft", r.ttft_ms));
   json.update(MetricJson("tpot", r.tpot_ms));
   json.update(MetricJson("e2el", r.e2el_ms));
@@ -136,8 +142,8 @@ Result<BatchResult> MeasureBatch(Engine& engine, const LatencyOptions& o, int ba
     MINIMO_ASSIGN(const auto requests, RandomIds(engine.model(), batch, o.input_len, o.output_len, 0, seed));
     MINIMO_ASSIGN(const EngineRun run, RunOnEngine(engine, requests, [&](size_t ended) {
       if (progress->Due()) {
-        progress->Show(fmt::format("batch {}: iteration {}/{}, {}/{} ended, {}", batch, std::max(0, i + 1), o.iterations,
-                                   ended, batch, FormatSeconds(progress->elapsed_s())));
+        progress->Show(fmt::format("batch {}: iteration {}/{}, {}/{} ended, {}", batch, std::max(0, i + 1),
+                                   o.iterations, ended, batch, FormatSeconds(progress->elapsed_s())));
       }
     }));
     if (!run.error.empty()) return Errorf("batch {}: {}", batch, run.error);
@@ -171,8 +177,14 @@ Json CommonJson(const char* kind, const Bench& bench, const EngineOptions& o, ui
           {"model_id", o.model},
           {"model_shape", ToJson(bench.facts)},
           {"seed", seed},
-          {"engine", {{"backend", o.backend}, {"dtype", o.dtype}, {"activations", o.activations}, {"kv_cache_dtype", o.kv_cache_dtype},
-                      {"threads", o.threads}, {"load_format", o.load_format}, {"num_layers", o.num_layers}}}};
+          {"engine",
+           {{"backend", o.backend},
+            {"dtype", o.dtype},
+            {"activations", o.activations},
+            {"kv_cache_dtype", o.kv_cache_dtype},
+            {"threads", o.threads},
+            {"load_format", o.load_format},
+            {"num_layers", o.num_layers}}}};
 }
 
 struct Totals {
@@ -196,8 +208,8 @@ Totals Count(const EngineRun& run, const std::vector<SampleRequest>& requests) {
 Result<bool> RunLatencyBench(const LatencyOptions& given) {
   LatencyOptions o = given;
   if (o.input_len < 1 || o.output_len < 2 || o.iterations < 1) {
-    return Errorf("--input-len {} --output-len {} --num-iters {}: expected at least 1, 2 and 1", o.input_len, o.output_len,
-                  o.iterations);
+    return Errorf("--input-len {} --output-len {} --num-iters {}: expected at least 1, 2 and 1", o.input_len,
+                  o.output_len, o.iterations);
   }
   for (const int batch : o.batch_sizes) {
     if (batch < 1) return Errorf("--batch-size {}: expected at least 1", batch);
@@ -253,7 +265,8 @@ Result<bool> RunThroughputBench(const ThroughputOptions& given) {
         if (!progress.Due()) return;
         const EngineStats stats = bench.engine->Stats();
         progress.Show(fmt::format("{}/{} requests, {} running, {} waiting, KV {:.0f} %, {}", ended, requests.size(),
-                                  stats.running, stats.waiting, 100 * stats.kv_usage, FormatSeconds(progress.elapsed_s())));
+                                  stats.running, stats.waiting, 100 * stats.kv_usage,
+                                  FormatSeconds(progress.elapsed_s())));
       }));
       if (!run.error.empty()) return Errorf("a request failed: {}", run.error);
       if (run.interrupted && i > 0) break;  // the whole iterations tell more
@@ -268,7 +281,8 @@ Result<bool> RunThroughputBench(const ThroughputOptions& given) {
   fmt::print("Throughput: {:.2f} requests/s, {:.2f} total tokens/s, {:.2f} output tokens/s\n", rate(totals.completed),
              rate(totals.prompt + totals.output), rate(totals.output));
   fmt::print("Total num prompt tokens:  {}\nTotal num output tokens:  {}\n", totals.prompt, totals.output);
-  fmt::print("Seconds: {:.3f} (median of {}, {:.3f} to {:.3f})\n", elapsed.median, elapsed.count, elapsed.min, elapsed.max);
+  fmt::print("Seconds: {:.3f} (median of {}, {:.3f} to {:.3f})\n", elapsed.median, elapsed.count, elapsed.min,
+             elapsed.max);
   std::fputs(Describe(bench.environment).c_str(), stdout);
   if (interrupted) std::fputs("Interrupted: the figures cover the requests that had ended.\n", stderr);
   if (!o.json_file.empty()) {

@@ -30,7 +30,8 @@ struct TempFile {
 };
 
 void ExpectProvenance(const nlohmann::json& json) {
-  for (const char* key : {"commit", "command", "date", "cpu", "cores"}) EXPECT_TRUE(json["environment"].contains(key)) << key;
+  for (const char* key : {"commit", "command", "date", "cpu", "cores"})
+    EXPECT_TRUE(json["environment"].contains(key)) << key;
   EXPECT_TRUE(json["model_shape"].contains("number_format"));
   const auto page = MakeReport({{"f", json.dump()}}, "t");
   EXPECT_TRUE(page.ok()) << page.error().message;
@@ -123,9 +124,10 @@ TEST(EngineBenchTest, EveryOperatorHasALine) {
     EXPECT_GT(line["median_us"], 0);
     EXPECT_NEAR(line["gbs"], line["bytes"].get<double>() / line["median_us"].get<double>() * 1e-3, 1e-9);
   }
-  for (const char* op : {"rms_norm", "linear q/k/v, full", "linear q/k/v, sliding", "attention, full", "attention, sliding",
-                         "rope q", "linear output", "dense gate, up", "dense down", "linear router", "router top-k",
-                         "experts gate, up", "silu_mul", "experts down", "linear head"}) {
+  for (const char* op :
+       {"rms_norm", "linear q/k/v, full", "linear q/k/v, sliding", "attention, full", "attention, sliding", "rope q",
+        "linear output", "dense gate, up", "dense down", "linear router", "router top-k", "experts gate, up",
+        "silu_mul", "experts down", "linear head"}) {
     EXPECT_TRUE(ops.contains(op)) << op;
   }
 }

@@ -74,8 +74,8 @@ Json LineJson(const KernelCase& c, const std::vector<double>& us, double gbs) {
 
 void PrintLine(const Json& l) {
   fmt::print("{:<22} {:<32} {:>6} {:>11.1f} {:>11.1f} {:>11.1f} {:>8.2f} {:>8.3f}", l["op"].get<std::string>(),
-             l["shape"].get<std::string>(), l["tokens"].get<int>(), l["median_us"].get<double>(), l["min_us"].get<double>(),
-             l["max_us"].get<double>(), l["gbs"].get<double>(), l["tflops"].get<double>());
+             l["shape"].get<std::string>(), l["tokens"].get<int>(), l["median_us"].get<double>(),
+             l["min_us"].get<double>(), l["max_us"].get<double>(), l["gbs"].get<double>(), l["tflops"].get<double>());
   if (l.contains("floor_us")) {
     fmt::print(" {:>10.1f} {:>7.1f} %", l["floor_us"].get<double>(), 100 * l["share_of_floor"].get<double>());
   }
@@ -121,9 +121,16 @@ Result<bool> RunKernelBench(const KernelBenchOptions& o) {
   }
   std::fputs(Describe(environment).c_str(), stdout);
   if (!o.json_file.empty()) {
-    const Json json = {{"kind", "kernels"},        {"environment", ToJson(environment)}, {"model_id", o.model},
-                       {"model_shape", ToJson(facts)}, {"seed", o.seed},                 {"bandwidth_gbs", gbs},
-                       {"activations", o.activations}, {"context", o.context}, {"kv_cache_dtype", o.kv_cache_dtype}, {"lines", lines}};
+    const Json json = {{"kind", "kernels"},
+                       {"environment", ToJson(environment)},
+                       {"model_id", o.model},
+                       {"model_shape", ToJson(facts)},
+                       {"seed", o.seed},
+                       {"bandwidth_gbs", gbs},
+                       {"activations", o.activations},
+                       {"context", o.context},
+                       {"kv_cache_dtype", o.kv_cache_dtype},
+                       {"lines", lines}};
     MINIMO_TRY(WriteResult(o.json_file, json));
   }
   return !InterruptScope::Requested();

@@ -187,8 +187,8 @@ class CaseMaker {
     auto weight = std::make_shared<std::vector<float>>(static_cast<size_t>(spec_.hidden), 1.0f);
     const RmsNormArgs args{io->x.data(), weight->data(), io->out.data(), tokens_, spec_.hidden, spec_.hidden,
                            spec_.hidden, spec_.norm_eps};
-    Add("rms_norm", fmt::format("{}", spec_.hidden), 4.0 * spec_.hidden * tokens_, 4.0 * spec_.hidden * tokens_, nullptr,
-        [io, weight, args, &team = team_] { RmsNormCpu(args, team); });
+    Add("rms_norm", fmt::format("{}", spec_.hidden), 4.0 * spec_.hidden * tokens_, 4.0 * spec_.hidden * tokens_,
+        nullptr, [io, weight, args, &team = team_] { RmsNormCpu(args, team); });
   }
 
   void Rope(const AttentionSpec& a) {
@@ -231,8 +231,8 @@ class CaseMaker {
     io->x = Normal(static_cast<size_t>(2 * count), seed_);
     io->out.resize(static_cast<size_t>(count));
     const SiluMulArgs args{io->x.data(), io->x.data() + count, io->out.data(), count};
-    Add("silu_mul", fmt::format("{}", count), 8.0 * static_cast<double>(count), 6.0 * static_cast<double>(count), nullptr,
-        [io, args, &team = team_] { SiluMulCpu(args, team); });
+    Add("silu_mul", fmt::format("{}", count), 8.0 * static_cast<double>(count), 6.0 * static_cast<double>(count),
+        nullptr, [io, args, &team = team_] { SiluMulCpu(args, team); });
   }
 
   std::vector<KernelCase> Take() { return std::move(cases_); }

@@ -16,8 +16,8 @@ struct LoadBenchOptions {
   std::string json_file;
 };
 
-// Phases, each on its own: files (open, map, check), weights (read every byte), tokenizer; then the engine from nothing to
-// its first token, twice timed: until it is ready, and from there to the token.
+// Phases, each on its own: files (open, map, check), weights (read every byte), tokenizer; then the engine from nothing
+// to its first token, twice timed: until it is ready, and from there to the token.
 Result<bool> RunLoadBench(const LoadBenchOptions& options);
 
 }  // namespace minimo::bench

@@ -232,7 +232,8 @@ void Generator::Receive(int fd, Exchange* exchange) {
 Status Generator::Consume(Exchange* exchange, std::string_view body, double now) {
   if (!exchange->http.headers_done()) return {};
   if (exchange->http.status() != 200) {
-    exchange->error_body.append(body.substr(0, kErrorBodyBytes - std::min(kErrorBodyBytes, exchange->error_body.size())));
+    exchange->error_body.append(
+        body.substr(0, kErrorBodyBytes - std::min(kErrorBodyBytes, exchange->error_body.size())));
     return {};
   }
   for (const std::string& event : exchange->sse.Feed(body)) MINIMO_TRY(exchange->reader.OnEvent(event, now));
@@ -319,7 +320,8 @@ void RaiseFileLimit() {
 Result<LoadResult> RunLoad(const HttpTarget& target, const LoadOptions& options,
                            const std::vector<SampleRequest>& requests, const std::vector<double>& arrivals) {
   if (requests.empty()) return Errorf("no requests to send");
-  if (arrivals.size() != requests.size()) return Errorf("{} arrivals for {} requests", arrivals.size(), requests.size());
+  if (arrivals.size() != requests.size())
+    return Errorf("{} arrivals for {} requests", arrivals.size(), requests.size());
   RaiseFileLimit();
   return Generator(target, options, requests, arrivals).Run();
 }

@@ -22,7 +22,8 @@ WeightBits BitsOfConfig(const std::string& config_text) {
   const auto ignored = quant->find("ignored_layers");
   if (ignored != quant->end() && ignored->is_array()) {
     for (const auto& name : *ignored) {
-      output_is_bf16 = output_is_bf16 || (name.is_string() && name.get<std::string>().find("o_proj") != std::string::npos);
+      output_is_bf16 =
+          output_is_bf16 || (name.is_string() && name.get<std::string>().find("o_proj") != std::string::npos);
     }
   }
   return Fp8Bits(output_is_bf16);

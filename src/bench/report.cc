@@ -233,9 +233,10 @@ std::string FamilySection(const Family& family) {
   std::string out = fmt::format("<section id=\"family-{}\"><h2>{}</h2>\n", EscapeHtml(family.id),
                                 EscapeHtml(family.title));
   out += fmt::format("<p class=\"note\">{}</p>\n",
-                     family.published.empty() ? "Measured here."
-                                              : "Measured here, in colour; what others publish, in grey with diamonds: other "
-                                                "hardware and other workloads, named in the table.");
+                     family.published.empty()
+                         ? "Measured here."
+                         : "Measured here, in colour; what others publish, in grey with diamonds: other "
+                           "hardware and other workloads, named in the table.");
   out += KeyFigures(family);
   out += "<div class=\"pair\">\n";
   out += ConcurrencyFigure(family, "throughput", "Throughput against concurrency",

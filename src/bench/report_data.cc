@@ -201,7 +201,8 @@ Result<ReportData> GatherReport(const std::vector<ReportInput>& inputs) {
       return std::pair(a.series, a.concurrency) < std::pair(b.series, b.concurrency);
     });
     for (LoadPoint& p : family.points) {
-      for (auto* samples : {&p.ttft_samples, &p.tpot_samples, &p.e2el_samples}) std::sort(samples->begin(), samples->end());
+      for (auto* samples : {&p.ttft_samples, &p.tpot_samples, &p.e2el_samples})
+        std::sort(samples->begin(), samples->end());
     }
   }
   std::sort(data.families.begin(), data.families.end(),

@@ -16,7 +16,8 @@ std::string NumberCell(double value, const std::string& after = "") {
   return value > 0 ? fmt::format("<td class=\"n\">{}{}</td>", FormatNumber(value), after) : "<td class=\"n\">–</td>";
 }
 std::string Bar(double share) {
-  return fmt::format("<td class=\"bar\"><div><i style=\"width:{:.1f}%\"></i></div></td>", 100 * std::clamp(share, 0.0, 1.0));
+  return fmt::format("<td class=\"bar\"><div><i style=\"width:{:.1f}%\"></i></div></td>",
+                     100 * std::clamp(share, 0.0, 1.0));
 }
 
 // Columns whose header begins with # hold numbers.
@@ -57,7 +58,8 @@ std::string BandwidthLine(const Json& result) {
   const double best = NumberAt(result, {"environment", "memory_read_bandwidth", "best_gbs"});
   if (best <= 0) return {};
   return fmt::format("{} GB/s best, {} median, {} worst of {:.0f} passes over {} MB with {:.0f} threads",
-                     FormatNumber(best), FormatNumber(NumberAt(result, {"environment", "memory_read_bandwidth", "median_gbs"})),
+                     FormatNumber(best),
+                     FormatNumber(NumberAt(result, {"environment", "memory_read_bandwidth", "median_gbs"})),
                      FormatNumber(NumberAt(result, {"environment", "memory_read_bandwidth", "worst_gbs"})),
                      NumberAt(result, {"environment", "memory_read_bandwidth", "passes"}),
                      FormatNumber(NumberAt(result, {"environment", "memory_read_bandwidth", "buffer_bytes"}) * 1e-6),
@@ -66,7 +68,8 @@ std::string BandwidthLine(const Json& result) {
 
 std::string SpreadLine(const Json& result) {
   std::string out;
-  for (const auto& [key, name] : std::map<std::string, std::string>{{"ttft", "TTFT"}, {"tpot", "TPOT"}, {"e2el", "E2EL"}}) {
+  for (const auto& [key, name] :
+       std::map<std::string, std::string>{{"ttft", "TTFT"}, {"tpot", "TPOT"}, {"e2el", "E2EL"}}) {
     const double mean = NumberAt(result, {("mean_" + key + "_ms").c_str()});
     if (mean <= 0) continue;
     out += fmt::format("{}{} {} ± {} ms", out.empty() ? "" : ", ", name, FormatNumber(mean),
@@ -138,20 +141,22 @@ std::string ThroughputSection(const std::vector<Json>& results) {
   if (results.empty()) return {};
   std::string rows;
   for (const Json& r : results) {
-    rows += fmt::format("<tr>{}{}{}{}{}{}</tr>\n", Cell(TextAt(r, {"model_shape", "name"})),
-                        NumberCell(NumberAt(r, {"num_requests"})), NumberCell(NumberAt(r, {"elapsed_time"})),
-                        NumberCell(NumberAt(r, {"requests_per_second"})), NumberCell(NumberAt(r, {"tokens_per_second"})),
-                        NumberCell(NumberAt(r, {"output_tokens_per_second"})));
+    rows += fmt::format(
+        "<tr>{}{}{}{}{}{}</tr>\n", Cell(TextAt(r, {"model_shape", "name"})), NumberCell(NumberAt(r, {"num_requests"})),
+        NumberCell(NumberAt(r, {"elapsed_time"})), NumberCell(NumberAt(r, {"requests_per_second"})),
+        NumberCell(NumberAt(r, {"tokens_per_second"})), NumberCell(NumberAt(r, {"output_tokens_per_second"})));
   }
   return "<section><h2>Throughput without a server</h2><p class=\"note\">All requests at once, given to the engine "
          "directly.</p>\n" +
-         Table({"Model", "#Requests", "#Seconds", "#Requests/s", "#All tokens/s", "#Output tokens/s"}, rows) + "</section>\n";
+         Table({"Model", "#Requests", "#Seconds", "#Requests/s", "#All tokens/s", "#Output tokens/s"}, rows) +
+         "</section>\n";
 }
 
 std::string KernelSection(const std::vector<Json>& results) {
   if (results.empty()) return {};
-  std::string out = "<section><h2>Kernels</h2><p class=\"note\">Medians on weights too large for the caches. The bar is the share "
-                    "of the floor: the bytes at the measured read bandwidth.</p>\n";
+  std::string out =
+      "<section><h2>Kernels</h2><p class=\"note\">Medians on weights too large for the caches. The bar is the share "
+      "of the floor: the bytes at the measured read bandwidth.</p>\n";
   for (const Json& r : results) {
     std::string rows;
     for (const Json& line : r.value("lines", Json::array())) {
@@ -169,7 +174,8 @@ std::string KernelSection(const std::vector<Json>& results) {
 
 std::string LoadSection(const std::vector<Json>& results) {
   if (results.empty()) return {};
-  std::string out = "<section><h2>Start-up</h2><p class=\"note\">From nothing to the first token, phase by phase; medians.</p>\n";
+  std::string out =
+      "<section><h2>Start-up</h2><p class=\"note\">From nothing to the first token, phase by phase; medians.</p>\n";
   for (const Json& r : results) {
     const double total = NumberAt(r, {"total_s"});
     std::string rows;
@@ -186,7 +192,8 @@ std::string LoadSection(const std::vector<Json>& results) {
 }
 
 std::string ProvenanceSection(const std::vector<Source>& sources) {
-  std::string out = "<section><h2>Where the figures come from</h2><p class=\"note\">What was run, on what, with what.</p>\n";
+  std::string out =
+      "<section><h2>Where the figures come from</h2><p class=\"note\">What was run, on what, with what.</p>\n";
   for (const Source& s : sources) {
     const Json& r = s.json;
     out += fmt::format("<h3>{}</h3>\n<dl>", EscapeHtml(std::filesystem::path(s.file).filename().string()));

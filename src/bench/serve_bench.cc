@@ -267,7 +267,8 @@ void Print(const ServeMetrics& m, const LoadResult& load, const Prepared& p, con
     fmt::print(stderr, "request {}: {}\n", p.requests[i].id, load.outcomes[i].error);
     ++shown;
   }
-  if (static_cast<size_t>(m.failed) > shown) fmt::print(stderr, "... and {} more\n", static_cast<size_t>(m.failed) - shown);
+  if (static_cast<size_t>(m.failed) > shown)
+    fmt::print(stderr, "... and {} more\n", static_cast<size_t>(m.failed) - shown);
   std::fputs(FormatServeResult(m, load.duration_s, p.result, spec).c_str(), stdout);
   if (floor) {
     fmt::print("{:<40} {:<10.2f}\n", "Memory read bandwidth (GB/s):", floor->gbs);

@@ -253,7 +253,8 @@ Outcome Made(double start, double ttft, std::vector<double> itl, int prompt, int
 }
 
 std::vector<Outcome> ThreeAnswersAndAFault() {
-  std::vector<Outcome> outcomes = {Made(10, 0.1, {0.1, 0.2}, 7, 3), Made(10, 0.3, {1.1}, 8, 2), Made(11.4, 0.2, {}, 9, 1)};
+  std::vector<Outcome> outcomes = {Made(10, 0.1, {0.1, 0.2}, 7, 3), Made(10, 0.3, {1.1}, 8, 2),
+                                   Made(11.4, 0.2, {}, 9, 1)};
   Outcome fault;
   fault.started = true;
   fault.error = "boom";
@@ -348,7 +349,8 @@ TEST(ServeResultTest, SpeculativeDecodingFromTheServersMetrics) {
 
 TEST(GoodputTest, Parses) {
   EXPECT_EQ(ParseGoodput({"ttft:200", "e2el:1e3"})->at("e2el"), 1000);
-  for (const char* bad : {"ttft", "ttft:", "itl:3", "ttft:-1", "ttft:3x"}) EXPECT_FALSE(ParseGoodput({bad}).ok()) << bad;
+  for (const char* bad : {"ttft", "ttft:", "itl:3", "ttft:-1", "ttft:3x"})
+    EXPECT_FALSE(ParseGoodput({bad}).ok()) << bad;
 }
 
 }  // namespace

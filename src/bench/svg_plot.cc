@@ -117,8 +117,9 @@ std::string DrawSeries(const PlotSeries& s, const Axis& x, const Axis& y) {
   if (s.style == SeriesStyle::kMeasured || diamond) {
     for (const auto& [px, py] : s.points) {
       const std::string tip = fmt::format("{}: {} at {}", s.label, FormatNumber(py), FormatNumber(px)) + s.unit;
-      out += diamond ? fmt::format("<path class=\"point\" d=\"M{:.1f} {:.1f}l4 4l-4 4l-4 -4z\">", x.At(px), y.At(py) - 4)
-                     : fmt::format("<circle class=\"point\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"4\">", x.At(px), y.At(py));
+      out += diamond
+                 ? fmt::format("<path class=\"point\" d=\"M{:.1f} {:.1f}l4 4l-4 4l-4 -4z\">", x.At(px), y.At(py) - 4)
+                 : fmt::format("<circle class=\"point\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"4\">", x.At(px), y.At(py));
       out += fmt::format("<title>{}</title></{}>\n", EscapeHtml(tip), diamond ? "path" : "circle");
     }
   }
@@ -173,7 +174,8 @@ Placed PlaceLabel(double px, double py, double width, const Obstacles& obstacles
       const double dy = (step % 2 == 0 ? 1 : -1) * 5.0 * ((step + 1) / 2);
       if (dx == -width / 2 && std::abs(dy) < kLabelGap) continue;  // on the point itself
       const Box box{px + dx - 2, py + dy - kLabelGap / 2, px + dx + width + 2, py + dy + kLabelGap / 2};
-      if (box.left < frame.left || box.right > frame.right || box.top < frame.top || box.bottom > frame.bottom) continue;
+      if (box.left < frame.left || box.right > frame.right || box.top < frame.top || box.bottom > frame.bottom)
+        continue;
       const double away = dx == 9.0 ? 0 : dx > 9.0 ? dx / 4 : 12;
       const double cost = obstacles.Cost(box) + away + std::abs(dy);
       if (cost < best.cost) best = {box, cost, px + dx, py + dy + 4};
@@ -204,11 +206,13 @@ std::string DrawLabels(const Plot& plot, const Axis& x, const Axis& y) {
     const double mid = (placed.box.top + placed.box.bottom) / 2;
     if (std::abs(mid - py) > 9 || placed.box.left - px > 14) {
       const double to_x = std::clamp(px, placed.box.left, placed.box.right);
-      const double to_y = placed.box.left > px || placed.box.right < px ? mid : mid < py ? placed.box.bottom : placed.box.top;
+      const double to_y = placed.box.left > px || placed.box.right < px ? mid
+                          : mid < py                                    ? placed.box.bottom
+                                                                        : placed.box.top;
       out += fmt::format("<path class=\"leader\" d=\"M{:.1f} {:.1f} L{:.1f} {:.1f}\"/>", px, py, to_x, to_y);
     }
-    out += fmt::format("<text class=\"label {}\" x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n", ColourClass(*s), placed.baseline_x,
-                       placed.baseline_y, EscapeHtml(s->label));
+    out += fmt::format("<text class=\"label {}\" x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n", ColourClass(*s),
+                       placed.baseline_x, placed.baseline_y, EscapeHtml(s->label));
   }
   return out;
 }
@@ -291,9 +295,9 @@ std::string RenderSvg(const Plot& plot) {
   y.begin = plot.height - 48;
   y.end = 34;
 
-  std::string out = fmt::format(
-      "<svg id=\"{}\" class=\"plot\" viewBox=\"0 0 {:.0f} {:.0f}\" role=\"img\" aria-label=\"{}\">\n", EscapeHtml(plot.id),
-      plot.width, plot.height, EscapeHtml(plot.title));
+  std::string out =
+      fmt::format("<svg id=\"{}\" class=\"plot\" viewBox=\"0 0 {:.0f} {:.0f}\" role=\"img\" aria-label=\"{}\">\n",
+                  EscapeHtml(plot.id), plot.width, plot.height, EscapeHtml(plot.title));
   out += DrawGrid(plot, x, y);
   // Published lines first, so that ours lie on top.
   for (const PlotSeries& s : plot.series) {

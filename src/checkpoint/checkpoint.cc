@@ -44,7 +44,8 @@ Result<std::map<std::string, std::string>> ReadIndex(const std::string& path) {
 
 Status Checkpoint::Add(SafetensorsFile shard) {
   for (const auto& [name, view] : shard.tensors()) {
-    if (!tensors_.emplace(name, view).second) return Errorf("{}: tensor {} is in another shard too", shard.path(), name);
+    if (!tensors_.emplace(name, view).second)
+      return Errorf("{}: tensor {} is in another shard too", shard.path(), name);
     total_bytes_ += view.bytes();
   }
   shards_.push_back(std::move(shard));
@@ -68,7 +69,8 @@ Result<Checkpoint> Checkpoint::Open(const std::string& folder) {
       for (const auto& [name, view] : shard.tensors()) {
         const auto listed = map.find(name);
         if (listed == map.end()) return Errorf("{}: tensor {} is not listed by {}", path, name, kIndex);
-        if (listed->second != file) return Errorf("{}: tensor {} belongs to {} by the index", path, name, listed->second);
+        if (listed->second != file)
+          return Errorf("{}: tensor {} belongs to {} by the index", path, name, listed->second);
       }
       MINIMO_TRY(checkpoint.Add(std::move(shard)));
     }

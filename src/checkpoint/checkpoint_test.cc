@@ -89,7 +89,8 @@ TEST(Safetensors, EveryLieIsNamed) {
 TEST(Safetensors, SurvivesRandomDamage) {
   std::mt19937 rng(1);
   const std::string good = Safetensors(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
-                                       R"("b":{"dtype":"BF16","shape":[2,3],"data_offsets":[8,20]}})", std::string(20, 'x'));
+                                       R"("b":{"dtype":"BF16","shape":[2,3],"data_offsets":[8,20]}})",
+                                       std::string(20, 'x'));
   ScratchDir dir;
   for (int round = 0; round < 2000; ++round) {
     std::string bad = good;
@@ -125,13 +126,14 @@ TEST(Checkpoint, IndexFaultsAreNamed) {
   }
   ScratchDir dir;
   dir.Write("1.safetensors", a);
-  for (const auto& [index, fault] : {std::pair{R"({"weight_map":{"a":"1.safetensors","b":"1.safetensors"}})", "tensor b is not in"},
-                                     {R"({"weight_map":{"b":"1.safetensors"}})", "tensor a is not listed"},
-                                     {R"({"weight_map":{"a":"../1.safetensors"}})", "expected a file beside"},
-                                     {R"({"weight_map":{"a":7}})", "not a file name"},
-                                     {R"({"weight_map":{}})", "is empty"},
-                                     {R"({})", "expected an object with weight_map"},
-                                     {"{", "not valid JSON"}}) {
+  for (const auto& [index, fault] :
+       {std::pair{R"({"weight_map":{"a":"1.safetensors","b":"1.safetensors"}})", "tensor b is not in"},
+        {R"({"weight_map":{"b":"1.safetensors"}})", "tensor a is not listed"},
+        {R"({"weight_map":{"a":"../1.safetensors"}})", "expected a file beside"},
+        {R"({"weight_map":{"a":7}})", "not a file name"},
+        {R"({"weight_map":{}})", "is empty"},
+        {R"({})", "expected an object with weight_map"},
+        {"{", "not valid JSON"}}) {
     dir.Write("model.safetensors.index.json", index);
     EXPECT_THAT(open(dir), HasSubstr(fault));
   }
@@ -148,7 +150,8 @@ TEST(ConfigFields, NamesAllMissingAndAbsurdAtOnce) {
   fields->Only("mode", "\"even\"");
   const Status status = fields->Finish();
   ASSERT_FALSE(status.ok());
-  for (const char* part : {"config.json: missing: a, z", "b is -1", "c is \"x\"", "list has 2 entries", "mode is \"odd\""}) {
+  for (const char* part :
+       {"config.json: missing: a, z", "b is -1", "c is \"x\"", "list has 2 entries", "mode is \"odd\""}) {
     EXPECT_THAT(status.error().message, HasSubstr(part));
   }
 }

@@ -36,7 +36,8 @@ class SafetensorsWriter {
   Status Finish();  // CHECKs that exactly the declared bytes came
 
  private:
-  SafetensorsWriter(std::string path, int fd, int64_t expected) : path_(std::move(path)), fd_(fd), expected_(expected) {}
+  SafetensorsWriter(std::string path, int fd, int64_t expected)
+      : path_(std::move(path)), fd_(fd), expected_(expected) {}
 
   std::string path_;
   int fd_ = -1;

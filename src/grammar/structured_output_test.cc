@@ -205,7 +205,8 @@ TEST(StructuredOutput, ToolCallsOfMiniMax) {
 }
 
 TEST(StructuredOutput, ToolCallsOfMiMo) {
-  const Matcher matcher = Ok(CompileToolCalls({&kWeather, 1}, FindChatProtocol("mimo_v2_flash"), false, MiMo().vocabulary));
+  const Matcher matcher =
+      Ok(CompileToolCalls({&kWeather, 1}, FindChatProtocol("mimo_v2_flash"), false, MiMo().vocabulary));
   EXPECT_TRUE(Takes(matcher, MiMo(),
                     "<tool_call>\n<function=get_weather>\n<parameter=location>Madrid</parameter>\n"
                     "<parameter=unit>fahrenheit</parameter>\n</function>\n</tool_call>"));
@@ -225,7 +226,8 @@ TEST(StructuredOutput, TheOutputParserReadsForcedCalls) {
   const std::vector<Tool> tools = {kWeather, kCalculate};
   json list = json::array();
   for (const Tool& tool : tools) {
-    list.push_back({{"type", "function"}, {"function", {{"name", tool.name}, {"parameters", json::parse(tool.parameters)}}}});
+    list.push_back(
+        {{"type", "function"}, {"function", {{"name", tool.name}, {"parameters", json::parse(tool.parameters)}}}});
   }
   for (const bool m2 : {true, false}) {
     const Model& model = m2 ? M2() : MiMo();
@@ -234,7 +236,8 @@ TEST(StructuredOutput, TheOutputParserReadsForcedCalls) {
     int calls = 0;
     for (uint32_t seed = 0; seed < 30; ++seed) {
       const std::string text = Walk(matcher, model, seed, 50);
-      const auto parsed = ParseOutput(m2 ? "minimax_m2" : "mimo_v2_flash", text, list.dump(), {.starts_in_reasoning = true});
+      const auto parsed =
+          ParseOutput(m2 ? "minimax_m2" : "mimo_v2_flash", text, list.dump(), {.starts_in_reasoning = true});
       ASSERT_TRUE(parsed.ok());
       ASSERT_FALSE(parsed->tool_calls.empty()) << text;
       for (const ParsedOutput::ToolCall& call : parsed->tool_calls) {

@@ -1,6 +1,6 @@
 // Sampling over a vocabulary that ranks share, without gathering its logits: each rank tells its best tokens and what
-// sums over the vocabulary need; rank 0 merges them. Greedy choices are exact; top-k, top-p and min-p are exact when all
-// survivors are among the candidates, which SampleBatch checks: where they are not, and for everything that changes
+// sums over the vocabulary need; rank 0 merges them. Greedy choices are exact; top-k, top-p and min-p are exact when
+// all survivors are among the candidates, which SampleBatch checks: where they are not, and for everything that changes
 // logits first (masks, biases, penalties) or draws from the whole distribution, the row itself is gathered.
 #pragma once
 

@@ -16,7 +16,7 @@ struct DrawParams {
   int32_t top_k = 0;       // 0: off; ties with the k-th best are kept
   double top_p = 1;        // the least set of the best whose share is top_p; 1: off
   double min_p = 0;        // of the greatest probability; 0: off
-  double outside = 0;      // for DrawListed: the sum of exp((x - max) / temperature) over tokens that are not in the row
+  double outside = 0;  // for DrawListed: the sum of exp((x - max) / temperature) over tokens that are not in the row
 };
 
 // Room that draws reuse; one a thread.

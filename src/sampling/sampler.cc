@@ -196,7 +196,8 @@ class RowSampler {
                              static_cast<int32_t>(i + 1)});
     }
     output->logprob = static_cast<float>(value - log_normaliser_);
-    const auto greater = std::count_if(row.best.begin(), row.best.end(), [&](const auto& t) { return t.logit > value; });
+    const auto greater =
+        std::count_if(row.best.begin(), row.best.end(), [&](const auto& t) { return t.logit > value; });
     output->rank = static_cast<int32_t>(greater + 1);
     return {};
   }

@@ -1,5 +1,5 @@
-// `--activations int8` at the goldens' prompts, beside the reference implementation's logits. Its stated bound: the mean
-// divergence of the next token's distribution, and the same bits however a prompt is cut.
+// `--activations int8` at the goldens' prompts, beside the reference implementation's logits. Its stated bound: the
+// mean divergence of the next token's distribution, and the same bits however a prompt is cut.
 #include <algorithm>
 
 #include "layers/tile_weights.h"

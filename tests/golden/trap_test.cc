@@ -37,9 +37,15 @@ std::vector<Trap> Traps() {
     for (LayerWeights& layer : m.weights.layers)
       for (float& b : layer.router_bias) b = ToFloat(ToBf16(b));
   };
-  const auto value_scale_left_out = [](LoadedModel& m) { ForAttention(m, [](AttentionSpec& a) { a.value_scale = 1; }); };
-  const auto window_plus_one = [](LoadedModel& m) { ForAttention(m, [](AttentionSpec& a) { a.window += a.window > 0; }); };
-  const auto window_minus_one = [](LoadedModel& m) { ForAttention(m, [](AttentionSpec& a) { a.window -= a.window > 0; }); };
+  const auto value_scale_left_out = [](LoadedModel& m) {
+    ForAttention(m, [](AttentionSpec& a) { a.value_scale = 1; });
+  };
+  const auto window_plus_one = [](LoadedModel& m) {
+    ForAttention(m, [](AttentionSpec& a) { a.window += a.window > 0; });
+  };
+  const auto window_minus_one = [](LoadedModel& m) {
+    ForAttention(m, [](AttentionSpec& a) { a.window -= a.window > 0; });
+  };
   const auto no_sinks = [](LoadedModel& m) { ForAttention(m, [](AttentionSpec& a) { a.sink = false; }); };
   const auto bias_in_weights = [](LoadedModel& m) {
     for (LayerWeights& layer : m.weights.layers)
@@ -77,7 +83,8 @@ TEST_P(TrapTest, MovesTheLogitsFarBeyondTheBound) {
     OfflineRunner runner(*model, team, DType::kF32, 1024);
     double worst = 0;
     for (const GoldenCase& c : GoldenCases(*file)) {
-      worst = std::max(worst, MaxDifference(AllLogits(runner, c.input_ids, 0), file->tensors().at(c.prefix + "logits")));
+      worst =
+          std::max(worst, MaxDifference(AllLogits(runner, c.input_ids, 0), file->tensors().at(c.prefix + "logits")));
     }
     RecordProperty("logits_moved_by", std::to_string(worst));
     EXPECT_GT(worst, 100 * kLogitBound);

@@ -76,8 +76,9 @@ TEST_P(ParallelEngine, TextsOfManyRequestsAreThoseOfOneRank) {
     const char* decode;
     int replicas = 1;
   };
-  for (const Layout& layout : {Layout{2, "", ""}, Layout{3, "tp", "ep"}, Layout{8, "ep", "tp"}, Layout{16, "4x4", "4x4"},
-                               Layout{1, "ep", "ep", 2}, Layout{1, "ep", "tp", 3}, Layout{2, "tp", "tp", 4}}) {
+  for (const Layout& layout :
+       {Layout{2, "", ""}, Layout{3, "tp", "ep"}, Layout{8, "ep", "tp"}, Layout{16, "4x4", "4x4"},
+        Layout{1, "ep", "ep", 2}, Layout{1, "ep", "tp", 3}, Layout{2, "tp", "tp", 4}}) {
     SCOPED_TRACE(::testing::Message() << layout.ranks << " ranks in each of " << layout.replicas << " replicas");
     EngineOptions options = Options(GetParam());
     options.tensor_parallel_size = layout.ranks;

@@ -40,7 +40,8 @@ int Main() {
   }
   const int ranks = (*world)->size();
   if (SharedDir().empty()) {
-    if ((*world)->rank() == 0) std::puts(UnderCi() ? "../shared is not there" : "ok\n(skipped: ../shared is not there)");
+    if ((*world)->rank() == 0)
+      std::puts(UnderCi() ? "../shared is not there" : "ok\n(skipped: ../shared is not there)");
     return UnderCi() ? 1 : 0;
   }
   for (const GoldenModel& golden : GoldenModels()) {

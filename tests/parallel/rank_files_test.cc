@@ -74,7 +74,8 @@ void ExpectSame(const DecoderWeights& a, const DecoderWeights& b) {
                             &LayerWeights::k_norm, &LayerWeights::sinks, &LayerWeights::router_bias}) {
       ASSERT_EQ(x.*part, y.*part);
     }
-    for (const auto part : {&LayerWeights::q, &LayerWeights::k, &LayerWeights::v, &LayerWeights::o, &LayerWeights::router}) {
+    for (const auto part :
+         {&LayerWeights::q, &LayerWeights::k, &LayerWeights::v, &LayerWeights::o, &LayerWeights::router}) {
       ExpectSame((x.*part).view, (y.*part).view);
     }
     ExpectSame(x.dense, y.dense);
@@ -115,7 +116,8 @@ class RankFiles : public ::testing::TestWithParam<GoldenModel> {
     const std::vector<int32_t> ids = GoldenCases(*golden).front().input_ids;
     std::vector<float> logits[2];
     for (int i = 0; i < 2; ++i) {
-      auto many = MakeThreadRanksExecutor(i == 0 ? whole : files, plan, TwoSequencesLayout(whole.spec), DType::kF32, 1, 60000);
+      auto many =
+          MakeThreadRanksExecutor(i == 0 ? whole : files, plan, TwoSequencesLayout(whole.spec), DType::kF32, 1, 60000);
       ASSERT_TRUE(many.ok()) << many.error().message;
       logits[i] = TwoSequences(whole.spec, ids).Run(*many->executor).logits;
     }
@@ -203,7 +205,8 @@ TEST(RankFilesErrors, FlagsThatAskForAnotherLayout) {
   EXPECT_EQ(refused({0}), "");
   EXPECT_EQ(refused({4, false, "2x2", ""}), "");
   EXPECT_THAT(refused({8}), HasSubstr("holds the files of 4 ranks, asked for 8"));
-  EXPECT_THAT(refused({4, true}), HasSubstr("its files share the experts as 2x2, asked for ep in prefill and ep in decode"));
+  EXPECT_THAT(refused({4, true}),
+              HasSubstr("its files share the experts as 2x2, asked for ep in prefill and ep in decode"));
   EXPECT_THAT(refused({4, false, "tp", ""}), HasSubstr("asked for tp in prefill and 2x2 in decode"));
 }
 

@@ -88,7 +88,8 @@ class TwoSequences {
  private:
   int prompt() const { return std::min<int>(kPromptTokens, static_cast<int>(ids_.size())); }
   bool spec_rings() const {
-    return std::any_of(spec_.layers.begin(), spec_.layers.end(), [](const LayerSpec& l) { return l.attention.window > 0; });
+    return std::any_of(spec_.layers.begin(), spec_.layers.end(),
+                       [](const LayerSpec& l) { return l.attention.window > 0; });
   }
 
   const ModelSpec& spec_;
