@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -17,18 +18,23 @@ namespace minimo::bench {
 namespace {
 
 constexpr int64_t kLine = 64;
-constexpr int64_t kStreams = 4;  // a thread walks four quarters of its part at once: more pages open, more in flight
-constexpr int64_t kGrain = kLine * kStreams;
+constexpr int64_t kMostStreams = 4;
+constexpr int64_t kGrain = kLine * kMostStreams;
+// Hardware follows a stream to the end of a page of 4 KB; this goes on beyond.
+constexpr int64_t kAhead = 8192;
 
 using Vector = uint64_t __attribute__((vector_size(32)));  // the compiler splits it where the machine has 16 bytes
 
-// XOR of everything, so that no load can be left out.
+// XOR of everything, so that no load can be left out. One part is walked through in kStreams places at once: which is
+// faster, one or several, depends on the machine.
+template <int64_t kStreams>
 uint64_t ReadPart(const std::byte* begin, int64_t bytes) {
-  const int64_t quarter = bytes / kStreams;
+  const int64_t stream = bytes / kStreams;
   Vector sums[2 * kStreams] = {};
-  for (int64_t at = 0; at < quarter; at += kLine) {
+  for (int64_t at = 0; at < stream; at += kLine) {
     for (int64_t s = 0; s < kStreams; ++s) {
-      const auto* line = reinterpret_cast<const Vector*>(begin + s * quarter + at);
+      const auto* line = reinterpret_cast<const Vector*>(begin + s * stream + at);
+      if (kStreams == 1) __builtin_prefetch(begin + at + kAhead);
       sums[2 * s] ^= line[0];
       sums[2 * s + 1] ^= line[1];
     }
@@ -80,18 +86,22 @@ Result<MemoryBandwidth> MeasureMemoryBandwidth(const MemoryBandwidthOptions& opt
   result.huge_pages = HasHugePages(memory);
 
   std::atomic<uint64_t> sink{0};
-  std::vector<double> rates;
+  constexpr auto kReaders = std::array{ReadPart<1>, ReadPart<kMostStreams>};
+  std::array<std::vector<double>, kReaders.size()> rates;
   for (int pass = 0; pass <= result.passes; ++pass) {
-    const auto start = std::chrono::steady_clock::now();
-    team.Run([&](int member) { sink ^= ReadPart(bytes + member * part, part); });
-    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-    if (pass > 0) rates.push_back(static_cast<double>(result.buffer_bytes) / took.count() * 1e-9);  // 0: warm-up
+    for (size_t i = 0; i < kReaders.size(); ++i) {
+      const auto start = std::chrono::steady_clock::now();
+      team.Run([&](int member) { sink ^= kReaders[i](bytes + member * part, part); });
+      const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+      if (pass > 0) rates[i].push_back(static_cast<double>(result.buffer_bytes) / took.count() * 1e-9);  // 0: warm-up
+    }
   }
   munmap(memory, static_cast<size_t>(result.buffer_bytes));
-  std::sort(rates.begin(), rates.end());
-  result.best_gbs = rates.back();
-  result.median_gbs = rates[rates.size() / 2];
-  result.worst_gbs = rates.front();
+  for (auto& of_one : rates) std::sort(of_one.begin(), of_one.end());
+  const auto& best = rates[0].back() > rates[1].back() ? rates[0] : rates[1];
+  result.best_gbs = best.back();
+  result.median_gbs = best[best.size() / 2];
+  result.worst_gbs = best.front();
   return result;
 }
 
