@@ -2,9 +2,10 @@
 // instruction. Lanes are rows, so nothing is summed across them. A group's accumulators begin at -offset * sum of the
 // activations, which takes the weights' offset out again.
 //
-// Decode: 4 tiles (64 rows) by few tokens, bound by memory. Prefill: 2 tiles by 6 tokens, 12 integer and 12 float
-// accumulators in registers; a step of 4 columns is 2 loads of weights (second-level cache, every tile of tokens comes
-// again for them), 6 broadcasts and 12 products.
+// One token, bound by memory: tile after tile, one stream of addresses a thread. Four tiles at once were slower: two
+// threads of a Zen 5 host read four streams each at 37 GB/s and one or two at 47.
+// Prefill: 2 tiles by 6 tokens, 12 integer and 12 float accumulators in registers; a step of 4 columns is 2 loads of
+// weights (second-level cache, every tile of tokens comes again for them), 6 broadcasts and 12 products.
 #include "ops/linear/row_kernels.h"
 
 #if defined(__x86_64__)
@@ -20,9 +21,9 @@ namespace {
 
 constexpr int kTokenTile = 6;
 constexpr int64_t kLine = kTileRows * 4;
-// Decode only: bytes prefetched before a tile is read there. Beyond the last group of R tiles the R tiles that come
-// next begin, and their scales, a slow stream that no hardware follows, are prefetched a tile ahead.
-constexpr int64_t kAhead = 2048;
+// One token: bytes from a load to the line prefetched beside it. Hardware stops at the end of a page of 4 KB; 1 KB and
+// 4 KB were slower, 12 to 24 KB alike.
+constexpr int64_t kAhead = 8192;
 
 inline __m512i Broadcast(const int8_t* p) { return _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(p)); }
 
@@ -61,17 +62,9 @@ inline void Tile(const LinearTask& task, const TileLayout& layout, const StagedR
       for (int r = 0; r < R; ++r) sum[r][t] = start;
     }
     int64_t column = g * layout.group;
-    int64_t ahead = kAhead;
-    if constexpr (T == 1) {
-      if (at + kAhead >= layout.tile_bytes()) ahead += (R - 1) * layout.tile_bytes() + layout.scale_bytes();
-      for (int r = 0; r < R; ++r) Prefetch(tile[r] + R * layout.tile_bytes() + g * kTileRows * 2);
-    }
     for (int64_t s = 0; s < steps; ++s, at += kLine) {
       __m512i w[R];
-      for (int r = 0; r < R; ++r) {
-        w[r] = _mm512_loadu_si512(tile[r] + at);
-        if (T == 1) Prefetch(tile[r] + at + ahead);
-      }
+      for (int r = 0; r < R; ++r) w[r] = _mm512_loadu_si512(tile[r] + at);
       if constexpr (kInt4) {
         __m512i high[R];
         for (int r = 0; r < R; ++r) {
@@ -113,7 +106,6 @@ template <bool kInt4, int R>
 void Tokens(const LinearTask& task, const TileLayout& layout, const StagedRows& x, int64_t row, int64_t token,
             int64_t count) {
   switch (count) {
-    case 1: return Tile<kInt4, R, 1>(task, layout, x, row, token);
     case 2: return Tile<kInt4, R, 2>(task, layout, x, row, token);
     case 3: return Tile<kInt4, R, 3>(task, layout, x, row, token);
     case 4: return Tile<kInt4, R, 4>(task, layout, x, row, token);
@@ -131,13 +123,52 @@ void AllTokens(const LinearTask& task, const TileLayout& layout, const StagedRow
   }
 }
 
+// Rows [begin, end) for the one token of the task. Four sums a group (integers: their order changes no bit).
+template <bool kInt4>
+void OneToken(const LinearTask& task, const TileLayout& layout, const StagedRows& staged, int64_t begin, int64_t end) {
+  constexpr int kSums = 4;
+  constexpr int kLines = kInt4 ? 2 : 4;  // a step: of 16 columns
+  const std::byte* x = staged.data + (task.x_rows ? task.x_rows[0] : 0) * staged.row_bytes;
+  const auto* meta = reinterpret_cast<const ScaleAndStart*>(x + layout.padded_cols());
+  const __m512i nibble = _mm512_set1_epi8(0xf);
+  const int64_t steps = layout.group_bytes() / (kLines * kLine);
+  for (int64_t row = begin; row < end; row += kTileRows) {
+    const std::byte* tile = task.weight.tiles + row / kTileRows * layout.tile_bytes();
+    const std::byte* at = tile + layout.scale_bytes();
+    const auto* codes = reinterpret_cast<const int8_t*>(x);
+    __m512 total = _mm512_setzero_ps();
+    for (int64_t g = 0; g < layout.groups; ++g) {
+      Prefetch(tile + g * kTileRows * 2 + kAhead);  // with the lines below: every line of the tile, kAhead on
+      __m512i sum[kSums] = {_mm512_set1_epi32(meta[g].start)};
+      for (int64_t s = 0; s < steps; ++s) {
+        for (int i = 0; i < kLines; ++i, at += kLine) {
+          const __m512i w = _mm512_loadu_si512(at);
+          Prefetch(at + kAhead);
+          if constexpr (kInt4) {
+            AddProducts(_mm512_and_si512(w, nibble), Broadcast(codes), &sum[2 * i]);
+            AddProducts(_mm512_and_si512(_mm512_srli_epi16(w, 4), nibble), Broadcast(codes + 4), &sum[2 * i + 1]);
+            codes += 8;
+          } else {
+            AddProducts(w, Broadcast(codes), &sum[i]);
+            codes += 4;
+          }
+        }
+      }
+      const __m512i all = _mm512_add_epi32(_mm512_add_epi32(sum[0], sum[1]), _mm512_add_epi32(sum[2], sum[3]));
+      const __m512 scales = _mm512_mul_ps(LoadScales(tile + g * kTileRows * 2), _mm512_set1_ps(meta[g].scale));
+      total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(all), scales, total);
+    }
+    const int64_t left = task.weight.rows - row;
+    const auto mask = static_cast<__mmask16>(left >= kTileRows ? 0xffff : (1u << left) - 1);
+    _mm512_mask_storeu_ps(task.Out(0) + row, mask, total);
+  }
+}
+
 template <bool kInt4>
 void Rows(const LinearTask& task, const StagedRows& x, int64_t begin, int64_t end) {
   const TileLayout layout(task.weight);
   int64_t row = begin;
-  if (task.tokens == 1) {
-    for (; row + 3 * kTileRows < end; row += 4 * kTileRows) Tile<kInt4, 4, 1>(task, layout, x, row, 0);
-  }
+  if (task.tokens == 1) return OneToken<kInt4>(task, layout, x, begin, end);
   for (; row + kTileRows < end; row += 2 * kTileRows) AllTokens<kInt4, 2>(task, layout, x, row);
   for (; row < end; row += kTileRows) AllTokens<kInt4, 1>(task, layout, x, row);
 }
