@@ -97,6 +97,37 @@ TEST(ThreadTeam, PinnedWorkersKeepToCoresOfTheirOwn) {
   EXPECT_EQ(CPU_COUNT(&set), team.size()) << "the caller stays free";
 }
 
+TEST(ThreadTeam, ACallerThatAsksIsBoundToTheCoreThatWorkersLeave) {
+  cpu_set_t all;
+  ASSERT_EQ(sched_getaffinity(0, sizeof all, &all), 0);
+  const auto cores_of_caller = [](ThreadTeam& team) {
+    cpu_set_t set;
+    std::thread([&] {
+      team.PinCaller();
+      ASSERT_EQ(sched_getaffinity(0, sizeof set, &set), 0);
+    }).join();
+    return set;
+  };
+  ThreadTeam team(0);
+  cpu_set_t set = cores_of_caller(team);
+  EXPECT_TRUE(CPU_EQUAL(&set, &all)) << "its workers are not bound";
+  team.PinWorkers();
+  set = cores_of_caller(team);
+  EXPECT_EQ(CPU_COUNT(&set), 1);
+  std::atomic<int> seen{0};
+  for (int round = 0; round < 20; ++round) {
+    team.Run([&](int part) {
+      if (part == 0) return std::this_thread::sleep_for(std::chrono::milliseconds(1));  // time for the workers
+      cpu_set_t worker;
+      ASSERT_EQ(sched_getaffinity(0, sizeof worker, &worker), 0);
+      if (CPU_COUNT(&worker) > 1) return;  // the caller took the part over
+      ++seen;
+      EXPECT_FALSE(CPU_EQUAL(&worker, &set));
+    });
+  }
+  EXPECT_TRUE(team.size() == 1 || seen.load() > 0);
+}
+
 sem_t held_begun, held_end;
 
 void HoldThread(int) {  // sem_wait and sem_post are all that is done in the handler

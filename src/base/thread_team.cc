@@ -90,6 +90,11 @@ ThreadTeam::~ThreadTeam() {
 void ThreadTeam::PinWorkers() {
   if (cores_.size() != static_cast<size_t>(size())) return;
   for (size_t i = 0; i < workers_.size(); ++i) Bind(workers_[i].native_handle(), cores_[i + 1]);
+  pinned_ = true;
+}
+
+void ThreadTeam::PinCaller() {
+  if (pinned_) Bind(pthread_self(), cores_[0]);
 }
 
 // A part goes from region - 1 to region once. Whoever moves it may read region_ and context_ until it is done, for the

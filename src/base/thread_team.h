@@ -28,9 +28,12 @@ class ThreadTeam {
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Binds each worker to a core of its own, the first left to the caller, if the team has as many members as this
-  // process may use cores; otherwise does nothing, for others may count on the same cores. The caller stays free, for
-  // threads that it starts would inherit its core.
+  // process may use cores; otherwise does nothing, for others may count on the same cores.
   void PinWorkers();
+  // Binds the calling thread to the first core if the workers are bound. For a thread that from now on does little else
+  // than call Run: threads that it starts inherit its core. Left free, it is moved to a worker's core now and then when
+  // something else runs on its own, and both share that core for a step or more.
+  void PinCaller();
 
   // fn(part) for each part in [0, size()), once, on any member; returns when all are done.
   template <typename Fn>
@@ -90,6 +93,7 @@ class ThreadTeam {
   std::unique_ptr<Part[]> parts_;
   std::vector<int> cores_;     // that this process may use
   bool more_than_cores_ = false;
+  bool pinned_ = false;
   alignas(64) std::atomic<uint64_t> region_number_{0};
   Region region_ = nullptr;  // of region_number_, with context_: read by whoever has begun a part of it
   void* context_ = nullptr;

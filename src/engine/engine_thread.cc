@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/thread_team.h"
 #include "minimo/engine_observer.h"
 
 namespace minimo {
@@ -106,6 +107,7 @@ bool EngineThread::TakeInbox(std::vector<Message>* messages) {
 }
 
 void EngineThread::Loop() {
+  if (parts_.team != nullptr) parts_.team->PinCaller();
   std::vector<Message> messages;
   Outbox outbox;
   for (bool running = true; running;) {

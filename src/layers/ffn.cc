@@ -1,5 +1,7 @@
 #include "layers/ffn.h"
 
+#include <algorithm>
+
 #include "base/thread_team.h"
 #include "ops/linear/linear.h"
 #include "ops/router/router.h"
@@ -48,6 +50,24 @@ void SortByExpert(const MoeSpec& spec, const std::vector<FfnWeights>& experts, i
   }
 }
 
+// x [hidden] += the weighted outputs of a token's experts, which are summed up in order of k.
+void AddExperts(const MoeSpec& spec, const std::vector<FfnWeights>& experts, const FfnScratch& s, int64_t token,
+                int64_t hidden, float* x) {
+  constexpr int64_t kColumns = 1024;  // whose sums stay in the first-level cache
+  float sum[kColumns];
+  for (int64_t column = 0; column < hidden; column += kColumns) {
+    const int64_t count = std::min(kColumns, hidden - column);
+    std::fill_n(sum, count, 0.0f);
+    for (int64_t slot = token * spec.top_k; slot < (token + 1) * spec.top_k; ++slot) {
+      if (!experts[s.experts[slot]].present()) continue;
+      const float weight = s.weights[slot];
+      const float* out = s.slots.data() + slot * hidden + column;
+      for (int64_t i = 0; i < count; ++i) sum[i] += weight * out[i];
+    }
+    for (int64_t i = 0; i < count; ++i) x[column + i] += sum[i];
+  }
+}
+
 }  // namespace
 
 void MoeFfn(const MoeSpec& spec, const LayerWeights& w, const std::vector<FfnWeights>& experts, ThreadTeam& team,
@@ -84,17 +104,8 @@ void MoeFfn(const MoeSpec& spec, const LayerWeights& w, const std::vector<FfnWei
   LinearCpu(s->in, team);
   SiluMulCpu({s->gate.data(), s->up.data(), s->gate.data(), local_slots * intermediate}, team);
   LinearCpu(s->out, team);
-  team.ParallelFor(rows * hidden, 4096, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t token = i / hidden, column = i % hidden;
-      float sum = 0;
-      for (int k = 0; k < spec.top_k; ++k) {
-        const int64_t slot = token * spec.top_k + k;
-        if (!experts[s->experts[static_cast<size_t>(slot)]].present()) continue;
-        sum += s->weights[static_cast<size_t>(slot)] * s->slots[static_cast<size_t>(slot * hidden + column)];
-      }
-      x[i] += sum;
-    }
+  team.ParallelFor(rows, std::max<int64_t>(1, 4096 / hidden), [&](int64_t begin, int64_t end) {
+    for (int64_t token = begin; token < end; ++token) AddExperts(spec, experts, *s, token, hidden, x + token * hidden);
   });
 }
 
