@@ -10,6 +10,9 @@
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 namespace minimo {
@@ -36,11 +39,14 @@ CpuIsa Detect() {
   const bool tiles = __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & kAmxTile) != 0 && (d & kAmxInt8) != 0;
   return tiles && MayUseTiles() ? CpuIsa::kAmx : CpuIsa::kAvx512;
 }
+#elif defined(__aarch64__)
+CpuIsa Detect() { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0 ? CpuIsa::kNeonDot : CpuIsa::kNeon; }
 #else
 CpuIsa Detect() { return CpuIsa::kPortable; }
 #endif
 
-// Highway's own choice follows: portable is the least that a compiler may assume (SSE2, or Highway's emulation).
+// Highway's own choice follows: portable is the least that a compiler may assume (SSE2 or NEON, or Highway's
+// emulation).
 void LimitHighway(CpuIsa isa) {
 #if defined(__x86_64__)
   constexpr int64_t kBeyondAvx2 = HWY_AVX2 - 1, kFromSse4 = 2 * HWY_SSE4 - 1;  // better targets have lower bits
@@ -54,7 +60,8 @@ void LimitHighway(CpuIsa isa) {
 CpuIsa FromEnvironment() {
   const char* asked = std::getenv("MINIMO_CPU_ISA");
   if (asked == nullptr) return CpuIsa::kAmx;
-  for (const CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512}) {
+  for (const CpuIsa isa :
+       {CpuIsa::kPortable, CpuIsa::kNeon, CpuIsa::kNeonDot, CpuIsa::kAvx2, CpuIsa::kAvx512}) {
     if (NameOf(isa) != asked) continue;
     LimitHighway(isa);
     return isa;
@@ -76,6 +83,8 @@ void LimitCpuIsa(CpuIsa isa) { Active() = std::min(Detect(), isa); }
 std::string_view NameOf(CpuIsa isa) {
   switch (isa) {
     case CpuIsa::kPortable: return "portable";
+    case CpuIsa::kNeon: return "neon";
+    case CpuIsa::kNeonDot: return "neon-dot";
     case CpuIsa::kAvx2: return "avx2";
     case CpuIsa::kAvx512: return "avx512";
     case CpuIsa::kAmx: return "amx";

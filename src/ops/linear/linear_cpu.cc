@@ -20,7 +20,7 @@ constexpr int64_t kPieces = 8;
 constexpr double kLeastPiece = 128 << 10;  // weights: a piece of fewer costs more in the hand-out than it evens out
 
 ChosenKernel Choose(const WeightView& w) {
-  const CpuIsa isa = ActiveCpuIsa();
+  [[maybe_unused]] const CpuIsa isa = ActiveCpuIsa();
   if (w.tiles != nullptr) {
     const TileLayout layout(w);
     ChosenKernel chosen{TileRowsPortable,
@@ -29,6 +29,9 @@ ChosenKernel Choose(const WeightView& w) {
     if (isa >= CpuIsa::kAvx2) chosen.run = TileRowsAvx2;
     if (isa >= CpuIsa::kAvx512) chosen.run = TileRowsAvx512;
     if (isa >= CpuIsa::kAmx) chosen.run = TileRowsAmx;
+#elif defined(__aarch64__)
+    if (isa >= CpuIsa::kNeon) chosen.run = TileRowsNeon;
+    if (isa >= CpuIsa::kNeonDot) chosen.run = TileRowsNeonDot;
 #endif
     return chosen;
   }

@@ -77,7 +77,12 @@ std::vector<float> Normal(std::mt19937& rng, int64_t count) {
 std::vector<CpuIsa> Isas() {
   LimitCpuIsa(CpuIsa::kAmx);
   std::vector<CpuIsa> isas;
-  for (const CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAmx}) {
+#if defined(__aarch64__)
+  constexpr CpuIsa kAll[] = {CpuIsa::kPortable, CpuIsa::kNeon, CpuIsa::kNeonDot};
+#else
+  constexpr CpuIsa kAll[] = {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAmx};
+#endif
+  for (const CpuIsa isa : kAll) {
     if (isa <= ActiveCpuIsa()) isas.push_back(isa);
   }
   return isas;

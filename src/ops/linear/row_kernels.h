@@ -42,6 +42,10 @@ void PackTileAvx512(const WeightView& weight, int64_t first_row, int64_t rows, s
 void TileRowsAvx512(const LinearTask& task, const StagedRows& x, int64_t begin, int64_t end);
 void TileRowsAvx2(const LinearTask& task, const StagedRows& x, int64_t begin, int64_t end);
 void TileRowsAmx(const LinearTask& task, const StagedRows& x, int64_t begin, int64_t end);
+#elif defined(__aarch64__)
+// tiles_neon.cc
+void TileRowsNeon(const LinearTask& task, const StagedRows& x, int64_t begin, int64_t end);
+void TileRowsNeonDot(const LinearTask& task, const StagedRows& x, int64_t begin, int64_t end);
 #endif
 
 }  // namespace minimo
