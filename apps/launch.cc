@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "apps/commands.h"
+#include "apps/rank_processes.h"
 #include "base/error.h"
 
 namespace minimo {
@@ -36,6 +37,9 @@ constexpr char kEndAfterSeconds[] = "12";
 // Restarts wait longer each time, unless the last run lived this long.
 constexpr auto kGoodRun = seconds(60);
 constexpr auto kLongestPause = seconds(30);
+// Once a rank has failed mpirun sleeps for twice kEndAfterSeconds, also when no rank is left.
+constexpr auto kLookEvery = seconds(1);
+constexpr auto kMpirunLate = seconds(5);
 
 volatile std::sig_atomic_t g_stop = 0;
 void OnStop(int) { g_stop = g_stop + 1; }
@@ -84,15 +88,21 @@ Result<pid_t> Start(const std::vector<std::string>& args) {
                 std::strerror(why));
 }
 
-// Waits for the job; a stop asked of us is passed on as SIGUSR1, which mpirun forwards to the ranks, whose leader
-// drains; asked again, it does not wait. "", or what says how it ended.
-std::string Watch(pid_t job) {
-  bool told = false, insisted = false;
+// A stop asked of us, passed on as SIGUSR1, at which a server's leader drains and sends the others home. Not every
+// mpirun forwards it, so ranks of this host hear it from here. False: there is none yet.
+bool TellRanks(pid_t job, bool other_hosts) {
+  const std::vector<pid_t> ranks = RanksBelow(job);
+  for (const pid_t rank : ranks) kill(rank, SIGUSR1);
+  if (other_hosts) kill(job, SIGUSR1);
+  return other_hosts || !ranks.empty();
+}
+
+// Waits for the job; a stop asked of us is passed on; asked again, it does not wait. "", or what says how it ended.
+std::string Watch(pid_t job, bool other_hosts) {
+  bool told = false, insisted = false, started = false;
+  auto last_seen = steady_clock::now(), looked = last_seen;
   while (true) {
-    if (g_stop && !told) {
-      kill(job, SIGUSR1);
-      told = true;
-    }
+    if (g_stop && !told) told = TellRanks(job, other_hosts);
     if (g_stop > 1 && !insisted) {
       kill(job, SIGTERM);  // mpirun ends the ranks, at the latest by SIGKILL
       insisted = true;
@@ -103,6 +113,12 @@ std::string Watch(pid_t job) {
       if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return "";
       if (WIFEXITED(status)) return fmt::format("the ranks ended with exit code {}", WEXITSTATUS(status));
       return fmt::format("the ranks ended by signal {}", WTERMSIG(status));
+    }
+    const auto now = steady_clock::now();
+    if (!other_hosts && (!started || now - looked > kLookEvery)) {
+      looked = now;
+      if (!RanksBelow(job).empty()) started = true, last_seen = now;
+      if (started && now - last_seen > kMpirunLate) return "the ranks have ended; mpirun has not and is left behind";
     }
     usleep(50'000);
   }
@@ -117,7 +133,7 @@ Status Body(const Flags& flags) {
   while (true) {
     const auto begin = steady_clock::now();
     MINIMO_ASSIGN(const pid_t job, Start(args));
-    const std::string end = Watch(job);
+    const std::string end = Watch(job, !flags.hostfile.empty());
     if (end.empty()) return {};
     if (!flags.restart || g_stop) return Error{end};
     if (steady_clock::now() - begin > kGoodRun) pause = seconds(1);

@@ -169,7 +169,8 @@ Status Body(Flags& f) {
     return engine_options.ranks->failure();
   }
   LogInfo("signal {}: no new connections; requests in progress have {} s", signal, f.drain_timeout_s);
-  // A second signal does not wait.
+  // A second signal does not wait, but for SIGUSR1, which the launcher and its mpirun may both have sent.
+  std::signal(SIGUSR1, SIG_IGN);
   pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
   std::signal(SIGTERM, [](int) { std::_Exit(0); });
   std::signal(SIGINT, [](int) { std::_Exit(0); });
