@@ -37,6 +37,7 @@ struct CudaOptions {
   // One of several ranks, a device each: its share (device_part.h, like the spec and the weights); null: all of it. Every
   // rank makes the same calls; rank 0 alone gets logits. The share and its communicator outlive the executor.
   const RankShare* share = nullptr;
+  const MoeShare* decode_experts = nullptr;  // the rank's in decode steps, where they are not those of `share`
   int rank_timeout_ms = 8000;  // how long a silent rank is waited for
   bool peer_memory = true;     // small sums through the GPUs' own memory; false: all by NCCL
 };

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <numeric>
 
@@ -8,11 +9,9 @@
 #include "cuda/cuda_executor.h"
 #include "cuda/device_cuda.h"
 #include "cuda/device_digests_cuda.h"
-#include "cuda/device_weights_cuda.h"
-#include "cuda/exchange_cuda.h"
+#include "cuda/executor_plan_cuda.h"
 #include "cuda/fault_cuda.h"
 #include "cuda/forward_cuda.h"
-#include "cuda/kernels/router.cuh"
 #include "cuda/step_ahead.h"
 #include "cuda/step_plan.h"
 #include "cuda/step_times_cuda.h"
@@ -20,38 +19,7 @@
 namespace minimo::cuda {
 namespace {
 
-constexpr int kMaxLogitRows = kMostDecodeTokens;  // of one pass of the head
-constexpr int64_t kReserveBytes = 700 << 20;   // the context, graphs and the loader's staging, measured on an H100
 constexpr int kFirstTableEntries = 1 << 16;
-
-WeightOptions WeightsOf(const CudaOptions& o) { return {o.f32, o.random_weights, o.random_int4_group, o.random_fp8_head}; }
-
-bool UsesFp8Prefill(const CudaOptions& o, const DeviceWeights& weights) {
-  return o.fp8_prefill && !o.f32 && weights.FitsFp8Prefill();
-}
-
-int LogitRows(const CudaOptions& o) { return std::min(o.max_tokens, kMaxLogitRows); }
-
-ExchangeOptions ExchangeOf(const CudaOptions& o) {
-  return {o.max_tokens, LogitRows(o), o.rank_timeout_ms, o.peer_memory};
-}
-
-std::string Gib(int64_t bytes) { return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (1 << 30)); }
-
-Status CheckSpec(const ModelSpec& spec) {
-  if (spec.moe.experts > kRouterExperts || spec.moe.top_k > 32 || spec.moe.groups > 32) {
-    return Errorf("the CUDA backend routes to at most 32 of {} experts in 32 groups, the model has {} of {} in {}",
-                  kRouterExperts, spec.moe.top_k, spec.moe.experts, spec.moe.groups);
-  }
-  for (const LayerSpec& l : spec.layers) {
-    const AttentionSpec& a = l.attention;
-    if (spec.hidden % 4 != 0 || a.head_dim % 2 != 0 || a.v_head_dim > 256) {
-      return Errorf("the CUDA backend needs a hidden size in fours, even heads and value heads up to 256; found {}, {}, {}",
-                    spec.hidden, a.head_dim, a.v_head_dim);
-    }
-  }
-  return {};
-}
 
 class CudaExecutorImpl final : public CudaExecutor {
  public:
@@ -68,7 +36,7 @@ class CudaExecutorImpl final : public CudaExecutor {
     }
     // Decode steps carry one token a sequence: a layout of its own keeps their copy short.
     decode_layout_ = step_layout_;
-    decode_layout_.max_tokens = std::min(options.max_tokens, kMaxLogitRows);
+    decode_layout_.max_tokens = LogitRows(options);
   }
   ~CudaExecutorImpl() override {
     cudaDeviceSynchronize();
@@ -80,7 +48,7 @@ class CudaExecutorImpl final : public CudaExecutor {
     MINIMO_TRY(stream_.Create());
     MINIMO_TRY(times_.Create());
     if (options_.share != nullptr) {
-      MINIMO_ASSIGN(exchange_, Exchange::Create(spec_, *options_.share, ExchangeOf(options_)));
+      MINIMO_ASSIGN(exchange_, Exchange::Create(spec_, *options_.share, ExchangeOf(options_, fp8_prefill_)));
     }
     MINIMO_TRY(weights_.Fill(weights, &team, stream_.get()));
     MINIMO_TRY(kv_.Allocate(spec_, layout_));
@@ -89,10 +57,16 @@ class CudaExecutorImpl final : public CudaExecutor {
     const int vocab = exchange_ ? static_cast<int>(options_.share->vocab.count) : spec_.vocab;
     MINIMO_TRY(digests_.Allocate(LogitRows(options_), vocab, logits, exchange_.get()));
     MINIMO_TRY(host_logits_.Allocate(int64_t{LogitRows(options_)} * spec_.vocab * 4));
+    if (weights_.hybrid()) {
+      decode_phase_ = std::make_unique<DecodePhase>(spec_, weights_, options_);
+      MINIMO_TRY(decode_phase_->workspace.Allocate());
+    }
     for (const bool decode : {false, true}) {
-      forward_[decode] = std::make_unique<Forward>(spec_, weights_, kv_, workspace_,
-                                                   decode ? decode_layout_ : step_layout_, options_.f32,
-                                                   fp8_prefill_, exchange_.get());
+      const DecodePhase* other = decode ? decode_phase_.get() : nullptr;
+      forward_[decode] = std::make_unique<Forward>(
+          other != nullptr ? other->spec : spec_, other != nullptr ? other->weights : weights_, kv_,
+          other != nullptr ? other->workspace : workspace_, decode ? decode_layout_ : step_layout_, options_.f32,
+          fp8_prefill_, exchange_.get());
       MINIMO_TRY(forward_[decode]->Prepare(stream_.get()));
       MINIMO_TRY(ReservePacked(decode, LayoutOf(decode).BlockTables() + kFirstTableEntries));
     }
@@ -101,7 +75,9 @@ class CudaExecutorImpl final : public CudaExecutor {
 
   const KvLayout& kv_layout() const override { return layout_; }
   int vocab_size() const override { return spec_.vocab; }
-  int64_t layer_bytes_per_token() const override { return weights_.BytesPerToken(); }
+  int64_t layer_bytes_per_token() const override {
+    return decode_phase_ ? decode_phase_->weights.BytesPerToken() : weights_.BytesPerToken();
+  }
   int64_t head_bytes() const override { return weights_.HeadBytes(); }
 
   Status Run(const StepRecord& step, std::span<float>* output) override {
@@ -194,9 +170,15 @@ class CudaExecutorImpl final : public CudaExecutor {
     CudaExpertLoad load;
     load.experts = spec_.moe.experts;
     std::vector<int64_t> counts(static_cast<size_t>(spec_.num_layers()) * load.experts);
-    const cudaError_t copied = cudaMemcpy(counts.data(), workspace_.At(workspace_.expert_load),
-                                          counts.size() * sizeof(int64_t), cudaMemcpyDeviceToHost);
-    if (copied != cudaSuccess) return {};
+    std::vector<const Workspace*> workspaces = {&workspace_};
+    if (decode_phase_) workspaces.push_back(&decode_phase_->workspace);
+    for (const Workspace* w : workspaces) {
+      std::vector<int64_t> part(counts.size());
+      const cudaError_t copied = cudaMemcpy(part.data(), w->At(w->expert_load), part.size() * sizeof(int64_t),
+                                            cudaMemcpyDeviceToHost);
+      if (copied != cudaSuccess) return {};
+      std::transform(part.begin(), part.end(), counts.begin(), counts.begin(), std::plus<>());
+    }
     for (int i = 0; i < spec_.num_layers(); ++i) {
       if (!spec_.layers[i].moe) continue;
       const auto first = counts.begin() + int64_t{i} * load.experts;
@@ -416,6 +398,7 @@ class CudaExecutorImpl final : public CudaExecutor {
   DeviceKv kv_;
   bool fp8_prefill_;
   Workspace workspace_;
+  std::unique_ptr<DecodePhase> decode_phase_;  // null: decode steps have what prefill has
   StepLayout step_layout_, decode_layout_;
   std::unique_ptr<Forward> forward_[2];  // [decode]
   StepPlan plan_;
@@ -441,41 +424,11 @@ class CudaExecutorImpl final : public CudaExecutor {
 
 }  // namespace
 
-Result<int64_t> CudaExecutor::BytesBesideKv(const ModelSpec& spec, const DecoderWeights* weights,
-                                            const CudaOptions& options) {
-  MINIMO_ASSIGN(const DeviceWeights plan, DeviceWeights::Plan(spec, weights, WeightsOf(options), options.share));
-  const int64_t exchange = options.share != nullptr ? Exchange::Bytes(spec, *options.share, ExchangeOf(options)) : 0;
-  const Workspace workspace(spec, options.f32, UsesFp8Prefill(options, plan), options.max_tokens, LogitRows(options));
-  return plan.bytes() + workspace.bytes() + exchange + kReserveBytes;
-}
-
-namespace {
-
-// What can be refused before anything is loaded.
-Status CheckFits(const ModelSpec& spec, const DecoderWeights* weights, const KvLayout& layout,
-                 const CudaOptions& options, const DeviceWeights& plan) {
-  MINIMO_TRY(CheckSpec(spec));
-  CHECK(layout.bytes_per_element == 1 || layout.bytes_per_element == (options.f32 ? 4 : 2));
-  MINIMO_ASSIGN(const CudaDevice device, FindCudaDevice(options.device));
-  MINIMO_ASSIGN(const int64_t beside, CudaExecutor::BytesBesideKv(spec, weights, options));
-  const int64_t kv = DeviceKv::Bytes(layout);
-  if (beside + kv > device.free_bytes) {
-    const double part = static_cast<double>(device.free_bytes - (beside - plan.bytes()) - kv) / plan.bytes();
-    return Errorf("{} does not fit {}: weights {}, KV cache {}, buffers {}, free {}. What fits: about {} of {} layers "
-                  "(--num-layers), or a smaller KV cache, or more devices",
-                  spec.model_type, device.name, Gib(plan.bytes()), Gib(kv), Gib(beside - plan.bytes()),
-                  Gib(device.free_bytes), std::max(0, static_cast<int>(part * spec.num_layers())), spec.num_layers());
-  }
-  LogInfo("{}: weights {}, KV cache {}, free {}", device.name, Gib(plan.bytes()), Gib(kv), Gib(device.free_bytes));
-  return {};
-}
-
-}  // namespace
-
 Result<std::unique_ptr<CudaExecutor>> CudaExecutor::Create(const ModelSpec& spec, const DecoderWeights* weights,
                                                            const KvLayout& layout, const CudaOptions& options,
                                                            ThreadTeam& team) {
-  MINIMO_ASSIGN(DeviceWeights plan, DeviceWeights::Plan(spec, weights, WeightsOf(options), options.share));
+  MINIMO_ASSIGN(DeviceWeights plan,
+                DeviceWeights::Plan(spec, weights, WeightsOf(options), options.share, options.decode_experts));
   // Together, or ranks that are well would wait inside NCCL for those that are not.
   MINIMO_TRY(AgreeOn(options.share != nullptr ? options.share->comm : nullptr,
                      CheckFits(spec, weights, layout, options, plan)));

@@ -13,14 +13,13 @@ Status CheckPlan(const ModelSpec& spec, const ParallelPlan& plan, int64_t grain)
     return Errorf("on GPUs all ranks share the attention of every sequence: --data-parallel-size is {}, only CPU ranks "
                   "hold replicas of it; use --tensor-parallel-size {}", plan.replicas, plan.ranks);
   }
-  if (plan.hybrid()) {
-    return Errorf("on GPUs prefill and decode share the experts alike, because two layouts would fill their memory with "
-                  "experts twice; --moe-prefill is {}, --moe-decode {}", ToString(plan.prefill), ToString(plan.decode));
-  }
   for (int rank = 0; rank < plan.ranks; ++rank) {
-    const MoeShare experts = ShareExperts(spec.moe, plan.prefill, rank, grain);
     const ModelSpec part = RankSpec(spec, plan, rank);
-    bool holds = experts.experts.count > 0 && experts.rows.count > 0;
+    bool holds = true;
+    for (const MoeLayout& layout : {plan.prefill, plan.decode}) {
+      const MoeShare experts = ShareExperts(spec.moe, layout, rank, grain);
+      holds = holds && experts.experts.count > 0 && experts.rows.count > 0;
+    }
     for (const LayerSpec& layer : part.layers) {
       holds = holds && layer.attention.heads > 0 && (layer.moe || layer.intermediate > 0);
     }
@@ -78,6 +77,7 @@ Result<DevicePart> MakeDevicePart(const LoadedModel& whole, const ParallelPlan& 
   part.spec = RankSpec(whole.spec, plan, comm->rank());
   part.share = MakeRankShare(whole.spec, plan, comm, grain);
   part.spec.moe.intermediate = static_cast<int>(part.share.experts.rows.count);
+  if (plan.hybrid()) part.decode_experts = ShareExperts(whole.spec.moe, plan.decode, comm->rank(), grain);
   return part;
 }
 

@@ -1,6 +1,8 @@
 // One device's part of a model on several, by the same plan as the CPU's ranks.
 #pragma once
 
+#include <optional>
+
 #include "comm/communicator.h"
 #include "layers/rank_share.h"
 #include "layers/weight.h"
@@ -11,14 +13,15 @@
 namespace minimo::cuda {
 
 struct DevicePart {
-  ModelSpec spec;  // heads, dense rows and expert rows of this rank; hidden, vocab and experts of the whole
+  // Heads, dense rows and (of prefill) expert rows of this rank; hidden, vocab and experts of the whole.
+  ModelSpec spec;
   DecoderWeights weights;  // views; the embedding whole. Without layers where the model has no weights
   std::shared_ptr<const Checkpoint> files;  // where the rank has files of its own
   RankShare share;
+  std::optional<MoeShare> decode_experts;  // where decode steps share the experts in another way than prefill
 };
 
-// Refuses what devices cannot do: expert layouts that differ between prefill and decode (both would have to lie in a
-// device's memory), ranks that would hold no heads or no experts. The model's files and `comm` outlive the result.
+// Refuses what devices cannot do: replicas of attention, ranks that would hold no heads or no experts. The model's files and `comm` outlive the result.
 // expert_row_grain: of random weights; else the weights' own.
 Result<DevicePart> MakeDevicePart(const LoadedModel& whole, const ParallelPlan& plan, Communicator* comm,
                                   int64_t expert_row_grain = 1);

@@ -55,8 +55,36 @@ void DeviceWeights::Place(DeviceMatrix* m, int64_t copies) {
   m->scales = Take(m->expert_scale_bytes * copies);
 }
 
+void DeviceWeights::PlaceFfn(const LayerSpec& layer, int intermediate, const Range& experts,
+                             const LayerWeights* weights, bool of_decode, DeviceLayer* d) {
+  const bool f32 = options_.f32;
+  const int64_t copies = layer.moe ? experts.count : 1;
+  int group = options_.random_int4_group;
+  TileFormat up = layer.moe && group > 0 ? TileFormat::kInt4 : TileFormat::kFp8, down = up;
+  if (weights != nullptr) {
+    const auto add = [&](const FfnWeights& e, bool first) {
+      const TileFormat u = Common(FormatOf(e.gate.view, f32), FormatOf(e.up.view, f32), f32);
+      if (e.gate.view.format == WeightFormat::kInt4Group) group = e.gate.view.group_size;
+      up = first ? u : Common(up, u, f32);
+      down = first ? FormatOf(e.down.view, f32) : Common(down, FormatOf(e.down.view, f32), f32);
+    };
+    if (!layer.moe) add(weights->dense, true);
+    const std::vector<FfnWeights>& all = of_decode ? weights->decode_experts : weights->experts;
+    for (int64_t e = experts.begin; layer.moe && e < experts.end(); ++e) add(all[e], e == experts.begin);
+  }
+  d->gate_up.rows = intermediate;
+  d->gate_up.cols = spec_.hidden;
+  d->gate_up.shape = ShapeOf(up, 2 * PadTo(intermediate, 8), spec_.hidden, group > 0 ? group : 32);
+  Place(&d->gate_up, copies);
+  d->down.rows = spec_.hidden;
+  d->down.cols = intermediate;
+  d->down.shape = ShapeOf(down, spec_.hidden, intermediate, group > 0 ? group : 32);
+  Place(&d->down, copies);
+}
+
 Result<DeviceWeights> DeviceWeights::Plan(const ModelSpec& spec, const DecoderWeights* weights,
-                                          const WeightOptions& options, const RankShare* share) {
+                                          const WeightOptions& options, const RankShare* share,
+                                          const MoeShare* decode_experts) {
   DeviceWeights plan;
   plan.spec_ = spec;
   plan.options_ = options;
@@ -96,30 +124,7 @@ Result<DeviceWeights> DeviceWeights::Plan(const ModelSpec& spec, const DecoderWe
     const TileFormat released_o = a.v_head_dim != a.head_dim ? TileFormat::kBf16 : TileFormat::kFp8;
     d.o.shape = ShapeOf(format(w ? &w->o : nullptr, released_o), spec.hidden, a.o_size());
     plan.Place(&d.o, 1);
-    const int intermediate = l.moe ? spec.moe.intermediate : l.intermediate;
-    const int64_t copies = l.moe ? plan.experts_.count : 1;
-    int group = options.random_int4_group;
-    TileFormat up = l.moe && group > 0 ? TileFormat::kInt4 : TileFormat::kFp8, down = up;
-    if (w) {
-      const auto add = [&](const FfnWeights& e, bool first) {
-        const TileFormat u = Common(FormatOf(e.gate.view, f32), FormatOf(e.up.view, f32), f32);
-        if (e.gate.view.format == WeightFormat::kInt4Group) group = e.gate.view.group_size;
-        up = first ? u : Common(up, u, f32);
-        down = first ? FormatOf(e.down.view, f32) : Common(down, FormatOf(e.down.view, f32), f32);
-      };
-      if (!l.moe) add(w->dense, true);
-      for (int64_t e = plan.experts_.begin; l.moe && e < plan.experts_.end(); ++e) {
-        add(w->experts[e], e == plan.experts_.begin);
-      }
-    }
-    d.gate_up.rows = intermediate;
-    d.gate_up.cols = spec.hidden;
-    d.gate_up.shape = ShapeOf(up, 2 * PadTo(intermediate, 8), spec.hidden, group > 0 ? group : 32);
-    plan.Place(&d.gate_up, copies);
-    d.down.rows = spec.hidden;
-    d.down.cols = intermediate;
-    d.down.shape = ShapeOf(down, spec.hidden, intermediate, group > 0 ? group : 32);
-    plan.Place(&d.down, copies);
+    plan.PlaceFfn(l, l.moe ? spec.moe.intermediate : l.intermediate, plan.experts_, w, false, &d);
     d.input_norm = vector(spec.hidden);
     d.post_norm = vector(spec.hidden);
     if (a.qk_norm) d.q_norm = vector(a.q_size()), d.k_norm = vector(a.k_size());
@@ -129,8 +134,20 @@ Result<DeviceWeights> DeviceWeights::Plan(const ModelSpec& spec, const DecoderWe
       d.router_bias = vector(spec.moe.experts);
     }
     plan.layers_.push_back(d);
+    if (decode_experts == nullptr) continue;
+    if (l.moe) plan.PlaceFfn(l, static_cast<int>(decode_experts->rows.count), decode_experts->experts, w, true, &d);
+    plan.decode_layers_.push_back(d);
   }
+  if (decode_experts != nullptr) plan.decode_experts_ = decode_experts->experts;
   return plan;
+}
+
+DeviceWeights DeviceWeights::ForDecode() const {
+  DeviceWeights decode = *this;
+  if (!hybrid()) return decode;
+  decode.layers_ = decode_layers_;
+  decode.experts_ = decode_experts_;
+  return decode;
 }
 
 int64_t DeviceWeights::BytesPerToken() const {
@@ -157,7 +174,7 @@ bool DeviceWeights::FitsFp8Prefill() const {
 
 Status DeviceWeights::Fill(const DecoderWeights* weights, ThreadTeam* team, cudaStream_t stream) {
   const auto start = std::chrono::steady_clock::now();
-  MINIMO_TRY(memory_.Allocate(bytes_));
+  MINIMO_TRY(memory_->Allocate(bytes_));
   MINIMO_TRY(options_.random ? FillRandom(stream) : FillFromFiles(*weights, *team, stream));
   MINIMO_TRY(ToStatus(cudaStreamSynchronize(stream), "filling the weights"));
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -170,28 +187,32 @@ Status DeviceWeights::FillRandom(cudaStream_t stream) {
   uint64_t seed = 1;
   const auto matrix = [&](const DeviceMatrix& m, int64_t copies, float deviation) {
     seed += uint64_t{1} << 40;
-    return ToStatus(LaunchRandomTiles(m.shape, copies, memory_.As(m.weights), memory_.As(m.scales), deviation, seed,
+    return ToStatus(LaunchRandomTiles(m.shape, copies, memory_->As(m.weights), memory_->As(m.scales), deviation, seed,
                                       stream),
                     "random weights");
   };
   const auto floats = [&](DeviceVector v, int64_t size, float mean, float deviation) -> Status {
     if (v.offset < 0) return {};
     seed += uint64_t{1} << 40;
-    return ToStatus(LaunchRandomFloats(memory_.As<float>(v.offset), size, mean, deviation, seed, stream),
+    return ToStatus(LaunchRandomFloats(memory_->As<float>(v.offset), size, mean, deviation, seed, stream),
                     "random weights");
   };
   const auto deviation = [](const DeviceMatrix& m) { return 1.0f / std::sqrt(static_cast<float>(m.cols)); };
-  MINIMO_CUDA_TRY(LaunchRandomBf16(memory_.As(embedding_), int64_t{spec_.vocab} * spec_.hidden, 1.0f, 7, stream));
+  MINIMO_CUDA_TRY(LaunchRandomBf16(memory_->As(embedding_), int64_t{spec_.vocab} * spec_.hidden, 1.0f, 7, stream));
   MINIMO_TRY(matrix(head_, 1, deviation(head_)));
   MINIMO_TRY(floats(final_norm_, spec_.hidden, 1, 0.1f));
   for (int i = 0; i < spec_.num_layers(); ++i) {
     const DeviceLayer& d = layers_[i];
     const AttentionSpec& a = spec_.layers[i].attention;
-    const int64_t copies = spec_.layers[i].moe ? experts_.count : 1;
+    const bool moe = spec_.layers[i].moe;
     MINIMO_TRY(matrix(d.qkv, 1, deviation(d.qkv)));
     MINIMO_TRY(matrix(d.o, 1, deviation(d.o)));
-    MINIMO_TRY(matrix(d.gate_up, copies, deviation(d.gate_up)));
-    MINIMO_TRY(matrix(d.down, copies, deviation(d.down)));
+    MINIMO_TRY(matrix(d.gate_up, moe ? experts_.count : 1, deviation(d.gate_up)));
+    MINIMO_TRY(matrix(d.down, moe ? experts_.count : 1, deviation(d.down)));
+    if (moe && hybrid()) {  // not the same values: of random weights the phases are different models
+      MINIMO_TRY(matrix(decode_layers_[i].gate_up, decode_experts_.count, deviation(decode_layers_[i].gate_up)));
+      MINIMO_TRY(matrix(decode_layers_[i].down, decode_experts_.count, deviation(decode_layers_[i].down)));
+    }
     MINIMO_TRY(floats(d.input_norm, spec_.hidden, 1, 0.1f));
     MINIMO_TRY(floats(d.post_norm, spec_.hidden, 1, 0.1f));
     MINIMO_TRY(floats(d.q_norm, a.q_size(), 1, 0.1f));
@@ -208,19 +229,28 @@ Status DeviceWeights::FillFromFiles(const DecoderWeights& weights, ThreadTeam& t
   MINIMO_TRY(uploader.Allocate());
   const auto floats = [&](DeviceVector v, const Vector& from) -> Status {
     if (v.offset < 0) return {};
-    return uploader.Copy(memory_.As(v.offset), from.data(), static_cast<int64_t>(from.size()) * 4);
+    return uploader.Copy(memory_->As(v.offset), from.data(), static_cast<int64_t>(from.size()) * 4);
   };
   const auto matrix = [&](const DeviceMatrix& m, int64_t copy, int first_row, const Weight& top, const Weight* bottom) {
     const int64_t first_tile = first_row / kTileRows;
     const int64_t unit_bytes = UnitBytes(m.shape.format), scale_bytes = UnitScaleBytes(m.shape.format, m.shape.group_cols);
     return uploader.Repack(m.shape, top.view, bottom ? &bottom->view : nullptr,
-                           memory_.As(m.weights + copy * m.expert_weight_bytes + first_tile * m.shape.units * unit_bytes),
-                           memory_.As(m.scales + copy * m.expert_scale_bytes + first_tile * m.shape.units * scale_bytes));
+                           memory_->As(m.weights + copy * m.expert_weight_bytes + first_tile * m.shape.units * unit_bytes),
+                           memory_->As(m.scales + copy * m.expert_scale_bytes + first_tile * m.shape.units * scale_bytes));
+  };
+  const auto experts = [&](const DeviceLayer& d, const Range& here, const std::vector<FfnWeights>& all) -> Status {
+    for (int64_t e = 0; e < here.count; ++e) {
+      const FfnWeights& expert = all[here.begin + e];
+      const FusedGateUp fused = GateUpParts(expert);
+      MINIMO_TRY(matrix(d.gate_up, e, 0, *fused.gate, fused.up));
+      MINIMO_TRY(matrix(d.down, e, 0, expert.down, nullptr));
+    }
+    return {};
   };
   if (embedding_f32_) {
-    MINIMO_TRY(uploader.CopyAsFloat(memory_.As<float>(embedding_), weights.embedding.view));
+    MINIMO_TRY(uploader.CopyAsFloat(memory_->As<float>(embedding_), weights.embedding.view));
   } else {
-    MINIMO_TRY(uploader.Copy(memory_.As(embedding_), weights.embedding.view.data, int64_t{spec_.vocab} * spec_.hidden * 2));
+    MINIMO_TRY(uploader.Copy(memory_->As(embedding_), weights.embedding.view.data, int64_t{spec_.vocab} * spec_.hidden * 2));
   }
   MINIMO_TRY(matrix(head_, 0, 0, weights.lm_head, nullptr));
   MINIMO_TRY(floats(final_norm_, weights.final_norm));
@@ -232,13 +262,9 @@ Status DeviceWeights::FillFromFiles(const DecoderWeights& weights, ThreadTeam& t
     }
     MINIMO_TRY(matrix(d.o, 0, 0, w.o, nullptr));
     if (spec_.layers[i].moe) {
-      for (int64_t e = 0; e < experts_.count; ++e) {
-        const FfnWeights& expert = w.experts[experts_.begin + e];
-        const FusedGateUp fused = GateUpParts(expert);
-        MINIMO_TRY(matrix(d.gate_up, e, 0, *fused.gate, fused.up));
-        MINIMO_TRY(matrix(d.down, e, 0, expert.down, nullptr));
-      }
-      MINIMO_TRY(uploader.CopyAsFloat(memory_.As<float>(d.router.offset), w.router.view));
+      MINIMO_TRY(experts(d, experts_, w.experts));
+      if (hybrid()) MINIMO_TRY(experts(decode_layers_[i], decode_experts_, w.decode_experts));
+      MINIMO_TRY(uploader.CopyAsFloat(memory_->As<float>(d.router.offset), w.router.view));
       MINIMO_TRY(floats(d.router_bias, w.router_bias));
     } else {
       const FusedGateUp fused = GateUpParts(w.dense);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "cuda/device_cuda.h"
@@ -49,8 +50,13 @@ class DeviceWeights {
  public:
   // Decides every format and place. `weights` may be null only if options.random. `share`: null, or this rank's, whose
   // spec and weights the others then are; the embedding is whole on every rank (one exchange a step less).
+  // `decode_experts`: null, or the rank's experts of decode steps, which then lie here beside those of prefill.
   static Result<DeviceWeights> Plan(const ModelSpec& spec, const DecoderWeights* weights, const WeightOptions& options,
-                                    const RankShare* share = nullptr);
+                                    const RankShare* share = nullptr, const MoeShare* decode_experts = nullptr);
+
+  bool hybrid() const { return !decode_layers_.empty(); }
+  // The same weights as decode steps see them: with decode's experts. Of one memory; made before or after Fill.
+  DeviceWeights ForDecode() const;
 
   int64_t bytes() const { return bytes_; }
   // Bytes read by one decode step of one token (all layers; head apart), for floors.
@@ -65,12 +71,13 @@ class DeviceWeights {
   const DeviceLayer& layer(int i) const { return layers_[i]; }
   const DeviceMatrix& head() const { return head_; }
   int experts_here() const { return static_cast<int>(experts_.count); }  // of a MoE layer's
+  int first_expert() const { return static_cast<int>(experts_.begin); }
   DeviceVector final_norm() const { return final_norm_; }
-  const void* embedding() const { return memory_.As<uint8_t>(embedding_); }
+  const void* embedding() const { return memory_->As<uint8_t>(embedding_); }
   bool embedding_f32() const { return embedding_f32_; }
 
-  const uint8_t* At(int64_t offset) const { return memory_.As<uint8_t>(offset); }
-  const float* Floats(DeviceVector v) const { return v.offset < 0 ? nullptr : memory_.As<const float>(v.offset); }
+  const uint8_t* At(int64_t offset) const { return memory_->As<uint8_t>(offset); }
+  const float* Floats(DeviceVector v) const { return v.offset < 0 ? nullptr : memory_->As<const float>(v.offset); }
 
  private:
   int64_t Take(int64_t bytes) {
@@ -79,19 +86,22 @@ class DeviceWeights {
     return at;
   }
   void Place(DeviceMatrix* m, int64_t copies);
+  // The feed-forward matrices of a layer, of the experts in `experts` or dense.
+  void PlaceFfn(const LayerSpec& layer, int intermediate, const Range& experts, const LayerWeights* weights,
+                bool of_decode, DeviceLayer* d);
   Status FillRandom(cudaStream_t stream);
   Status FillFromFiles(const DecoderWeights& weights, ThreadTeam& team, cudaStream_t stream);
 
   ModelSpec spec_;
   WeightOptions options_;
-  Range experts_;  // of the MoE layers, that lie here
-  std::vector<DeviceLayer> layers_;
+  Range experts_, decode_experts_;  // of the MoE layers, that lie here
+  std::vector<DeviceLayer> layers_, decode_layers_;  // decode_layers_: empty if decode has the same experts
   DeviceMatrix head_;
   DeviceVector final_norm_;
   int64_t embedding_ = 0;
   bool embedding_f32_ = false;
   int64_t bytes_ = 0;
-  DeviceMemory memory_;
+  std::shared_ptr<DeviceMemory> memory_ = std::make_shared<DeviceMemory>();
 };
 
 }  // namespace minimo::cuda

@@ -4,12 +4,15 @@
 #include <chrono>
 
 #include "base/log.h"
+#include "cuda/workspace_cuda.h"
 
 namespace minimo::cuda {
 namespace {
 
-// Sums of more tokens go through NCCL, whose copies carry no flags (bench/results/all-reduce-h200.json).
-constexpr int kPeerTokens = 256;
+// Sums of more tokens cross without flags: through peer memory, where every rank sends its part to all others, and among
+// more GPUs through NCCL, whose ring sends each no more (bench/results/all-reduce-h200.json).
+constexpr int kPeerTokens = 128;
+constexpr int kMostManyRanks = 2;
 
 using Clock = std::chrono::steady_clock;
 
@@ -17,17 +20,25 @@ int64_t GatheredFloats(const ModelSpec& spec, const RankShare& share, int rows) 
   return share.comm->rank() == 0 ? rows * (spec.vocab - share.vocab.count) : 0;
 }
 
-// Floats that a rank's part of an inbox holds: sums of kPeerTokens, or the QK norm's two of any step.
-int64_t InboxValues(const ModelSpec& spec, const ExchangeOptions& options) {
+// Packets for sums of kPeerTokens or the QK norm's two of any step; parts of all tokens of a step.
+PeerMemory::Room RoomFor(const ModelSpec& spec, int ranks, const ExchangeOptions& options) {
   const int64_t tokens = std::min(kPeerTokens, options.max_tokens);
-  return std::max(tokens * spec.hidden, int64_t{2} * options.max_tokens);
+  PeerMemory::Room room;
+  room.values = std::max(tokens * spec.hidden, int64_t{2} * options.max_tokens);
+  if (ranks > kMostManyRanks || options.max_tokens <= kPeerTokens || spec.hidden % 8 != 0) return room;
+  const int64_t decode = std::min(kMostDecodeTokens, options.max_tokens);  // always in float32
+  room.many_bytes = spec.hidden * std::max(int64_t{options.max_tokens} * (options.bf16_parts ? 2 : 4), decode * 4);
+  room.many_chunks = ManyChunks(options.max_tokens, spec.hidden);
+  return room;
 }
 
 }  // namespace
 
 int64_t Exchange::Bytes(const ModelSpec& spec, const RankShare& share, const ExchangeOptions& options) {
-  const int64_t inbox = options.peer_memory ? 2 * share.comm->size() * InboxValues(spec, options) * 8 : 0;
-  return inbox + int64_t{options.max_tokens} * (spec.hidden + 2) * 4 +
+  const int ranks = share.comm->size();
+  const PeerMemory::Room room = options.peer_memory ? RoomFor(spec, ranks, options) : PeerMemory::Room();
+  const int64_t sums = room.many_bytes > 0 ? 0 : int64_t{options.max_tokens} * spec.hidden * 4;
+  return PeerMemory::Bytes(ranks, room) + sums + int64_t{options.max_tokens} * 8 +
          (options.max_logit_rows * share.vocab.count + GatheredFloats(spec, share, options.max_logit_rows)) * 4;
 }
 
@@ -37,7 +48,7 @@ Result<std::unique_ptr<Exchange>> Exchange::Create(const ModelSpec& spec, const 
   MINIMO_ASSIGN(made->nccl_, NcclCommunicator::Create(*share.comm));
   if (options.peer_memory) {
     made->peers_ = std::make_unique<PeerMemory>();
-    const Status reachable = made->peers_->Create(*share.comm, InboxValues(spec, options));
+    const Status reachable = made->peers_->Create(*share.comm, RoomFor(spec, share.comm->size(), options));
     if (reachable.ok()) {
       made->peers_->set_timeout_ms(options.timeout_ms);
     } else {
@@ -46,18 +57,22 @@ Result<std::unique_ptr<Exchange>> Exchange::Create(const ModelSpec& spec, const 
       made->peers_.reset();
     }
   }
-  MINIMO_TRY(made->sums_.Allocate(int64_t{options.max_tokens} * spec.hidden * 4));
+  if (!made->SumsManyRows()) MINIMO_TRY(made->sums_.Allocate(int64_t{options.max_tokens} * spec.hidden * 4));
   MINIMO_TRY(made->norm_sums_.Allocate(int64_t{options.max_tokens} * 8));
   MINIMO_TRY(made->local_logits_.Allocate(options.max_logit_rows * share.vocab.count * 4));
   MINIMO_TRY(made->gathered_.Allocate(GatheredFloats(spec, share, options.max_logit_rows) * 4));
   return made;
 }
 
-Status Exchange::SumRows(SumRowsParams p, bool f32_activations, cudaStream_t stream) {
+Status Exchange::SumRows(SumRowsParams p, bool f32_activations, bool prompts, cudaStream_t stream) {
   const int64_t count = int64_t{p.tokens} * p.hidden;
   if (peers_ != nullptr && p.tokens <= kPeerTokens) {
     p.peers = peers_->view();
     return ToStatus(LaunchSumRows(p, f32_activations, stream), "sum over ranks");
+  }
+  if (SumsManyRows()) {
+    p.peers = peers_->view();
+    return ToStatus(LaunchSumManyRows(p, prompts && options_.bf16_parts, f32_activations, stream), "sum over ranks");
   }
   MINIMO_CUDA_TRY(LaunchOwnPart(p, sums_.As<float>(), stream));
   MINIMO_TRY(nccl_->AllReduceSum(sums_.As(), count, nccl::DataType::kFloat32, stream));

@@ -1,7 +1,7 @@
 // What the layers of a model on several GPUs need of each other, enqueued on a stream (and so captured in graphs): sums
-// of [tokens, hidden] after attention and after the experts, the two sums of the QK norm, the logits of rank 0. Small
-// sums go through peer memory, fused with the residual and the next norm; large ones, and GPUs that cannot reach each
-// other, through NCCL.
+// of [tokens, hidden] after attention and after the experts, the two sums of the QK norm, the logits of rank 0. Sums go
+// through peer memory, fused with the residual and the next norm; large ones of more than two GPUs, and those of GPUs
+// that cannot reach each other, through NCCL.
 //
 // Thread rule: one caller at a time; every rank makes the same calls in the same order.
 #pragma once
@@ -20,6 +20,8 @@ struct ExchangeOptions {
   int max_logit_rows = 0;
   int timeout_ms = kDefaultCommTimeoutMs;  // how long a silent rank is waited for
   bool peer_memory = true;                 // false: NCCL alone
+  // Parts of steps with prompts cross rounded to bf16, where they are many: half the bytes, little beside e4m3.
+  bool bf16_parts = false;
 };
 
 class Exchange {
@@ -31,8 +33,8 @@ class Exchange {
   // Device memory that Create takes.
   static int64_t Bytes(const ModelSpec& spec, const RankShare& share, const ExchangeOptions& options);
 
-  // As LaunchSumRows; p.peers is filled in here.
-  Status SumRows(SumRowsParams p, bool f32_activations, cudaStream_t stream);
+  // As LaunchSumRows; p.peers is filled in here. prompts: of a step that is not one of decoding.
+  Status SumRows(SumRowsParams p, bool f32_activations, bool prompts, cudaStream_t stream);
   // As LaunchSumNorms; p.peers likewise. The sums are those of norm_sums().
   Status SumNorms(SumNormsParams p, cudaStream_t stream);
   float* norm_sums() const { return norm_sums_.As<float>(); }
@@ -55,6 +57,7 @@ class Exchange {
   const RankShare& share() const { return share_; }
 
  private:
+  bool SumsManyRows() const { return peers_ != nullptr && peers_->view().many_bytes > 0; }
   template <typename Query>
   Status WaitUntil(Query done);
   Exchange(const ModelSpec& spec, const RankShare& share, const ExchangeOptions& options)
@@ -65,7 +68,7 @@ class Exchange {
   ExchangeOptions options_;
   std::unique_ptr<NcclCommunicator> nccl_;
   std::unique_ptr<PeerMemory> peers_;
-  DeviceMemory sums_;          // [max_tokens, hidden]: what NCCL adds up
+  DeviceMemory sums_;          // [max_tokens, hidden]: what NCCL adds up, where it does
   DeviceMemory norm_sums_;     // [max_tokens, 2]
   DeviceMemory local_logits_;  // [max_logit_rows, vocab share]
   DeviceMemory gathered_;      // rank 0: the other ranks' [max_logit_rows, vocab share], one after the other

@@ -25,14 +25,22 @@ PeerMemory::~PeerMemory() {
   }
 }
 
-Status PeerMemory::Create(Communicator& host, int64_t values) {
+int64_t PeerMemory::Bytes(int ranks, const Room& room) {
+  return 2 * ranks * (room.values * 8 + room.many_bytes + int64_t{room.many_chunks} * 4);
+}
+
+Status PeerMemory::Create(Communicator& host, const Room& room) {
   Status status = host.size() <= kMaxPeers
                       ? Status()
                       : Status(Errorf("{} ranks, peer memory serves up to {}", host.size(), kMaxPeers));
   view_.rank = host.rank();
   view_.ranks = host.size();
-  view_.values = values;
-  if (status.ok()) status = inbox_.AllocateZeroed(2 * host.size() * values * 8);
+  view_.values = room.values;
+  view_.many_at = 2 * host.size() * room.values * 8;
+  view_.many_bytes = room.many_bytes;
+  view_.flags_at = view_.many_at + 2 * host.size() * room.many_bytes;
+  view_.many_chunks = room.many_chunks;
+  if (status.ok()) status = inbox_.AllocateZeroed(Bytes(host.size(), room));
   if (status.ok()) status = state_.AllocateZeroed(kPeerStateWords * 4);
   if (status.ok()) status = host_fault_.Allocate(4);
   if (status.ok()) {

@@ -17,7 +17,14 @@ class PeerMemory {
 
   // Collective over `host`, the rank's device current. An error on every rank if they are on several hosts, more than
   // kMaxPeers, or one cannot reach another's memory: NCCL serves then.
-  Status Create(Communicator& host, int64_t values);
+  // `values` float32 of packets and `many` parts of rows fit an exchange.
+  struct Room {
+    int64_t values = 0;
+    int64_t many_bytes = 0;  // 0: none
+    int many_chunks = 0;
+  };
+  Status Create(Communicator& host, const Room& room);
+  static int64_t Bytes(int ranks, const Room& room);  // of an inbox
 
   PeerView view() const { return view_; }
   // How long a packet is waited for. Not while an exchange is running.

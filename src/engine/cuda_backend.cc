@@ -66,6 +66,7 @@ Result<std::unique_ptr<DeviceModel>> Describe(const EngineOptions& options, cons
     d->spec = &d->part->spec;
     if (d->weights != nullptr) d->weights = &d->part->weights;
     o.share = &d->part->share;
+    if (d->part->decode_experts) o.decode_experts = &*d->part->decode_experts;
   }
   return d;
 }

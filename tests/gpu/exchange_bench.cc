@@ -16,6 +16,7 @@ namespace minimo::cuda {
 namespace {
 
 constexpr int kInGraph = 50, kRepeats = 9;
+constexpr int kMostTokens = 8192;
 
 // Work of one rank at one size.
 struct Rows {
@@ -98,6 +99,28 @@ Result<std::pair<double, double>> Time(Communicator& host, cudaStream_t stream, 
   return std::pair(us[us.size() / 2], us.front());
 }
 
+// The kernel for many rows, the parts in float32 and in bf16.
+Status ManyRows(Communicator& host, const PeerMemory& peers, cudaStream_t stream, bool* ok) {
+  for (const int tokens : {1, 37, 64, 128, 256, 512, 900, 1024, 2048, kMostTokens}) {
+    for (const bool bf16 : {false, true}) {
+      Rows rows;
+      MINIMO_TRY(Make(host.rank(), tokens, 3072, &rows));
+      const SumRowsParams p = Params(peers, rows);
+      const auto enqueue = [&] { return ToStatus(LaunchSumManyRows(p, bf16, false, stream), "many rows"); };
+      for (int i = 0; i < 3; ++i) MINIMO_TRY(enqueue());
+      MINIMO_CUDA_TRY(cudaStreamSynchronize(stream));
+      MINIMO_ASSIGN(const int64_t wrong, Wrong(rows, host.size(), 3));  // the parts are exact in bf16
+      *ok = *ok && wrong == 0 && !peers.fault();
+      MINIMO_ASSIGN(const auto us, Time(host, stream, enqueue));
+      if (host.rank() != 0 && wrong == 0) continue;
+      std::printf("{\"rank\": %d, \"many_rows\": %d, \"parts\": \"%s\", \"wrong\": %lld, \"us\": %.2f, \"least_us\": %.2f}\n",
+                  host.rank(), tokens, bf16 ? "bf16" : "float32", static_cast<long long>(wrong), us.first, us.second);
+      std::fflush(stdout);
+    }
+  }
+  return {};
+}
+
 Status Ladder(Communicator& host, int device, bool* ok) {
   MINIMO_CUDA_TRY(cudaSetDevice(device));
   const bool first = host.rank() == 0;
@@ -117,7 +140,8 @@ Status Ladder(Communicator& host, int device, bool* ok) {
                 version.ok() ? *version : 0);
   }
   PeerMemory peers;
-  const Status reachable = peers.Create(host, int64_t{256} * 4096);
+  const PeerMemory::Room room{int64_t{256} * 4096, int64_t{kMostTokens} * 3072 * 4, ManyChunks(kMostTokens, 3072)};
+  const Status reachable = peers.Create(host, room);
   if (first) std::printf("{\"peer_memory\": \"%s\"}\n", reachable.ok() ? "ok" : reachable.error().message.c_str());
   std::fflush(stdout);
   for (const auto& [tokens, hidden] : {std::pair{1, 4}, {1, 64}, {1, 1536}, {1, 3072}, {2, 3072}, {4, 3072}, {8, 3072},
@@ -166,6 +190,7 @@ Status Ladder(Communicator& host, int device, bool* ok) {
     }
   }
   if (!reachable.ok()) return {};
+  MINIMO_TRY(ManyRows(host, peers, stream.get(), ok));
   // The two sums of the QK norm.
   DeviceMemory squares, sums;
   MINIMO_TRY(squares.AllocateZeroed(256 * 256 * 4));

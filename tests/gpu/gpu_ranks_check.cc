@@ -1,9 +1,9 @@
 // Checks and measures the CUDA backend on several GPUs, one process each: mpirun -n N gpu_ranks_check ...
-//   golden SHARED MODELS [bf16]   every golden checkpoint and the nano models' greedy text, in TP, EP and TPxEP, sums
-//                          through peer memory and through NCCL; bf16: TP in bf16 alone
+//   golden SHARED MODELS [bf16|EXPERTS]   every golden checkpoint and the nano models' greedy text, in TP, EP, TPxEP and
+//                          by phase, sums through peer memory and through NCCL; or TP in bf16 alone, or one layout in f32
 //   real                   a few layers of the real shapes against one CPU: prompts in bf16 and in FP8, then decoding
-//   decode MODEL LAYERS FORMAT EXPERTS PEER BATCHES CONTEXT   random weights: time a step. EXPERTS: tp, ep or TxE;
-//                          PEER: peer or nccl
+//   decode MODEL LAYERS FORMAT EXPERTS PEER BATCHES CONTEXT   random weights: time a step. EXPERTS: tp, ep, TxE, or
+//                          prefill's and decode's as ep+tp; PEER: peer or nccl
 //   prefill MODEL LAYERS FORMAT EXPERTS PEER TOKENS ACTIVATIONS   bf16 or fp8
 // Rank 0 prints JSON lines; exits 1 if a check fails.
 #include <unistd.h>
@@ -48,7 +48,9 @@ struct Setting {
 Result<RankExecutor> Make(Communicator& comm, const LoadedModel& model, const Setting& s, ThreadTeam& team) {
   ParallelFlags flags;
   flags.tensor_parallel_size = comm.size();
-  flags.moe_prefill = flags.moe_decode = s.experts;
+  const size_t plus = s.experts.find('+');  // "ep+tp": prefill's and decode's
+  flags.moe_prefill = s.experts.substr(0, plus);
+  flags.moe_decode = plus == std::string::npos ? s.experts : s.experts.substr(plus + 1);
   MINIMO_ASSIGN(const ParallelPlan plan, PlanRanks(model.spec, flags, 1));
   MINIMO_ASSIGN(DevicePart part, cuda::MakeDevicePart(model, plan, &comm, std::max(1, s.int4_group)));
   RankExecutor made;
@@ -59,6 +61,7 @@ Result<RankExecutor> Make(Communicator& comm, const LoadedModel& model, const Se
   options.fp8_prefill = s.fp8_prefill;
   options.max_tokens = s.max_tokens;
   options.share = &made.part->share;
+  if (made.part->decode_experts) options.decode_experts = &*made.part->decode_experts;
   options.peer_memory = s.peer;
   options.random_weights = s.random;
   options.random_int4_group = s.int4_group;
@@ -164,10 +167,12 @@ Status CheckGolden(Communicator& comm, const std::string& name, const std::strin
   return cases.empty() ? Status() : CheckGreedy(comm, e, cases, Where(comm, name, s), s.f32);
 }
 
-Status Golden(Communicator& comm, const std::string& shared, const std::string& models, bool bf16_only) {
+Status Golden(Communicator& comm, const std::string& shared, const std::string& models, const std::string& only) {
   ThreadTeam team(4);
-  std::vector<Setting> settings = {{"tp", true, true}, {"ep", true, true}, {"tp", true, false}, {"tp", false, true}};
-  if (bf16_only) settings = {settings.back()};
+  std::vector<Setting> settings = {{"tp", true, true}, {"ep", true, true}, {"ep+tp", true, true}, {"tp", true, false},
+                                   {"tp", false, true}};
+  if (only == "bf16") settings = {settings.back()};
+  if (!only.empty() && only != "bf16") settings = {{only, true, true}};
   if (comm.size() == 4) settings.push_back({"2x2", true, true});
   const auto check = [&](const std::string& name, const std::string& folder, const std::string& golden,
                          const std::string& cases, const Setting& s) -> Status {
@@ -233,12 +238,12 @@ Status Real(Communicator& comm) {
   for (const ExpertFormat format : {ExpertFormat::kFp8, ExpertFormat::kInt4}) {
     const SyntheticModel m2(M2Spec(2, 16, 1000), format, 64, 1), mimo(MiMoSpec(3, 16, 1000), format, 64, 2);
     const std::string tail = format == ExpertFormat::kFp8 ? " fp8" : " int4";
-    for (const std::string experts : {"tp", "ep"}) {
+    for (const std::string experts : {"tp", "ep+tp", "ep"}) {
       for (const bool fp8 : {false, true}) {
         Setting s;
         s.experts = experts;
         s.fp8_prefill = fp8;
-        MINIMO_TRY(CompareReal(comm, "m2" + tail, m2.model(), s, 1, 200, team));
+        MINIMO_TRY(CompareReal(comm, "m2" + tail, m2.model(), s, 1, 300, team));
         MINIMO_TRY(CompareReal(comm, "mimo" + tail, mimo.model(), s, 2, 150, team));
       }
     }
@@ -344,7 +349,7 @@ int Main(int argc, char** argv) {
   Status status = Errorf("usage: mpirun -n N gpu_ranks_check golden SHARED MODELS | real | decode MODEL LAYERS FORMAT "
                          "EXPERTS PEER BATCHES CONTEXT | prefill MODEL LAYERS FORMAT EXPERTS PEER TOKENS bf16|fp8");
   if ((args.size() == 3 || args.size() == 4) && args[0] == "golden") {
-    status = Golden(comm, args[1], args[2], args.size() == 4);
+    status = Golden(comm, args[1], args[2], args.size() == 4 ? args[3] : "");
   } else if (args.size() == 1 && args[0] == "real") {
     status = Real(comm);
   } else if (args.size() == 8 && args[0] == "decode") {

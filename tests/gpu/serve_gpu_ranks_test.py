@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""`minimo launch -n 2 -- serve --backend cuda` on a machine with two GPUs: the same answers as one GPU, a lost rank, a
-late rank, NCCL missing, more ranks than GPUs.
+"""`minimo launch -n 2 -- serve --backend cuda` on a machine with two GPUs: the same answers as one GPU, stops, a lost
+rank, a late rank, other checkpoints, NCCL missing, more ranks than GPUs.
 
     serve_gpu_ranks_test.py MINIMO [TEST ...]      carried there with ../parallel/serve_ranks_test.py beside it
 """
@@ -28,11 +28,25 @@ class ServeGpuRanks(unittest.TestCase):
                 one.wait_ready()
                 expected = [one.complete(p) for p in PROMPTS]
             self.assertTrue(all(status == 200 for status, _ in expected), expected)
-            for flags in ([], ["--enable-expert-parallel"]):
+            for flags in ([], ["--enable-expert-parallel"], ["--moe-prefill", "ep", "--moe-decode", "tp"]):
                 with Group(2, *CUDA, *dtype, *flags) as group:
                     group.wait_ready()
                     self.assertEqual(group.complete_at_once(PROMPTS), expected)
                     self.assertEqual(group.stop(), 0, group.text())
+
+    def test_twenty_stops_each_end_at_once(self):
+        took = []
+        for i in range(20):
+            with Group(2, *CUDA) as group:
+                group.wait_ready()
+                if i % 2 == 0:  # a step may have been begun ahead
+                    self.assertEqual(group.complete(PROMPTS[i % 3], 20)[0], 200)
+                begin = time.monotonic()
+                self.assertEqual(group.stop(), 0, group.text())
+                took.append(time.monotonic() - begin)
+                self.assertEqual(ranks.processes_of(group.port), [])
+        self.assertLess(max(took), 5, took)
+        print(f"20 stops: {min(took):.2f} to {max(took):.2f} s", file=sys.stderr)
 
     def test_a_killed_rank_is_noticed_within_10_s_and_every_request_answered(self):
         with Group(2, *CUDA) as group:
@@ -74,9 +88,14 @@ class ServeGpuRanks(unittest.TestCase):
         with Group(3, *CUDA) as group:
             self.refused(group, "rank 2 of 3: .*this machine has 0 to 1")
 
-    def test_layouts_that_differ_are_refused(self):
-        with Group(2, *CUDA, "--moe-prefill", "ep", "--moe-decode", "tp") as group:
-            self.refused(group, "on GPUs prefill and decode share the experts alike")
+    def test_mismatched_checkpoints_are_refused_in_words(self):
+        ended = ranks.serve_with_mismatched_checkpoints(*CUDA)
+        self.assertNotEqual(ended.returncode, 0)
+        self.assertRegex(ended.stderr, "the checkpoint of rank 1 is not that of rank 0")
+
+    def test_replicas_are_refused_in_words(self):
+        with Group(2, *CUDA, "--data-parallel-size", "2") as group:
+            self.refused(group, "on GPUs all ranks share the attention of every sequence")
 
 
 if __name__ == "__main__":

@@ -135,6 +135,25 @@ class Group:
         self.log.close()
 
 
+def serve_with_mismatched_checkpoints(*flags):
+    """What two ranks come to, one of which has other bytes in its files."""
+    with tempfile.TemporaryDirectory() as folder:
+        other = pathlib.Path(folder) / MODEL.name
+        shutil.copytree(MODEL, other)
+        shard = sorted(other.glob("*.safetensors"))[0]
+        data = bytearray(shard.read_bytes())
+        for at in range(len(data) // 2, len(data)):
+            data[at] ^= 1
+        shard.write_bytes(data)
+        # Every rank reads what its own link points to.
+        script = pathlib.Path(folder) / "minimo"
+        script.write_text(f'#!/bin/sh\n[ "$OMPI_COMM_WORLD_RANK" = 1 ] && M={other} || M={MODEL}\n'
+                          f'exec {MINIMO} serve --model $M --port {free_port()} --threads 1 {" ".join(flags)}\n')
+        script.chmod(0o755)
+        return subprocess.run(["mpirun", "-n", "2", "--oversubscribe", "--allow-run-as-root", str(script)],
+                              capture_output=True, text=True, timeout=60)
+
+
 class Load:
     """Clients that ask all the time; what each got, and when."""
 
@@ -234,23 +253,9 @@ class ServeRanks(unittest.TestCase):
             self.assertRegex(group.text(), r"rank 0 of 2 has waited")
 
     def test_mismatched_checkpoints_are_refused_in_words(self):
-        with tempfile.TemporaryDirectory() as folder:
-            other = pathlib.Path(folder) / MODEL.name
-            shutil.copytree(MODEL, other)
-            shard = sorted(other.glob("*.safetensors"))[0]
-            data = bytearray(shard.read_bytes())
-            for at in range(len(data) // 2, len(data)):
-                data[at] ^= 1
-            shard.write_bytes(data)
-            # Every rank reads what its own link points to.
-            script = pathlib.Path(folder) / "minimo"
-            script.write_text(f'#!/bin/sh\n[ "$OMPI_COMM_WORLD_RANK" = 1 ] && M={other} || M={MODEL}\n'
-                              f'exec {MINIMO} serve --model $M --port {free_port()} --threads 1\n')
-            script.chmod(0o755)
-            ended = subprocess.run(["mpirun", "-n", "2", "--oversubscribe", "--allow-run-as-root", str(script)],
-                                   capture_output=True, text=True, timeout=60)
-            self.assertNotEqual(ended.returncode, 0)
-            self.assertRegex(ended.stderr, "the checkpoint of rank 1 is not that of rank 0")
+        ended = serve_with_mismatched_checkpoints()
+        self.assertNotEqual(ended.returncode, 0)
+        self.assertRegex(ended.stderr, "the checkpoint of rank 1 is not that of rank 0")
 
     def test_a_rank_count_that_cannot_work_is_refused_in_words(self):
         with Group(2, "--tensor-parallel-size", "3") as group:

@@ -5,8 +5,7 @@
 //
 // Blocks all fit the device at once and walk their chunks in the same order on every rank, each sending before it
 // waits: no rank can wait for one that waits for it.
-#include "cuda/kernels/common.cuh"
-#include "cuda/kernels/exchange.cuh"
+#include "cuda/kernels/exchange_device.cuh"
 
 namespace minimo::cuda {
 namespace {
@@ -22,12 +21,6 @@ __device__ __forceinline__ void send(uint8_t* packet, float a, float b, uint32_t
                : "memory");
 }
 
-__device__ __forceinline__ uint64_t now_ns() {
-  uint64_t t;
-  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t));
-  return t;
-}
-
 // Zeros once a rank has been given up.
 __device__ __forceinline__ float2 receive(const PeerView& p, const uint8_t* packet, uint32_t epoch) {
   uint32_t a, fa, b, fb;
@@ -38,58 +31,13 @@ __device__ __forceinline__ float2 receive(const PeerView& p, const uint8_t* pack
                  : "l"(packet));
     if (fa == epoch && fb == epoch) return {__uint_as_float(a), __uint_as_float(b)};
     if (spins % 1024 != 1023) continue;
-    if (*static_cast<volatile uint32_t*>(p.state + 2) != 0) return {0, 0};
-    if (begin == 0) begin = now_ns();
-    if (now_ns() - begin > p.timeout_ns) {
-      *static_cast<volatile uint32_t*>(p.state + 2) = 1;
-      *static_cast<volatile uint32_t*>(p.host_fault) = 1;
-      __threadfence_system();
-      return {0, 0};
-    }
+    if (given_up(p, &begin)) return {0, 0};
   }
 }
 
 // Packet i of what `from` wrote for `to`.
 __device__ __forceinline__ uint8_t* packet_at(const PeerView& p, int to, int from, uint32_t epoch, int64_t i) {
   return p.inbox[to] + (((epoch & 1) * p.ranks + from) * (p.values / 2) + i) * 16;
-}
-
-// The last block of the exchange counts it.
-__device__ __forceinline__ void finish(const PeerView& p, uint32_t epoch) {
-  __syncthreads();
-  if (threadIdx.x == 0 && atomicAdd(p.state + 1, 1) == gridDim.x - 1) {
-    p.state[1] = 0;
-    p.state[0] = epoch;
-  }
-}
-
-__device__ __forceinline__ float4 load4(const float* p) { return load_l2(reinterpret_cast<const float4*>(p)); }
-__device__ __forceinline__ float4 load4(const bf16* p) {
-  const uint2 v = __ldcg(reinterpret_cast<const uint2*>(p));
-  return {__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000), __uint_as_float(v.y << 16),
-          __uint_as_float(v.y & 0xffff0000)};
-}
-
-template <typename Part>
-__device__ __forceinline__ float4 own_part(const SumRowsParams& p, const Part* partial, int token, int column) {
-  float4 x = {0, 0, 0, 0};
-#pragma unroll 8
-  for (int k = 0; k < p.top_k; ++k) {
-    const int slot = p.slot_of == nullptr ? k * p.tokens + token : load_l2(p.slot_of + token * p.top_k + k);
-    if (slot < 0) continue;
-    const float4 y = load4(partial + int64_t{slot} * p.hidden + column);
-    x.x += y.x, x.y += y.y, x.z += y.z, x.w += y.w;
-  }
-  return x;
-}
-__device__ __forceinline__ float4 own_part(const SumRowsParams& p, int token, int column) {
-  return p.partial_bf16 ? own_part(p, static_cast<const bf16*>(p.partial), token, column)
-                        : own_part(p, static_cast<const float*>(p.partial), token, column);
-}
-
-__device__ __forceinline__ void store4(float* p, float4 v) { *reinterpret_cast<float4*>(p) = v; }
-__device__ __forceinline__ void store4(bf16* p, float4 v) {
-  *reinterpret_cast<uint2*>(p) = {pack_bf16(v.x, v.y), pack_bf16(v.z, v.w)};
 }
 
 template <typename Act>

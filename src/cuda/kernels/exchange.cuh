@@ -13,11 +13,22 @@ inline constexpr int kExchangeColumns = 512;  // of a row that one block exchang
 
 constexpr int ExchangeParts(int hidden) { return (hidden + kExchangeColumns - 1) / kExchangeColumns; }
 
-// What the ranks know of each other. An inbox is [2 parities][ranks][values / 2] packets of 16 bytes.
+// Sums of many rows: units of kExchangeColumns of a token, a flag for so many of them or more.
+inline constexpr int kManyUnits = 8;
+constexpr int ManyChunks(int tokens, int hidden) {
+  return (tokens * ExchangeParts(hidden) + kManyUnits - 1) / kManyUnits;
+}
+
+// What the ranks know of each other. An inbox is, one after the other:
+//   [2 parities][ranks][values / 2] packets of 16 bytes,
+//   from many_at [2 parities][ranks][many_bytes], parts of many rows,
+//   from flags_at [2 parities][ranks][many_chunks] uint32, the epochs of what has arrived there.
 struct PeerView {
   int rank = 0, ranks = 1;
   uint8_t* inbox[kMaxPeers] = {};  // by rank, as this device addresses them
   int64_t values = 0;              // float32 that fit one rank's part of an inbox
+  int64_t many_at = 0, many_bytes = 0, flags_at = 0;
+  int many_chunks = 0;
   // Own memory: exchanges done, blocks done in the running one, whether a rank was given up.
   uint32_t* state = nullptr;
   uint32_t* host_fault = nullptr;  // mapped host memory: set with state[2]
@@ -43,6 +54,8 @@ struct SumRowsParams {
   float* square_sums = nullptr;      // [tokens, ExchangeParts(hidden)]; null: not wanted
 };
 cudaError_t LaunchSumRows(const SumRowsParams& params, bool f32_activations, cudaStream_t stream);
+// The same of many rows, whose parts cross as they are or rounded to bf16; hidden in eights where they are.
+cudaError_t LaunchSumManyRows(const SumRowsParams& params, bool parts_bf16, bool f32_activations, cudaStream_t stream);
 
 // sums[t] = over all ranks, the squares of the whole flat query and key (M2's QK norm): [tokens, 2].
 struct SumNormsParams {

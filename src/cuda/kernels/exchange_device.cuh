@@ -1,0 +1,64 @@
+// Device code that the sums over GPUs share.
+#pragma once
+
+#include "cuda/kernels/common.cuh"
+#include "cuda/kernels/exchange.cuh"
+
+namespace minimo::cuda {
+
+__device__ __forceinline__ uint64_t now_ns() {
+  uint64_t t;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t));
+  return t;
+}
+
+// To be asked now and then while waiting; begin: 0 at first. True once a rank has been given up.
+__device__ __forceinline__ bool given_up(const PeerView& p, uint64_t* begin) {
+  if (*static_cast<volatile uint32_t*>(p.state + 2) != 0) return true;
+  if (*begin == 0) *begin = now_ns();
+  if (now_ns() - *begin <= p.timeout_ns) return false;
+  *static_cast<volatile uint32_t*>(p.state + 2) = 1;
+  *static_cast<volatile uint32_t*>(p.host_fault) = 1;
+  __threadfence_system();
+  return true;
+}
+
+// The last block of the exchange counts it.
+__device__ __forceinline__ void finish(const PeerView& p, uint32_t epoch) {
+  __syncthreads();
+  if (threadIdx.x == 0 && atomicAdd(p.state + 1, 1) == gridDim.x - 1) {
+    p.state[1] = 0;
+    p.state[0] = epoch;
+  }
+}
+
+__device__ __forceinline__ float4 load4(const float* p) { return load_l2(reinterpret_cast<const float4*>(p)); }
+__device__ __forceinline__ float4 load4(const bf16* p) {
+  const uint2 v = __ldcg(reinterpret_cast<const uint2*>(p));
+  return {__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000), __uint_as_float(v.y << 16),
+          __uint_as_float(v.y & 0xffff0000)};
+}
+
+template <typename Part>
+__device__ __forceinline__ float4 own_part(const SumRowsParams& p, const Part* partial, int token, int column) {
+  float4 x = {0, 0, 0, 0};
+#pragma unroll 8
+  for (int k = 0; k < p.top_k; ++k) {
+    const int slot = p.slot_of == nullptr ? k * p.tokens + token : load_l2(p.slot_of + token * p.top_k + k);
+    if (slot < 0) continue;
+    const float4 y = load4(partial + int64_t{slot} * p.hidden + column);
+    x.x += y.x, x.y += y.y, x.z += y.z, x.w += y.w;
+  }
+  return x;
+}
+__device__ __forceinline__ float4 own_part(const SumRowsParams& p, int token, int column) {
+  return p.partial_bf16 ? own_part(p, static_cast<const bf16*>(p.partial), token, column)
+                        : own_part(p, static_cast<const float*>(p.partial), token, column);
+}
+
+__device__ __forceinline__ void store4(float* p, float4 v) { *reinterpret_cast<float4*>(p) = v; }
+__device__ __forceinline__ void store4(bf16* p, float4 v) {
+  *reinterpret_cast<uint2*>(p) = {pack_bf16(v.x, v.y), pack_bf16(v.z, v.w)};
+}
+
+}  // namespace minimo::cuda
