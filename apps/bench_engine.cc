@@ -22,6 +22,7 @@ void AddEngineFlags(CLI::App* app, EngineOptions* o) {
   app->add_option("--load-format", o->load_format,
                   "auto; resident: on the CPU, weights copied to memory of its own; dummy: random weights of the "
                   "config's shapes");
+  app->add_option("--numa", o->numa, "on the CPU: off, isolate or distribute")->capture_default_str();
   app->add_option("--threads", o->threads, "0: all cores")->capture_default_str();
   app->add_option("--num-layers", o->num_layers, "only the first N layers; 0: all")->capture_default_str();
   app->add_option("--max-num-seqs", o->max_num_seqs)->capture_default_str();

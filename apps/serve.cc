@@ -50,6 +50,8 @@ void AddEngineFlags(CLI::App& app, Flags& f) {
   app.add_option("--block-size", e.block_size, "Tokens in a KV block")->capture_default_str();
   app.add_flag("--enable-prefix-caching,!--no-enable-prefix-caching", e.enable_prefix_caching);
   app.add_flag("--enable-chunked-prefill,!--no-enable-chunked-prefill", e.enable_chunked_prefill);
+  app.add_option("--numa", e.numa, "CPU, several memory nodes: isolate (on one of them), distribute (rows over all)")
+      ->check(CLI::IsMember({"off", "isolate", "distribute"}))->capture_default_str();
   app.add_option("--load-format", e.load_format,
                  "auto, resident (CPU: copied to memory of its own) or dummy (random weights)")->capture_default_str();
 }

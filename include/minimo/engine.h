@@ -28,6 +28,9 @@ struct EngineOptions {
   std::string prefill_activations = "auto";  // auto, bf16, fp8
   std::string load_format = "auto";     // auto, dummy (random weights of the config's shapes, no files read)
   int threads = 0;                  // 0: all cores
+  // CPU, machines of several memory nodes. isolate: the cores and the memory of the node that this thread runs on;
+  // distribute: threads on all of them, each matrix's rows beside the threads that multiply them.
+  std::string numa = "off";         // off, isolate, distribute
   int num_layers = 0;               // 0: all; N: only the first N, for benches
   int max_model_len = 0;            // 0: the model's own
   int max_num_seqs = 256;           // sequences in one step

@@ -42,10 +42,10 @@ std::vector<int> UsableCores() {
   return cores;
 }
 
-void Bind(pthread_t thread, int core) {  // a refusal only costs speed
+void Bind(pthread_t thread, std::span<const int> cores) {  // a refusal only costs speed
   cpu_set_t set;
   CPU_ZERO(&set);
-  CPU_SET(core, &set);
+  for (const int core : cores) CPU_SET(core, &set);
   pthread_setaffinity_np(thread, sizeof set, &set);
 }
 
@@ -69,6 +69,8 @@ bool SpinUntil(steady_clock::duration limit, Done&& done) {
 
 int AvailableCores() { return std::max<int>(1, static_cast<int>(UsableCores().size())); }
 
+std::vector<NumaNode> UsableNodes() { return ReadNumaNodes(UsableCores()); }
+
 ThreadTeam::ThreadTeam(int threads) : cores_(UsableCores()) {
   const int available = std::max<int>(1, static_cast<int>(cores_.size()));
   const int count = threads > 0 ? threads : available;
@@ -89,12 +91,22 @@ ThreadTeam::~ThreadTeam() {
 
 void ThreadTeam::PinWorkers() {
   if (cores_.size() != static_cast<size_t>(size())) return;
-  for (size_t i = 0; i < workers_.size(); ++i) Bind(workers_[i].native_handle(), cores_[i + 1]);
+  for (size_t i = 0; i < workers_.size(); ++i) Bind(workers_[i].native_handle(), {&cores_[i + 1], 1});
   pinned_ = true;
 }
 
 void ThreadTeam::PinCaller() {
-  if (pinned_) Bind(pthread_self(), cores_[0]);
+  if (!nodes_.empty()) return Bind(pthread_self(), nodes_[0].cores);
+  if (pinned_) Bind(pthread_self(), {&cores_[0], 1});
+}
+
+void ThreadTeam::SpreadOver(std::vector<NumaNode> nodes) {
+  if (nodes.size() < 2 || static_cast<int>(nodes.size()) > std::min(size(), kMaxNumaNodes)) return;
+  nodes_ = std::move(nodes);
+  for (int member = 1; member < size(); ++member) {
+    const std::vector<int>& cores = nodes_[static_cast<size_t>(NodeOf(member))].cores;
+    Bind(workers_[static_cast<size_t>(member - 1)].native_handle(), cores);
+  }
 }
 
 // A part goes from region - 1 to region once. Whoever moves it may read region_ and context_ until it is done, for the

@@ -16,6 +16,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/numa.h"
+
 namespace minimo {
 
 class ThreadTeam {
@@ -30,10 +32,33 @@ class ThreadTeam {
   // Binds each worker to a core of its own, the first left to the caller, if the team has as many members as this
   // process may use cores; otherwise does nothing, for others may count on the same cores.
   void PinWorkers();
-  // Binds the calling thread to the first core if the workers are bound. For a thread that from now on does little else
+  // Binds the calling thread to the first core (or node) if the workers are bound. For a thread that from now on does little else
   // than call Run: threads that it starts inherit its core. Left free, it is moved to a worker's core now and then when
   // something else runs on its own, and both share that core for a step or more.
   void PinCaller();
+
+  // Shares the members out over memory nodes, as many to each in turn from the first on, and binds workers to the cores
+  // of theirs. Does nothing for fewer than two nodes or fewer members than nodes.
+  void SpreadOver(std::vector<NumaNode> nodes);
+  int nodes() const { return nodes_.empty() ? 1 : static_cast<int>(nodes_.size()); }
+  // The node (an index) whose rows part `part` of a region computes first; -1 as an id: pages lie wherever.
+  int NodeOf(int part) const { return nodes_.empty() ? 0 : part * nodes() / size(); }
+  int NodeId(int node) const { return nodes_.empty() ? -1 : nodes_[static_cast<size_t>(node)].id; }
+
+  // fn(begin, end) over the rows of a matrix, each range run by members of the node where they shall lie and touched
+  // first there, cut at multiples of kNodeRows.
+  template <typename Fn>
+  void ParallelForRows(int64_t rows, Fn&& fn) {
+    Run([&](int part) {
+      const int node = NodeOf(part), parts_before = FirstPart(node);
+      const auto [first, last] = RowsOfNode(rows, nodes(), node);
+      const int64_t units = (last - first + kNodeRows - 1) / kNodeRows;
+      const auto [begin, end] = Split(units, FirstPart(node + 1) - parts_before, part - parts_before);
+      if (begin == end) return;
+      const PlacePages place(NodeId(node));
+      fn(first + begin * kNodeRows, end == units ? last : first + end * kNodeRows);
+    });
+  }
 
   // fn(part) for each part in [0, size()), once, on any member; returns when all are done.
   template <typename Fn>
@@ -79,6 +104,10 @@ class ThreadTeam {
   }
 
  private:
+  int FirstPart(int node) const {  // of a node: the least part whose NodeOf is it
+    return nodes_.empty() ? (node == 0 ? 0 : size()) : (node * size() + nodes() - 1) / nodes();
+  }
+
   using Region = void (*)(void* context, int part);
   // Numbers of the last region whose part of this index was begun, and was done.
   struct alignas(64) Part {
@@ -92,6 +121,7 @@ class ThreadTeam {
   std::vector<std::thread> workers_;
   std::unique_ptr<Part[]> parts_;
   std::vector<int> cores_;     // that this process may use
+  std::vector<NumaNode> nodes_;  // two and more, or none
   bool more_than_cores_ = false;
   bool pinned_ = false;
   alignas(64) std::atomic<uint64_t> region_number_{0};
@@ -105,5 +135,8 @@ class ThreadTeam {
 
 // Cores this process may use (its affinity mask), at least 1.
 int AvailableCores();
+
+// The machine's memory nodes, by the cores that this process may use.
+std::vector<NumaNode> UsableNodes();
 
 }  // namespace minimo

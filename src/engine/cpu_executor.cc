@@ -17,12 +17,19 @@ KvLayout WithGroupsOf(const ModelSpec& spec, KvLayout layout) {
 
 }  // namespace
 
-CpuExecutor::CpuExecutor(RankModel model, const KvLayout& layout, DType kv_dtype, int threads)
+CpuExecutor::CpuExecutor(RankModel model, const KvLayout& layout, DType kv_dtype, int threads,
+                         std::vector<NumaNode> nodes)
     : model_(std::move(model)),
       team_(threads),
       decoder_(model_.spec, model_.weights, team_, model_.share),
       kv_(GroupKv(model_.spec), WithGroupsOf(model_.spec, layout), kv_dtype) {
-  if (model_.share.alone()) team_.PinWorkers();
+  if (!model_.share.alone()) return;
+  if (nodes.size() < 2) {
+    team_.PinWorkers();
+    return;
+  }
+  kv_.Interleave(nodes);
+  team_.SpreadOver(std::move(nodes));
 }
 
 Result<std::unique_ptr<CpuExecutor>> CpuExecutor::Create(const LoadedModel& model, const KvLayout& layout,
@@ -32,10 +39,11 @@ Result<std::unique_ptr<CpuExecutor>> CpuExecutor::Create(const LoadedModel& mode
 
 Result<std::unique_ptr<CpuExecutor>> CpuExecutor::CreateRank(const LoadedModel& model, const ParallelPlan& plan,
                                                              Communicator* comm, const KvLayout& layout,
-                                                             DType kv_dtype, int threads) {
+                                                             DType kv_dtype, int threads,
+                                                             std::vector<NumaNode> nodes) {
   MINIMO_ASSIGN(RankModel part, ShardModel(model, plan, comm));
   try {
-    std::unique_ptr<CpuExecutor> executor(new CpuExecutor(std::move(part), layout, kv_dtype, threads));
+    std::unique_ptr<CpuExecutor> executor(new CpuExecutor(std::move(part), layout, kv_dtype, threads, std::move(nodes)));
     if (model.activations == Activations::kInt8) {
       // Dummy weights are memory of ours, files only pages of a cache; ranks of one process read the same ones.
       const bool drop = model.dummy && plan.ranks == 1;

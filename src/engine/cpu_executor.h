@@ -21,10 +21,11 @@ class CpuExecutor final : public Executor {
   static Result<std::unique_ptr<CpuExecutor>> Create(const LoadedModel& model, const KvLayout& layout, DType kv_dtype,
                                                      int threads);
   // One rank of `plan`: `layout` tells counts and is otherwise replaced by the rank's own geometry. Every rank makes
-  // the same calls of Run; only rank 0 gets logits. `comm` outlives the executor.
+  // the same calls of Run; only rank 0 gets logits. `comm` outlives the executor. `nodes`: two and more memory nodes to
+  // spread over, for whoever is the machine's only rank.
   static Result<std::unique_ptr<CpuExecutor>> CreateRank(const LoadedModel& model, const ParallelPlan& plan,
                                                          Communicator* comm, const KvLayout& layout, DType kv_dtype,
-                                                         int threads);
+                                                         int threads, std::vector<NumaNode> nodes = {});
 
   const KvLayout& kv_layout() const override { return kv_.layout(); }
   int vocab_size() const override { return model_.spec.vocab; }
@@ -37,7 +38,8 @@ class CpuExecutor final : public Executor {
   ThreadTeam& team() { return team_; }
 
  private:
-  CpuExecutor(RankModel model, const KvLayout& layout, DType kv_dtype, int threads);
+  CpuExecutor(RankModel model, const KvLayout& layout, DType kv_dtype, int threads,
+              std::vector<NumaNode> nodes);
   Status GatherCandidates(std::span<const RowRequest> requests, StepOutput* output);
 
   RankModel model_;

@@ -1,9 +1,13 @@
 // Engine::Create: from a checkpoint folder to a running engine.
+#include <sched.h>
+
 #include <algorithm>
 #include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/numa.h"
+#include "base/thread_team.h"
 #include "engine/cuda_backend.h"
 #include "engine/engine_thread.h"
 #include "engine/kv_plan.h"
@@ -53,6 +57,9 @@ Status CheckOptions(const EngineOptions& o) {
   if (o.load_format == "resident" && (o.backend == "cuda" || o.activations == "int8")) {
     return Error{"load_format resident is for the cpu backend's exact activations; others make copies of their own"};
   }
+  if (o.numa != "off" && o.numa != "isolate" && o.numa != "distribute") {
+    return Errorf("numa is \"{}\"; it must be off, isolate or distribute", o.numa);
+  }
   if (o.max_num_seqs < 1) return Errorf("max_num_seqs is {}; it must be at least 1", o.max_num_seqs);
   if (o.max_num_batched_tokens != 0 && o.max_num_batched_tokens < 2) {
     return Errorf("max_num_batched_tokens is {}; it must be at least 2, so that prompts and decoding both move",
@@ -72,6 +79,17 @@ Result<int> ModelLen(const EngineOptions& options, const ModelSpec& spec) {
     return Errorf("max_model_len is {}; the model takes 2 to {}", options.max_model_len, spec.max_positions);
   }
   return options.max_model_len;
+}
+
+// Before any thread starts and any page is touched: both follow.
+void IsolateOnNode() {
+  const int core = sched_getcpu();
+  for (const NumaNode& node : UsableNodes()) {
+    if (std::find(node.cores.begin(), node.cores.end(), core) == node.cores.end()) continue;
+    if (!KeepToNode(node)) LogWarn("the system does not let this process be kept on memory node {}", node.id);
+    return;
+  }
+  LogWarn("no memory nodes are to be seen here; numa isolate does nothing");
 }
 
 int64_t KvBudget(const EngineOptions& options, const KvLayout& geometry, int max_model_len, int ranks_on_host) {
@@ -95,6 +113,7 @@ struct Prepared {
 
 Result<Prepared> Prepare(const EngineOptions& options) {
   MINIMO_TRY(CheckOptions(options));
+  if (options.numa == "isolate") IsolateOnNode();
   Prepared prepared;
   MINIMO_ASSIGN(prepared.kv_dtype, KvDType(options));
   MINIMO_ASSIGN(EngineModel loaded, LoadEngineModel(options));

@@ -68,6 +68,7 @@ Status MakeResident(const EngineOptions& options, DecoderWeights* weights) {
                   options.model, static_cast<double>(bytes) / 1e9, static_cast<double>(available) / 1e9);
   }
   ThreadTeam team(options.threads);
+  if (options.numa == "distribute") team.SpreadOver(UsableNodes());
   return CopyWeights(weights, team);
 }
 
@@ -82,7 +83,9 @@ Result<EngineModel> LoadEngineModel(const EngineOptions& options) {
   load.rank_files = true;
   MINIMO_ASSIGN(LoadedModel loaded, LoadModel(model.text_folder, load));
   loaded.activations = ActivationsOf(options);
-  if (options.load_format == "resident" && !WantsCuda(options)) MINIMO_TRY(MakeResident(options, &loaded.weights));
+  // A file's pages lie where whoever read it first ran.
+  const bool place = options.numa == "distribute" && UsableNodes().size() > 1 && options.activations == "exact";
+  if ((options.load_format == "resident" || place) && !WantsCuda(options)) MINIMO_TRY(MakeResident(options, &loaded.weights));
   model.model = std::make_shared<const LoadedModel>(std::move(loaded));
   return model;
 }

@@ -48,7 +48,9 @@ Result<RankedExecutor> MakeLocal(const EngineOptions& options, const EngineModel
   }
   Communicator* comm = plan.ranks > 1 ? options.ranks.get() : nullptr;
   const int threads = comm != nullptr ? ThreadsEach(options, RanksOnHost(options, plan)) : options.threads;
-  MINIMO_ASSIGN(auto local, CpuExecutor::CreateRank(*model.model, plan, comm, layout, kv_dtype, threads));
+  MINIMO_ASSIGN(auto local, CpuExecutor::CreateRank(*model.model, plan, comm, layout, kv_dtype, threads,
+                                                        options.numa == "distribute" ? UsableNodes()
+                                                                                     : std::vector<NumaNode>()));
   ThreadTeam* team = &local->team();
   return RankedExecutor{std::move(local), team};
 }

@@ -50,7 +50,7 @@ void ForEachLayer(Weights& weights, const Visit& visit) {
 }
 
 void CopyRows(const std::byte* from, int64_t stride, std::byte* to, int64_t rows, int64_t row_bytes, ThreadTeam& team) {
-  team.ParallelFor(rows, 64, [&](int64_t begin, int64_t end) {
+  team.ParallelForRows(rows, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       std::memcpy(to + r * row_bytes, from + r * stride, static_cast<size_t>(row_bytes));
     }
@@ -61,7 +61,7 @@ Status CopyTogether(const std::vector<Weight*>& matrices, ThreadTeam& team) {
   int64_t bytes = 0;
   for (const Weight* m : matrices) bytes += BytesOf(m->view);
   if (bytes == 0) return {};
-  const auto memory = HugeBytes::Map(bytes);
+  const auto memory = HugeBytes::Map(bytes, team.nodes() == 1);
   if (memory == nullptr) return Errorf("no memory for {} bytes of weights", bytes);
   std::byte* at = memory->data();
   for (Weight* m : matrices) {

@@ -42,6 +42,12 @@ KvStorage::KvStorage(const KvGrouping& grouping, const KvLayout& layout, DType d
   }
 }
 
+void KvStorage::Interleave(std::span<const NumaNode> nodes) {
+  for (Group& g : groups_) {
+    for (Buffer<std::byte>* b : {&g.k, &g.v}) InterleaveMemory(b->data(), static_cast<int64_t>(b->size()), nodes);
+  }
+}
+
 KvSegment KvStorage::Segment(const Group& g, int layer, int64_t unit, int32_t row, int32_t first,
                              int32_t count) const {
   const int64_t element = SizeOf(dtype_);

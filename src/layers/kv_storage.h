@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "base/numa.h"
 #include "kv/kv_layout.h"
 #include "kv/step.h"
 #include "ops/attention/attention.h"
@@ -40,6 +41,9 @@ class KvStorage {
   // out [kv_heads, num_tokens, dim] with the given head strides (elements).
   void Store(int layer, const StepRecord& step, const SequenceStep& s, const std::byte* k, int64_t k_head_stride,
              const std::byte* v, int64_t v_head_stride);
+
+  // What is not written yet will lie on all nodes in turn.
+  void Interleave(std::span<const NumaNode> nodes);
 
   void CopyBlocks(std::span<const CacheCopy> copies);
   void CopyRings(std::span<const CacheCopy> copies);

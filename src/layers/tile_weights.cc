@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "base/thread_team.h"
 #include "layers/huge_bytes.h"
 #include "ops/linear/tiles.h"
 
@@ -25,7 +26,7 @@ Status TileTogether(const std::vector<Weight*>& matrices, SourceBytes source, Th
   int64_t bytes = 0;
   for (const Weight* m : matrices) bytes += (TilesBytes(m->view) + kLine - 1) / kLine * kLine;
   if (bytes == 0) return {};
-  const auto memory = HugeBytes::Map(bytes);
+  const auto memory = HugeBytes::Map(bytes, team.nodes() == 1);
   if (memory == nullptr) return Errorf("no memory for {} bytes of weights laid out for int8 products", bytes);
   int64_t at = 0;
   for (Weight* m : matrices) {

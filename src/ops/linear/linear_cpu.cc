@@ -1,8 +1,10 @@
 // Stages activations, then shares the rows of all tasks out over the team.
 #include <algorithm>
-#include <atomic>
+#include <span>
+#include <tuple>
 #include <vector>
 
+#include "base/numa.h"
 #include "base/thread_team.h"
 #include "ops/linear/cpu_isa.h"
 #include "ops/linear/linear.h"
@@ -12,7 +14,7 @@
 namespace minimo {
 namespace {
 
-constexpr int64_t kGrain = 32;  // rows: whole pairs of tiles, whole row tiles
+constexpr int64_t kGrain = kNodeRows;  // rows: whole pairs of tiles, whole row tiles
 // Staged by every member for itself up to here, which costs less than a barrier; beyond it the rows are shared out.
 constexpr int64_t kOwnStaging = 64 << 10;  // bytes
 // Pieces a member, handed out one by one: a disturbed core does less of them.
@@ -53,6 +55,7 @@ struct Source {
 
 struct Job {
   const LinearTask* task = nullptr;
+  int64_t first = 0, last = 0;  // rows
   ChosenKernel kernel;
   int source = -1;
 };
@@ -64,18 +67,28 @@ double RowCost(const LinearTask& task) {
 
 class Plan {
  public:
-  void Make(std::span<const LinearTask> tasks) {
+  // Of each task, every memory node's rows apart.
+  void Make(std::span<const LinearTask> tasks, int nodes) {
     jobs_.clear();
     sources_.clear();
     bytes_ = 0;
-    weights_ = cost_ = 0;
+    weights_ = 0;
     for (const LinearTask& task : tasks) {
       if (task.tokens == 0 || task.weight.rows == 0) continue;
-      Job job{&task, Choose(task.weight)};
+      Job job{&task, 0, task.weight.rows, Choose(task.weight)};
       if (job.kernel.stage.kind != StageFormat::Kind::kNone) job.source = SourceOf(task, job.kernel.stage);
       jobs_.push_back(job);
-      cost_ += RowCost(task) * static_cast<double>(task.weight.rows);
       weights_ += static_cast<double>(task.weight.cols) * static_cast<double>(task.weight.rows);
+    }
+    const size_t whole = jobs_.size();
+    for (int n = 0; n < nodes; ++n) {
+      Node& node = nodes_[n] = {nodes == 1 ? 0 : jobs_.size(), whole, 0};
+      for (size_t i = 0; i < whole; ++i) {
+        Job job = jobs_[i];
+        std::tie(job.first, job.last) = RowsOfNode(job.task->weight.rows, nodes, n);
+        node.cost += RowCost(*job.task) * static_cast<double>(job.last - job.first);
+        if (nodes > 1) jobs_.push_back(job);
+      }
     }
     for (Source& s : sources_) {
       s.begin = bytes_;
@@ -100,21 +113,21 @@ class Plan {
     }
   }
 
-  // The piece-th of `pieces` parts of all rows, equal in cost.
-  void RunPiece(int64_t piece, int64_t pieces, const std::byte* buffer) const {
-    const double from = cost_ * static_cast<double>(piece) / static_cast<double>(pieces);
-    const double to = cost_ * static_cast<double>(piece + 1) / static_cast<double>(pieces);
+  // The piece-th of `pieces` parts of a node's rows, equal in cost.
+  void RunPiece(int n, int64_t piece, int64_t pieces, const std::byte* buffer) const {
+    const Node& node = nodes_[n];
+    const double from = node.cost * static_cast<double>(piece) / static_cast<double>(pieces);
+    const double to = node.cost * static_cast<double>(piece + 1) / static_cast<double>(pieces);
     double at = 0;
-    for (const Job& job : jobs_) {
-      const LinearTask& task = *job.task;
-      const double cost = RowCost(task);
-      const double rows = static_cast<double>(task.weight.rows);
+    for (const Job& job : std::span(jobs_).subspan(node.first_job, node.jobs)) {
+      const double cost = RowCost(*job.task);
+      const double rows = static_cast<double>(job.last - job.first);
       const auto cut = [&](double position, bool last) {
         const double row = (position - at) / cost;
-        if (last || row >= rows) return task.weight.rows;
-        return std::max<int64_t>(0, static_cast<int64_t>(row) / kGrain * kGrain);
+        if (last || row >= rows) return job.last;
+        return job.first + std::max<int64_t>(0, static_cast<int64_t>(row) / kGrain * kGrain);
       };
-      const int64_t begin = piece == 0 ? 0 : cut(from, false);
+      const int64_t begin = piece == 0 ? job.first : cut(from, false);
       const int64_t end = cut(to, piece == pieces - 1);
       if (begin < end) Run(job, begin, end, buffer);
       at += cost * rows;
@@ -148,10 +161,16 @@ class Plan {
     job.kernel.run(*job.task, {buffer + s.begin, s.row_bytes}, begin, end);
   }
 
+  struct Node {
+    size_t first_job = 0, jobs = 0;
+    double cost = 0;
+  };
+
   std::vector<Job> jobs_;
   std::vector<Source> sources_;
   int64_t bytes_ = 0;
-  double cost_ = 0, weights_ = 0;
+  double weights_ = 0;
+  Node nodes_[kMaxNumaNodes];
 };
 
 }  // namespace
@@ -159,7 +178,8 @@ class Plan {
 void LinearCpu(std::span<const LinearTask> tasks, ThreadTeam& team) {
   thread_local Plan plan;
   thread_local Buffer<std::byte> shared;
-  plan.Make(tasks);
+  const int nodes = team.nodes();
+  plan.Make(tasks, nodes);
   if (plan.weights() == 0) return;
   const bool share = plan.staged_bytes() > kOwnStaging && team.size() > 1;
   if (share) {
@@ -167,23 +187,24 @@ void LinearCpu(std::span<const LinearTask> tasks, ThreadTeam& team) {
     plan.StageShared(team, shared.data());
   }
   const int64_t most = team.size() == 1 ? 1 : kPieces * team.size();
-  const int64_t pieces = std::clamp(static_cast<int64_t>(plan.weights() / kLeastPiece), int64_t{1}, most);
-  std::atomic<int64_t> next{0};
+  const int64_t pieces = std::clamp(static_cast<int64_t>(plan.weights() / kLeastPiece), int64_t{nodes}, most) / nodes;
+  NodePieces left(nodes, pieces);
   const Plan& made = plan;  // thread_local: members must not look it up again
   const std::byte* common = share ? shared.data() : nullptr;
-  const auto work = [&](int) {
+  const auto work = [&](int part) {
     thread_local Buffer<std::byte> own;
     const std::byte* buffer = common;
-    int64_t p = next.fetch_add(1);
-    if (p >= pieces) return;
+    const int node = team.NodeOf(part);
+    auto piece = left.Next(node);
+    if (!piece) return;
     if (buffer == nullptr) {
       own.Reserve(static_cast<size_t>(made.staged_bytes()));
       made.StageAll(own.data());
       buffer = own.data();
     }
-    for (; p < pieces; p = next.fetch_add(1)) made.RunPiece(p, pieces, buffer);
+    for (; piece; piece = left.Next(node)) made.RunPiece(piece->node, piece->index, pieces, buffer);
   };
-  if (pieces == 1) return work(0);
+  if (pieces * nodes == 1) return work(0);
   team.Run(work);
 }
 

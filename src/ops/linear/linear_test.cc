@@ -220,6 +220,28 @@ TEST(LinearKernels, ATokenDoesNotSeeItsBatchNorTheThreads) {
   }
 }
 
+// Rows that lie on two memory nodes (here two names for one): the same bits as on one, mapped and in tiles.
+TEST(LinearKernels, RowsOfSeveralMemoryNodesGiveTheSameBits) {
+  std::mt19937 rng(17);
+  ThreadTeam one(1), two(3), many(5);
+  two.SpreadOver({{0, {0}}, {1, {0}}});
+  many.SpreadOver({{0, {0}}, {1, {0}}, {2, {0}}, {3, {0}}});
+  ASSERT_EQ(many.nodes(), 4);
+  for (const int64_t rows : {1, 31, 70, 200, 2000}) {
+    for (const bool tiles : {false, true}) {
+      OwnedWeight w = MakeWeight(rng, WeightFormat::kFp8Block, rows, 448);
+      if (tiles) AddTiles(&w, one);
+      const auto x = Normal(rng, 9 * 448);
+      const auto want = Product(w.view, x, 9, one);
+      EXPECT_EQ(Product(w.view, x, 9, two), want) << rows;
+      EXPECT_EQ(Product(w.view, x, 9, many), want) << rows;
+      if (!tiles) continue;
+      AddTiles(&w, many);
+      EXPECT_EQ(Product(w.view, x, 9, many), want) << rows;
+    }
+  }
+}
+
 // Requantising: at most half a step of a 128-column group's largest weight, 4-bit weights not at all.
 TEST(Tiles, KeepWeightsWithinHalfAStep) {
   std::mt19937 rng(14);

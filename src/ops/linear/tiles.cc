@@ -107,9 +107,9 @@ void PackTiles(const WeightView& w, ThreadTeam& team, std::byte* tiles) {
 #if defined(__x86_64__)
   const bool vectors = ActiveCpuIsa() >= CpuIsa::kAvx512 && CanPackTilesAvx512(w);
 #endif
-  team.ParallelFor(TileLayout::Tiles(w.rows), 1, [&](int64_t begin, int64_t end) {
+  team.ParallelForRows(w.rows, [&](int64_t first, int64_t last) {
     std::vector<float> values(static_cast<size_t>(layout.padded_cols()), 0.0f);
-    for (int64_t t = begin; t < end; ++t) {
+    for (int64_t t = first / kTileRows; t < TileLayout::Tiles(last); ++t) {
       std::byte* tile = tiles + t * layout.tile_bytes();
       const TileWriter to = WriterAt(layout, tile);
       const int64_t rows = std::min(kTileRows, w.rows - t * kTileRows);
