@@ -37,7 +37,8 @@ def run_minimo(args, activations):
         subprocess.run([args.minimo, "bench", "latency", "--model", args.model, "--threads", str(args.threads),
                         "--input-len", str(args.prompt), "--output-len", str(args.generate), "--batch-size", "1",
                         "--num-iters", str(args.repeats), "--activations", activations, "--output-json", file.name,
-                        "--load-format", "resident" if args.resident and activations == "exact" else "auto"],
+                        "--load-format", "resident" if args.resident and activations == "exact" else "auto",
+                        "--kv-cache-dtype", args.int8_kv_cache if activations == "int8" else "auto"],
                        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         result = json.load(open(file.name))
     point = result["points"][0]
@@ -65,6 +66,8 @@ def main():
                         help="what to run now; exact and int8 are minimo's --activations")
     parser.add_argument("--resident", action="store_true",
                         help="exact with --load-format resident: weights in memory of its own, as the peer's are")
+    parser.add_argument("--int8-kv-cache", default="bf16",
+                        help="--kv-cache-dtype of --activations int8; the peer's cache is float16, that of exact float32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=2, help="measurements a round")
@@ -92,6 +95,7 @@ def main():
     result = {"kind": "side by side", "gguf": pathlib.Path(args.gguf).name, "gguf_bytes": gguf_bytes,
               "model": pathlib.Path(args.model).name, "threads": args.threads, "prompt": args.prompt,
               "generate": args.generate, "resident": args.resident,
+              "int8_kv_cache": args.int8_kv_cache,
               "command": " ".join(pathlib.Path(a).name if "/" in a else a for a in sys.argv),
               "environment": ours[0]["environment"],
               "bytes_per_token": ours[0]["bytes_per_token"],
