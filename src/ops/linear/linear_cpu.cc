@@ -19,7 +19,8 @@ constexpr int64_t kGrain = kNodeRows;  // rows: whole pairs of tiles, whole row 
 constexpr int64_t kOwnStaging = 64 << 10;  // bytes
 // Pieces a member, handed out one by one: a disturbed core does less of them.
 constexpr int64_t kPieces = 8;
-constexpr double kLeastPiece = 128 << 10;  // weights: a piece of fewer costs more in the hand-out than it evens out
+// Weights, those of float32 counted four times: a piece of fewer costs more in the hand-out than it evens out.
+constexpr double kLeastPiece = 128 << 10;
 
 ChosenKernel Choose(const WeightView& w) {
   [[maybe_unused]] const CpuIsa isa = ActiveCpuIsa();
@@ -78,7 +79,8 @@ class Plan {
       Job job{&task, 0, task.weight.rows, Choose(task.weight)};
       if (job.kernel.stage.kind != StageFormat::Kind::kNone) job.source = SourceOf(task, job.kernel.stage);
       jobs_.push_back(job);
-      weights_ += static_cast<double>(task.weight.cols) * static_cast<double>(task.weight.rows);
+      const auto wide = static_cast<double>(std::max<int64_t>(1, task.weight.ElementBits() / 8));
+      weights_ += static_cast<double>(task.weight.cols) * static_cast<double>(task.weight.rows) * wide;
     }
     const size_t whole = jobs_.size();
     for (int n = 0; n < nodes; ++n) {
