@@ -306,11 +306,10 @@ class CudaExecutorImpl final : public CudaExecutor {
     return exchange_ ? exchange_->Finish(stream_.get()) : ToStatus(cudaStreamSynchronize(stream_.get()), "a step");
   }
 
-  // 0: not a decode step.
-  int Splits() const { return decode_ ? DecodeSplits(spec_, plan_.tokens, plan_.longest_context) : 0; }
+  int Splits() const { return plan_.singles > 0 ? DecodeSplits(spec_, plan_.singles, plan_.longest_single) : 1; }
 
   Status Layers() {
-    return forward_[decode_]->Layers(Packed(), plan_.tokens, Splits(), plan_.tiles, stream_.get());
+    return forward_[decode_]->Layers(Packed(), plan_, decode_, Splits(), stream_.get());
   }
 
   Status Copies(const std::vector<CacheCopy>& copies, bool rings) {

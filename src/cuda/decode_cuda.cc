@@ -4,8 +4,8 @@
 #include "cuda/forward_cuda.h"
 
 namespace minimo::cuda {
-int Forward::SplitsOf(const AttentionSpec& a, int decode_splits) {
-  return a.window > 0 ? std::clamp(a.window / 64, 1, decode_splits) : decode_splits;
+int Forward::SplitsOf(const AttentionSpec& a, int splits) {
+  return a.window > 0 ? std::clamp(a.window / 64, 1, splits) : splits;
 }
 
 int DecodeSplits(const ModelSpec& spec, int tokens, int longest_context) {
@@ -34,14 +34,18 @@ Status Forward::Decode(const Step& s) const {
 
 Status Forward::DecodeAttention(int layer, const Step& s) const {
   const AttentionSpec& a = spec_.layers[layer].attention;
-  const RopeParams rope = RopeOf(layer, s);
-  AttentionParams p = AttentionOf(layer, s);
   if (f32_ || !HasFastAttention(a.heads, a.kv_heads, a.head_dim, a.v_head_dim)) {
-    MINIMO_CUDA_TRY(LaunchRope(rope, f32_, s.stream));
-    return ToStatus(LaunchAttentionSimple(p, f32_, s.stream), "attention");
+    MINIMO_CUDA_TRY(LaunchRope(RopeOf(layer, s), f32_, s.stream));
+    return ToStatus(LaunchAttentionSimple(AttentionOf(layer, s), f32_, s.stream), "attention");
   }
-  p.splits = SplitsOf(a, s.decode_splits);
-  return ToStatus(LaunchAttentionDecode(p, rope, s.stream), "attention");
+  return SinglesAttention(layer, s);
+}
+
+Status Forward::SinglesAttention(int layer, const Step& s) const {
+  AttentionParams p = AttentionOf(layer, s);
+  p.tokens = s.singles;
+  p.splits = SplitsOf(spec_.layers[layer].attention, s.splits);
+  return ToStatus(LaunchAttentionDecode(p, RopeOf(layer, s), s.stream), "attention");
 }
 
 ExpertsParams Forward::ExpertsOf(int layer, const RouterParams& r, bool gate_up) const {

@@ -137,7 +137,7 @@ Status Forward::AttentionOne(int layer, const Step& s) const {
   }
   p.out = w_.At(w_.one_attended);
   p.out_f32 = true;
-  p.splits = SplitsOf(a, s.decode_splits);
+  p.splits = SplitsOf(a, s.splits);
   return ToStatus(LaunchAttentionDecode(p, rope, s.stream), "attention");
 }
 

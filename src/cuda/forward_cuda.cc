@@ -70,13 +70,13 @@ Status Forward::Run(const LinearParams& p, cudaStream_t stream) const {
   return ToStatus(LaunchStreamLinear(p, f32_, stream), "linear");
 }
 
-Status Forward::Layers(const int32_t* packed, int tokens, int decode_splits, const std::vector<int>& tiles,
+Status Forward::Layers(const int32_t* packed, const StepPlan& plan, bool decode, int splits,
                        cudaStream_t stream) const {
   const auto meta = [&](int64_t at) { return packed + at; };
-  const Step s{packed, tokens, decode_splits, tiles, stream,
+  const Step s{packed, plan.tokens, decode, plan.singles, splits, plan.tiles, stream,
                {meta(layout_.Positions()), meta(layout_.BlockTableOf()), meta(layout_.RingOf()),
                 meta(layout_.BlockTables()), meta(layout_.Past()), meta(layout_.Last())}};
-  if (decode_splits > 0) return Decode(s);
+  if (decode) return Decode(s);
   return fp8_prefill_ ? PrefillFp8(s) : Prefill(s);
 }
 

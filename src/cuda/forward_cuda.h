@@ -37,9 +37,8 @@ class Forward {
   Status Prepare(cudaStream_t stream);  // constants on the device
 
   // All layers. `packed`: StepLayout, device.
-  // decode_splits > 0: one token a sequence, contexts cut into that many runs.
-  Status Layers(const int32_t* packed, int tokens, int decode_splits, const std::vector<int>& tiles,
-                cudaStream_t stream) const;
+  // decode: all are singles, and each gives logits. splits: into how many runs the singles' contexts are cut.
+  Status Layers(const int32_t* packed, const StepPlan& plan, bool decode, int splits, cudaStream_t stream) const;
   // After them: logits of rows [first, first + count) of the plan's logit rows go to the workspace from its start; of
   // several ranks, each one's part of the vocabulary to the exchange's local_logits.
   Status Head(const int32_t* packed, int tokens, int first, int count, cudaStream_t stream) const;
@@ -48,7 +47,9 @@ class Forward {
   struct Step {
     const int32_t* packed;
     int tokens;
-    int decode_splits;
+    bool decode;
+    int singles;
+    int splits;
     const std::vector<int>& tiles;
     cudaStream_t stream;
     TokenMeta meta;
@@ -60,9 +61,10 @@ class Forward {
   };
   Squares SquaresAfter(int layer, int tokens) const;
   Squares SquaresAfterAttention(int layer) const;
-  static int SplitsOf(const AttentionSpec& a, int decode_splits);
+  static int SplitsOf(const AttentionSpec& a, int splits);
   Status Decode(const Step& s) const;
   Status DecodeAttention(int layer, const Step& s) const;
+  Status SinglesAttention(int layer, const Step& s) const;
   Status DecodeExperts(int layer, const Step& s) const;
   ExpertsParams ExpertsOf(int layer, const RouterParams& r, bool gate_up) const;
   // One token, bf16: products as exact as float32 ones on float32 activations, whole phases a kernel.

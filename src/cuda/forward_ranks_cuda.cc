@@ -39,7 +39,7 @@ Status Forward::AddParts(const Parts& parts, const float* next_norm, float* squa
   p.next_x = w_.At(w_.x);
   p.next_x_stride = w_.x_stride;
   p.square_sums = squares;
-  return exchange_->SumRows(p, f32_, s.decode_splits == 0, s.stream);
+  return exchange_->SumRows(p, f32_, !s.decode, s.stream);
 }
 
 // The partial sums of a token's product, those of all ranks, into the residual.
@@ -50,7 +50,7 @@ Status Forward::AddPartials(const OneParams& product, const Step& s) const {
   p.partial = product.out;
   p.top_k = product.splits;
   p.residual = w_.At<float>(w_.residual);
-  return exchange_->SumRows(p, f32_, s.decode_splits == 0, s.stream);
+  return exchange_->SumRows(p, f32_, !s.decode, s.stream);
 }
 
 // DecodeOne with a sum over ranks where one GPU hands partial sums to the next kernel.

@@ -1,4 +1,5 @@
-// The layers of a step that brings several tokens of some sequence (so never one token alone).
+// The layers of a step that brings several tokens of some sequence (so never one token alone). Sequences that bring one
+// have attention as in a decode step, and come first.
 #include <algorithm>
 
 #include "cuda/forward_cuda.h"
@@ -19,6 +20,28 @@ Status Forward::Prefill(const Step& s) const {
   return {};
 }
 
+namespace {
+
+// Without the first `count` tokens.
+void Skip(int count, TokenMeta* meta) {
+  for (const int** of : {&meta->position, &meta->block_table, &meta->ring, &meta->past, &meta->last}) *of += count;
+}
+void Skip(int count, const AttentionParams& a, RopeParams* r) {
+  const auto skip = [&](void** p, int64_t bytes) {
+    if (*p != nullptr) *p = static_cast<uint8_t*>(*p) + count * bytes;
+  };
+  r->tokens -= count;
+  r->qkv += int64_t{count} * r->qkv_stride;
+  r->square_sums += int64_t{count} * r->square_sum_count;
+  if (r->norm_sums != nullptr) r->norm_sums += int64_t{count} * 2;
+  skip(&r->q, int64_t{r->heads} * r->head_dim * 2);
+  skip(&r->fresh_k, int64_t{r->kv_heads} * r->head_dim * a.k.element_bytes);
+  skip(&r->fresh_v, int64_t{r->kv_heads} * r->v_head_dim * a.v.element_bytes);
+  Skip(count, &r->meta);
+}
+
+}  // namespace
+
 Status Forward::PrefillAttention(int layer, const Step& s) const {
   const AttentionSpec& a = spec_.layers[layer].attention;
   // New tokens of a ring layer may overrun the rows that earlier ones of the same step still need.
@@ -29,10 +52,14 @@ Status Forward::PrefillAttention(int layer, const Step& s) const {
     rope.fresh_k = w_.At(w_.fresh_k), rope.fresh_v = w_.At(w_.fresh_v);
     p.fresh_k = rope.fresh_k, p.fresh_v = rope.fresh_v;
   }
-  MINIMO_CUDA_TRY(LaunchRope(rope, f32_, s.stream));
   if (f32_ || !HasFastAttention(a.heads, a.kv_heads, a.head_dim, a.v_head_dim)) {
+    MINIMO_CUDA_TRY(LaunchRope(rope, f32_, s.stream));
     MINIMO_CUDA_TRY(LaunchAttentionSimple(p, f32_, s.stream));
   } else {
+    if (s.singles > 0) MINIMO_TRY(SinglesAttention(layer, s));
+    if (s.singles == s.tokens) return {};
+    Skip(s.singles, p, &rope);
+    MINIMO_CUDA_TRY(LaunchRope(rope, f32_, s.stream));
     const auto group = std::find(layout_.groups.begin(), layout_.groups.end(), a.heads / a.kv_heads);
     const int index = static_cast<int>(group - layout_.groups.begin());
     p.tiles = reinterpret_cast<const PrefillTile*>(s.packed + layout_.Tiles(index));
@@ -40,8 +67,8 @@ Status Forward::PrefillAttention(int layer, const Step& s) const {
     MINIMO_CUDA_TRY(LaunchAttentionPrefill(p, s.stream));
   }
   if (!fresh) return {};
-  MINIMO_CUDA_TRY(LaunchRingWrite(p.k, p.fresh_k, s.tokens, s.meta, s.stream));
-  return ToStatus(LaunchRingWrite(p.v, p.fresh_v, s.tokens, s.meta, s.stream), "ring write");
+  MINIMO_CUDA_TRY(LaunchRingWrite(p.k, rope.fresh_k, rope.tokens, rope.meta, s.stream));
+  return ToStatus(LaunchRingWrite(p.v, rope.fresh_v, rope.tokens, rope.meta, s.stream), "ring write");
 }
 
 Status Forward::PrefillExperts(int layer, const Step& s) const {

@@ -38,7 +38,7 @@ Status PlanStep(const StepRecord& step, const StepLayout& layout, int vocab, int
   }
   plan->tokens = static_cast<int>(tokens);
   plan->logit_rows = 0;
-  plan->longest_context = 0;
+  plan->singles = plan->longest_single = 0;
   plan->one_token_each = true;
   plan->tiles.assign(layout.groups.size(), 0);
   for (const SequenceStep& s : step.sequences) {
@@ -48,7 +48,6 @@ Status PlanStep(const StepRecord& step, const StepLayout& layout, int vocab, int
       return Errorf("step {}: a sequence of {} tokens at {}, ring {}, blocks {}+{} does not fit the step", step.id,
                     s.num_tokens, s.first_token, s.ring, s.block_table, s.num_blocks);
     }
-    plan->longest_context = std::max(plan->longest_context, s.past + s.num_tokens);
     plan->one_token_each = plan->one_token_each && s.num_tokens == 1 && s.num_logits == 1;
     for (int32_t i = 0; i < s.num_tokens; ++i) {
       const int64_t token = s.first_token + i;
@@ -61,6 +60,11 @@ Status PlanStep(const StepRecord& step, const StepLayout& layout, int vocab, int
         to[layout.LogitRows() + plan->logit_rows++] = static_cast<int32_t>(token);
       }
     }
+    if (s.num_tokens == 1 && s.first_token == plan->singles) {
+      ++plan->singles;
+      plan->longest_single = std::max(plan->longest_single, s.past + 1);
+      continue;
+    }
     for (size_t g = 0; g < layout.groups.size(); ++g) {
       for (int32_t row = 0; row < s.num_tokens * layout.groups[g]; row += kPrefillTileRows) {
         int32_t* tile = to + layout.Tiles(static_cast<int>(g)) + 4 * plan->tiles[g]++;
@@ -71,6 +75,7 @@ Status PlanStep(const StepRecord& step, const StepLayout& layout, int vocab, int
       }
     }
   }
+  plan->one_token_each = plan->one_token_each && plan->singles == plan->tokens;
   return {};
 }
 

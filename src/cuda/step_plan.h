@@ -35,9 +35,10 @@ inline constexpr int kPrefillTileRows = 128;
 struct StepPlan {
   int tokens = 0;
   int logit_rows = 0;
-  int longest_context = 0;         // past + new tokens
+  int singles = 0;                 // leading tokens that are all their sequences have new
+  int longest_single = 0;          // of their contexts, themselves included
   bool one_token_each = false;     // decode: every sequence has one new token, and each gives logits
-  std::vector<int> tiles;          // [groups] how many prefill tiles
+  std::vector<int> tiles;          // [groups] how many prefill tiles: of the other sequences
   std::vector<int32_t> packed;     // StepLayout
 };
 

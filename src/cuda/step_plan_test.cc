@@ -54,7 +54,26 @@ TEST(StepPlan, DecodeIsOneTokenAndOneRowEach) {
   EXPECT_FALSE(plan.one_token_each);
 }
 
-// Tiles cover every (token, head of the group) row of every sequence exactly once, and stay within their section.
+TEST(StepPlan, SinglesLeadAndHaveNoTiles) {
+  StepRecord step;
+  step.sequences = {{0, 1, 30, 0, 3, -1, 1}, {1, 1, 8, 0, 3, -1, 1}, {2, 5, 41, 0, 3, -1, 1}, {7, 1, 40, 0, 3, -1, 1}};
+  step.tokens.assign(8, 1);
+  step.block_tables = {0, 0, 0};
+  StepPlan plan;
+  ASSERT_TRUE(PlanStep(step, {8, {8}}, 10, 1, 0, &plan).ok());
+  EXPECT_EQ(plan.singles, 2);
+  EXPECT_EQ(plan.longest_single, 31);
+  EXPECT_EQ(plan.tiles[0], 2);  // of the prompt, and of the sequence behind it
+  EXPECT_FALSE(plan.one_token_each);
+  // One token each, but not in the order of the tokens: no decode step.
+  step.sequences = {{1, 1, 30, 0, 3, -1, 1}, {0, 1, 8, 0, 3, -1, 1}};
+  step.tokens.assign(2, 1);
+  ASSERT_TRUE(PlanStep(step, {8, {8}}, 10, 1, 0, &plan).ok());
+  EXPECT_EQ(plan.singles + plan.tiles[0], 2);
+  EXPECT_FALSE(plan.one_token_each);
+}
+
+// Tiles cover every (token, head of the group) row of every other sequence exactly once, and stay within their section.
 TEST(StepPlan, TilesCoverEveryRowOnce) {
   const StepLayout layout{300, {6, 16, 1}};
   StepRecord step;
@@ -75,7 +94,7 @@ TEST(StepPlan, TilesCoverEveryRowOnce) {
         EXPECT_TRUE(rows.emplace(tile[0], r).second);
       }
     }
-    EXPECT_EQ(rows.size(), step.tokens.size() * layout.groups[g]);
+    EXPECT_EQ(rows.size(), (step.tokens.size() - 1) * layout.groups[g]);  // the first is a single
   }
 }
 

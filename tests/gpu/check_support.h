@@ -77,6 +77,25 @@ inline StepRecord MakeStep(const KvLayout& layout, int sequences, int past, int 
   return step;
 }
 
+// The same for sequences that bring different numbers of tokens at different places, the first of `sequences`.
+struct Part {
+  int past, n;
+};
+inline StepRecord MakeStep(const KvLayout& layout, std::span<const Part> parts, int sequences, int tokens_each,
+                           std::span<const int32_t> ids) {
+  StepRecord step;
+  const int blocks = (tokens_each + layout.block_size - 1) / layout.block_size;
+  for (int s = 0; s < static_cast<int>(parts.size()); ++s) {
+    step.sequences.push_back({static_cast<int32_t>(step.tokens.size()), parts[s].n, parts[s].past,
+                              static_cast<int32_t>(step.block_tables.size()), blocks,
+                              layout.num_rings > 0 ? s : -1, 1});
+    for (int b = 0; b < blocks; ++b) step.block_tables.push_back(b * sequences + s);
+    const auto at = static_cast<int64_t>(step.tokens.size());
+    step.tokens.insert(step.tokens.end(), ids.begin() + at, ids.begin() + at + parts[s].n);
+  }
+  return step;
+}
+
 inline std::vector<int> Numbers(const std::string& text) {
   std::vector<int> numbers;
   std::stringstream stream(text);

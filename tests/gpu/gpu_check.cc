@@ -3,8 +3,11 @@
 //   gpu_check quality SHARED MODELS  the nano models' perplexity and KL divergence by prefill activations
 //   gpu_check checkpoint FOLDER      a checkpoint with a golden.safetensors beside it
 //   gpu_check real                   one layer of each kind at real shapes against the CPU executor
+//   gpu_check real-mixed             the same of steps in which some decode while prompts are read
 //   gpu_check real-small             a few steps of it, for compute-sanitizer
 //   gpu_check decode MODEL LAYERS FORMAT BATCHES CONTEXT   random weights: time a step, share of the memory floor
+//   gpu_check mixed MODEL LAYERS FORMAT STEPS CACHE   bf16 or fp8 cache; STEPS 31+900 (decoding at context 945 + tokens of
+//                                    prompts of 900, e4m3 activations), ...
 //   gpu_check prefill MODEL LAYERS FORMAT TOKENS ACTIVATIONS   bf16 or fp8; TOKENS 900 or 8x900 (prompts x tokens), ...
 // Prints JSON lines, one a check or measurement; exits 1 if a check fails.
 #include <nlohmann/json.hpp>
@@ -22,7 +25,9 @@
 #include "engine/cpu_executor.h"
 #include "layers/kv_storage.h"
 #include "models/loader.h"
+#include "tests/gpu/bench_model.h"
 #include "tests/gpu/check_support.h"
+#include "tests/gpu/mixed_bench.h"
 #include "tests/gpu/quality_check.h"
 #include "tests/gpu/router_nudge.h"
 #include "tests/gpu/synthetic_model.h"
@@ -147,7 +152,25 @@ void Golden(const std::string& shared, const std::string& models) {
 struct RealRun {
   bool f32 = false, fp8_prefill = false;
   int batch = 1, prompt = 0, steps = 3;
+  int chunk = 1;  // tokens that the second half of the sequences bring in each step after the prompts
+
+  int TokensEach() const { return prompt + steps * chunk; }
 };
+
+std::vector<StepRecord> StepsOf(const RealRun& r, const KvLayout& layout, std::span<const int32_t> ids) {
+  std::vector<StepRecord> steps;
+  std::vector<Part> parts(static_cast<size_t>(r.batch), {0, r.prompt});
+  size_t at = 0;
+  for (int i = 0; i <= r.steps; ++i) {
+    steps.push_back(MakeStep(layout, parts, r.batch, r.TokensEach(), ids.subspan(at)));
+    at += steps.back().tokens.size();
+    for (int s = 0; s < r.batch; ++s) {
+      Part& p = parts[static_cast<size_t>(s)];
+      p = {p.past + p.n, s < r.batch / 2 ? 1 : r.chunk};
+    }
+  }
+  return steps;
+}
 
 // The prompts' logits, then those of every step, and where the tokens went.
 Result<Traced> OnGpu(const LoadedModel& model, const RealRun& r, const std::vector<int32_t>& ids, ThreadTeam& team) {
@@ -155,39 +178,31 @@ Result<Traced> OnGpu(const LoadedModel& model, const RealRun& r, const std::vect
   options.f32 = r.f32;
   options.fp8_prefill = r.fp8_prefill;
   options.max_tokens = r.batch * r.prompt;
-  const int total = r.prompt + r.steps;
-  const KvLayout layout = LayoutFor(model.spec, r.f32, r.batch, total);
+  const KvLayout layout = LayoutFor(model.spec, r.f32, r.batch, r.TokensEach());
   MINIMO_ASSIGN(auto gpu, CudaExecutor::Create(model.spec, &model.weights, layout, options, team));
   Traced traced;
   std::vector<int64_t> before(gpu->GetExpertLoad().counts.size());
-  for (int i = 0, past = 0, at = 0; i <= r.steps; ++i) {
-    const int n = i == 0 ? r.prompt : 1;
+  for (const StepRecord& step : StepsOf(r, layout, ids)) {
     std::span<float> out;
-    MINIMO_TRY(gpu->Run(MakeStep(layout, r.batch, past, n, total, 1, {ids.data() + at, static_cast<size_t>(n * r.batch)}),
-                        &out));
+    MINIMO_TRY(gpu->Run(step, &out));
     traced.logits.insert(traced.logits.end(), out.begin(), out.end());
     traced.routed.push_back(gpu->GetExpertLoad().counts);
     for (size_t e = 0; e < before.size(); ++e) {
       traced.routed.back()[e] -= before[e];
       before[e] += traced.routed.back()[e];
     }
-    past += n, at += n * r.batch;
   }
   return traced;
 }
 
 Result<std::vector<float>> OnCpu(const LoadedModel& model, const RealRun& r, const std::vector<int32_t>& ids) {
-  const int total = r.prompt + r.steps;
-  const KvLayout layout = LayoutFor(model.spec, true, r.batch, total);
+  const KvLayout layout = LayoutFor(model.spec, true, r.batch, r.TokensEach());
   MINIMO_ASSIGN(auto cpu, CpuExecutor::Create(model, layout, DType::kF32, 0));
   std::vector<float> logits;
-  for (int i = 0, past = 0, at = 0; i <= r.steps; ++i) {
-    const int n = i == 0 ? r.prompt : 1;
+  for (const StepRecord& step : StepsOf(r, layout, ids)) {
     StepOutput out;
-    MINIMO_TRY(cpu->Run(MakeStep(layout, r.batch, past, n, total, 1, {ids.data() + at, static_cast<size_t>(n * r.batch)}),
-                        &out));
+    MINIMO_TRY(cpu->Run(step, &out));
     logits.insert(logits.end(), out.logits.begin(), out.logits.end());
-    past += n, at += n * r.batch;
   }
   return logits;
 }
@@ -198,7 +213,7 @@ Result<std::vector<float>> OnCpu(const LoadedModel& model, const RealRun& r, con
 // from such a cache is told, not bounded: a router's near tie may fall otherwise.
 void CompareReal(const std::string& name, LoadedModel model, const RealRun& r, ThreadTeam& team) {
   std::vector<int32_t> ids;
-  for (int i = 0; i < r.batch * (r.prompt + r.steps); ++i) ids.push_back((i * 7919 + i / 3 * 131) % model.spec.vocab);
+  for (int i = 0; i < r.batch * r.TokensEach(); ++i) ids.push_back((i * 7919 + i / 3 * 131) % model.spec.vocab);
   const bool nudges = !r.f32 && !r.fp8_prefill;
   auto n = NudgeRouters(&model, 3e-4f, nudges ? 24 : 0, [&](bool f32) {
     RealRun run = r;
@@ -219,7 +234,7 @@ void CompareReal(const std::string& name, LoadedModel model, const RealRun& r, T
   const double bound = r.f32 ? 1e-4 : r.fp8_prefill ? kFp8Bound : 1e-2;
   Check({{"check", "real shapes"}, {"model", name}, {"dtype", r.f32 ? "f32" : "bf16"},
          {"prefill_activations", r.f32 ? "f32" : r.fp8_prefill ? "fp8" : "bf16"}, {"batch", r.batch},
-         {"prompt", r.prompt}, {"prefill_error", prefill_error}, {"decode_error", decode_error}, {"bound", bound},
+         {"prompt", r.prompt}, {"chunk", r.chunk}, {"prefill_error", prefill_error}, {"decode_error", decode_error}, {"bound", bound},
          {"went_elsewhere", n->flipped}, {"bias_moved", n->moved}, {"rounds", n->rounds}, {"still_elsewhere", n->left}},
         prefill_error < bound && (r.fp8_prefill || decode_error < bound));
 }
@@ -253,6 +268,20 @@ void Real() {
   }
 }
 
+// Some sequences decode while the prompts of others are read.
+void RealMixed() {
+  ThreadTeam team(0);
+  for (const ExpertFormat format : {ExpertFormat::kFp8, ExpertFormat::kInt4}) {
+    const std::string tail = format == ExpertFormat::kFp8 ? " fp8" : " int4";
+    const SyntheticModel m2(M2Spec(2, 16, 1000), format, 64, 1);
+    const SyntheticModel mimo(MiMoSpec(3, 16, 1000), format, 64, 2);
+    for (const bool fp8 : {false, true}) {
+      CompareReal("m2" + tail, m2.model(), {false, fp8, 8, 40, 3, 11}, team);
+      CompareReal("mimo" + tail, mimo.model(), {false, fp8, 5, 150, 2, 37}, team);
+    }
+  }
+}
+
 void RealSmall() {
   ThreadTeam team(0);
   const SyntheticModel m2(M2Spec(1, 8, 500), ExpertFormat::kFp8, 64, 1);
@@ -262,21 +291,6 @@ void RealSmall() {
   const SyntheticModel mimo(MiMoSpec(2, 8, 500), ExpertFormat::kInt4, 32, 2);
   CompareReal("mimo int4", mimo.model(), {false, false, 1, 140, 1}, team);
   CompareReal("mimo int4", mimo.model(), {false, false, 3, 12, 1}, team);
-}
-
-// "m2 8 w4": spec, options.
-struct BenchModel {
-  ModelSpec spec;
-  CudaOptions options;
-  std::string name;
-};
-BenchModel MakeBench(const std::string& model, int layers, const std::string& format) {
-  BenchModel b;
-  b.name = model;
-  b.spec = model == "m2" ? M2Spec(layers > 0 ? layers : 62, 256, 200064) : MiMoSpec(layers > 0 ? layers : 48, 256, 152576);
-  b.options.random_weights = true;
-  if (format != "fp8") b.options.random_int4_group = 64, b.options.random_fp8_head = true;
-  return b;
 }
 
 int64_t ExpectedExperts(int tokens) {
@@ -424,15 +438,19 @@ int Main(int argc, char** argv) {
     CheckGolden(args[1], args[1], args[1] + "/golden.safetensors", "", team);
   } else if (args.size() == 1 && args[0] == "real") {
     Real();
+  } else if (args.size() == 1 && args[0] == "real-mixed") {
+    RealMixed();
   } else if (args.size() == 1 && args[0] == "real-small") {
     RealSmall();
   } else if (args.size() == 6 && args[0] == "decode") {
     Decode(args[1], std::stoi(args[2]), args[3], Numbers(args[4]), std::stoi(args[5]), bandwidth);
+  } else if (args.size() == 6 && args[0] == "mixed") {
+    BenchMixed(MakeBench(args[1], std::stoi(args[2]), args[3]), args[3], args[4], args[5] == "fp8");
   } else if (args.size() == 6 && args[0] == "prefill") {
     Prefill(args[1], std::stoi(args[2]), args[3], PromptsOf(args[4]), args[5] == "fp8");
   } else {
-    std::fprintf(stderr, "usage: gpu_check golden|quality SHARED MODELS | checkpoint FOLDER | real | real-small | decode MODEL LAYERS FORMAT BATCHES CONTEXT | "
-                         "prefill MODEL LAYERS FORMAT TOKENS bf16|fp8\n");
+    std::fprintf(stderr, "usage: gpu_check golden|quality SHARED MODELS | checkpoint FOLDER | real | real-mixed | real-small | decode MODEL LAYERS FORMAT BATCHES CONTEXT | "
+                         "prefill MODEL LAYERS FORMAT TOKENS bf16|fp8 | mixed MODEL LAYERS FORMAT STEPS bf16|fp8\n");
     return 2;
   }
   return g_failures == 0 ? 0 : 1;
