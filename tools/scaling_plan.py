@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The paper plan of docs/scaling.md: what each layout of ranks costs in memory, exchanges and time per step.
 
-    tools/scaling_plan.py [--model m2|mimo] [--markdown]
+    tools/scaling_plan.py [--model m2|mimo] [--expert-bits BITS] [--gpus N ...]
 
 Memory and bytes are exact (the arithmetic of src/spec/parallel_plan.cc); times are floors built from measured pieces,
 listed in PIECES with their sources, and from assumptions, marked as such. Nothing here is a benchmark.
