@@ -14,10 +14,10 @@ PIECES = {
     "phase_us": 1.25,          # ramp of one dependent phase, seven a layer (measured 1 to 1.5)
     "phases_a_layer": 7,
     # A sum over two H200 in a CUDA graph: (bytes, us), measured (bench/results/all-reduce-h200.json): ours through peer
-    # memory, residual and RMSNorm included, up to 1.5 MB; NCCL's from there on.
-    "all_reduce_2": [(16, 2.95), (6144, 3.42), (12288, 3.62), (49152, 4.04), (196608, 5.30), (393216, 6.68),
-                     (786432, 8.75), (1572864, 13.96), (3145728, 29.6), (6291456, 38.1), (12582912, 58.8),
-                     (25165824, 105.8)],
+    # memory, residual and RMSNorm included, parts in float32; up to 128 tokens of M2 in packets, beyond as many rows.
+    "all_reduce_2": [(16, 3.52), (6144, 3.92), (12288, 4.30), (49152, 4.72), (196608, 6.24), (393216, 8.29),
+                     (786432, 12.22), (1572864, 21.08), (3145728, 21.14), (6291456, 36.72), (12582912, 78.24),
+                     (25165824, 123.7)],
     # Assumptions, until measured: a doubling of the ranks within a host adds this share to the latency ...
     "latency_per_doubling": 0.2,
     # ... and an exchange that leaves the host costs this much more, at this bandwidth a GPU (400 Gb/s).

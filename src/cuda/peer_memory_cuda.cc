@@ -68,7 +68,8 @@ Status PeerMemory::Create(Communicator& host, const Room& room) {
     } else if (std::strcmp(card.host, mine.host) != 0) {
       status = Errorf("ranks {} and {} are on different hosts", host.rank(), r);
     } else if (card.process == mine.process) {
-      const cudaError_t code = cudaDeviceEnablePeerAccess(card.device, 0);
+      const cudaError_t code =
+          card.device == mine.device ? cudaSuccess : cudaDeviceEnablePeerAccess(card.device, 0);
       if (code == cudaErrorPeerAccessAlreadyEnabled) cudaGetLastError();
       if (code != cudaErrorPeerAccessAlreadyEnabled) status = ToStatus(code, "peer access");
       view_.inbox[r] = card.address;

@@ -1,9 +1,12 @@
 // The ladder of all-reduces between GPUs: bytes against microseconds, NCCL's and our own, each inside a CUDA graph of
 // many; checks the sums first. One process a GPU under mpirun, or else one thread a GPU.
-//   exchange_bench [ranks]       JSON lines on rank 0; exits 1 if a sum is off
+//   exchange_bench [RANKS [one]]   JSON lines on rank 0; exits 1 if a sum is off. one: all ranks on one GPU, without NCCL:
+//                                  the sums are checked, the times are no exchange's
 #include <algorithm>
+#include <bit>
 #include <cstdio>
 #include <cstdlib>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -121,7 +124,74 @@ Status ManyRows(Communicator& host, const PeerMemory& peers, cudaStream_t stream
   return {};
 }
 
-Status Ladder(Communicator& host, int device, bool* ok) {
+// What a rank's part is made of: every kernel over slots and partial sums of either type, slots of other ranks left out.
+// Values are multiples of 1/8 within 1, whose sums of eight are exact in bf16.
+Status Parts(Communicator& host, const PeerMemory& peers, cudaStream_t stream, bool* ok) {
+  constexpr int kHidden = 1544;  // not a multiple of kExchangeColumns
+  const auto value = [](int rank, int64_t i) { return static_cast<float>((i * 7 + rank * 13) % 17 - 8) / 8.0f; };
+  for (const int tokens : {1, 5, 200}) {
+    for (const int top_k : {1, 3, 8, 12}) {
+      for (const int kind : {0, 1, 2, 3}) {  // 1: slots, 2: in bf16
+        const bool slots = (kind & 1) != 0, bf16 = (kind & 2) != 0;
+        const int64_t rows = int64_t{tokens} * top_k, count = int64_t{tokens} * kHidden;
+        const auto slot_of = [&](int rank, int64_t i) {
+          return (i + rank) % 5 == 3 ? -1 : static_cast<int>((i * 11 + rank) % rows);
+        };
+        std::vector<float> expected(count, 0.0f), partial(rows * kHidden);
+        for (int r = 0; r < host.size(); ++r) {
+          for (int64_t t = 0; t < tokens; ++t) {
+            for (int k = 0; k < top_k; ++k) {
+              const int64_t slot = slots ? slot_of(r, t * top_k + k) : k * tokens + t;
+              for (int c = 0; slot >= 0 && c < kHidden; ++c) expected[t * kHidden + c] += value(r, slot * kHidden + c);
+            }
+          }
+        }
+        std::vector<uint16_t> halves(partial.size());
+        for (size_t i = 0; i < partial.size(); ++i) {
+          partial[i] = value(host.rank(), static_cast<int64_t>(i));
+          halves[i] = static_cast<uint16_t>(std::bit_cast<uint32_t>(partial[i]) >> 16);
+        }
+        std::vector<int> mine(rows);
+        for (int64_t i = 0; i < rows; ++i) mine[i] = slot_of(host.rank(), i);
+        DeviceMemory parts, list, residual;
+        MINIMO_TRY(parts.Allocate(std::ssize(partial) * (bf16 ? 2 : 4)));
+        MINIMO_TRY(list.Allocate(rows * 4));
+        MINIMO_TRY(residual.Allocate(count * 4));
+        MINIMO_CUDA_TRY(cudaMemcpy(parts.As(), bf16 ? static_cast<const void*>(halves.data()) : partial.data(),
+                                   static_cast<size_t>(parts.bytes()), cudaMemcpyHostToDevice));
+        MINIMO_CUDA_TRY(cudaMemcpy(list.As(), mine.data(), rows * 4, cudaMemcpyHostToDevice));
+        SumRowsParams p;
+        p.peers = peers.view();
+        p.tokens = tokens;
+        p.hidden = kHidden;
+        p.partial = parts.As();
+        p.partial_bf16 = bf16;
+        p.slot_of = slots ? list.As<int>() : nullptr;
+        p.top_k = top_k;
+        p.residual = residual.As<float>();
+        for (const int kernel : {0, 1, 2}) {  // packets, many rows, many rows in bf16
+          MINIMO_CUDA_TRY(cudaMemset(residual.As(), 0, static_cast<size_t>(count) * 4));
+          MINIMO_CUDA_TRY(cudaDeviceSynchronize());
+          MINIMO_CUDA_TRY(kernel == 0 ? LaunchSumRows(p, false, stream) : LaunchSumManyRows(p, kernel == 2, false, stream));
+          MINIMO_CUDA_TRY(cudaStreamSynchronize(stream));
+          std::vector<float> got(count);
+          MINIMO_CUDA_TRY(cudaMemcpy(got.data(), residual.As(), count * 4, cudaMemcpyDeviceToHost));
+          int64_t wrong = 0;
+          for (int64_t i = 0; i < count; ++i) wrong += got[i] != expected[i];
+          if (wrong == 0 && !peers.fault()) continue;
+          *ok = false;
+          std::printf("{\"rank\": %d, \"tokens\": %d, \"top_k\": %d, \"slots\": %d, \"bf16\": %d, \"kernel\": %d, "
+                      "\"wrong\": %lld, \"fault\": %d}\n", host.rank(), tokens, top_k, slots, bf16, kernel,
+                      static_cast<long long>(wrong), peers.fault());
+        }
+      }
+    }
+  }
+  if (host.rank() == 0) std::printf("{\"parts\": \"checked\", \"ok\": %s}\n", *ok ? "true" : "false");
+  return {};
+}
+
+Status Ladder(Communicator& host, int device, bool with_nccl, bool* ok) {
   MINIMO_CUDA_TRY(cudaSetDevice(device));
   const bool first = host.rank() == 0;
   for (int other = 0; first && other < host.size(); ++other) {
@@ -133,7 +203,7 @@ Status Ladder(Communicator& host, int device, bool* ok) {
   }
   Stream stream;
   MINIMO_TRY(stream.Create());
-  auto nccl = NcclCommunicator::Create(host);
+  auto nccl = with_nccl ? NcclCommunicator::Create(host) : Errorf("not asked for");
   if (first) {
     const auto version = NcclCommunicator::Version();
     std::printf("{\"nccl\": \"%s\", \"version\": %d}\n", nccl.ok() ? "ok" : nccl.error().message.c_str(),
@@ -190,7 +260,20 @@ Status Ladder(Communicator& host, int device, bool* ok) {
     }
   }
   if (!reachable.ok()) return {};
+  MINIMO_TRY(Parts(host, peers, stream.get(), ok));
   MINIMO_TRY(ManyRows(host, peers, stream.get(), ok));
+  // One token whose product is in partial sums, as the kernels of one token leave it.
+  for (const int splits : {1, 2, 4, 8}) {
+    Rows rows;
+    MINIMO_TRY(Make(host.rank(), splits, 3072, &rows));
+    SumRowsParams p = Params(peers, rows);
+    p.tokens = 1;
+    p.top_k = splits;
+    MINIMO_ASSIGN(const auto us, Time(host, stream.get(), [&] {
+                    return ToStatus(LaunchSumRows(p, false, stream.get()), "partial sums");
+                  }));
+    if (first) std::printf("{\"one_token_in_partial_sums\": %d, \"us\": %.2f, \"least_us\": %.2f}\n", splits, us.first, us.second);
+  }
   // The two sums of the QK norm.
   DeviceMemory squares, sums;
   MINIMO_TRY(squares.AllocateZeroed(256 * 256 * 4));
@@ -208,8 +291,9 @@ Status Ladder(Communicator& host, int device, bool* ok) {
 
 int Main(int argc, char** argv) {
   bool ok = true;
+  const bool one = argc > 2 && std::string(argv[2]) == "one";
   const auto run = [&](Communicator& host, int device) {
-    const Status status = Ladder(host, device, &ok);
+    const Status status = Ladder(host, device, !one, &ok);
     if (status.ok()) return;
     std::fprintf(stderr, "rank %d: %s\n", host.rank(), status.error().message.c_str());
     host.Abort(status.error().message);
@@ -225,7 +309,7 @@ int Main(int argc, char** argv) {
   } else {
     auto ranks = MakeThreadRanks(argc > 1 ? std::atoi(argv[1]) : 2);
     std::vector<std::thread> threads;
-    for (auto& rank : ranks) threads.emplace_back([&run, &rank] { run(*rank, rank->rank()); });
+    for (auto& rank : ranks) threads.emplace_back([&run, &rank, one] { run(*rank, one ? 0 : rank->rank()); });
     for (std::thread& thread : threads) thread.join();
   }
   return ok ? 0 : 1;
