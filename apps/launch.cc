@@ -132,6 +132,7 @@ Status Body(const Flags& flags) {
   auto pause = seconds(1);
   while (true) {
     const auto begin = steady_clock::now();
+    while (waitpid(-1, nullptr, WNOHANG) > 0) {}  // what was left behind and has ended since
     MINIMO_ASSIGN(const pid_t job, Start(args));
     const std::string end = Watch(job, !flags.hostfile.empty());
     if (end.empty()) return {};
