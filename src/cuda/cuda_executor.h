@@ -39,7 +39,7 @@ struct CudaOptions {
   const RankShare* share = nullptr;
   const MoeShare* decode_experts = nullptr;  // the rank's in decode steps, where they are not those of `share`
   int rank_timeout_ms = 8000;  // how long a silent rank is waited for
-  bool peer_memory = true;     // small sums through the GPUs' own memory; false: all by NCCL
+  bool peer_memory = true;     // sums through the GPUs' own memory; false: all by NCCL
 };
 
 struct CudaDevice {
