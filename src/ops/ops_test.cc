@@ -298,33 +298,35 @@ TEST(Attention, ChunksAndBatchesGiveTheSameBits) {
   std::mt19937 rng(9);
   ThreadTeam team(2);
   const AttentionCase cases[] = {{12, 2, 128, 128, 0, false, DType::kBf16}, {16, 2, 192, 128, 128, true, DType::kBf16},
-                                 {12, 2, 128, 128, 0, true, DType::kF8E4M3}, {4, 2, 24, 16, 5, true, DType::kF32}};
+                                 {12, 2, 128, 128, 0, true, DType::kF8E4M3}, {4, 2, 24, 16, 5, true, DType::kF32},
+                                 {8, 2, 24, 16, 300, true, DType::kBf16}};  // a window of more than one tile
   for (const AttentionCase& c : cases) {
-    constexpr int32_t kTotal = 300;
+    const int32_t total = c.window > kAttentionTile ? 3 * kAttentionTile : 300;
     const int64_t size = SizeOf(c.dtype);
-    std::vector<std::byte> k(static_cast<size_t>(c.kv_heads * kTotal * c.head_dim * size));
-    std::vector<std::byte> v(static_cast<size_t>(c.kv_heads * kTotal * c.v_head_dim * size));
-    for (std::vector<std::byte>* bytes : {&k, &v}) {  // codes of moderate size in every format
-      std::uniform_int_distribution<int> code(0, 255);
-      for (size_t i = 0; i < bytes->size(); ++i) (*bytes)[i] = static_cast<std::byte>(code(rng) & 0xbf);
-      if (c.dtype == DType::kF32) {
-        const auto values = Random(rng, bytes->size() / 4);
-        std::memcpy(bytes->data(), values.data(), bytes->size());
+    std::vector<std::byte> k(static_cast<size_t>(c.kv_heads * total * c.head_dim * size));
+    std::vector<std::byte> v(static_cast<size_t>(c.kv_heads * total * c.v_head_dim * size));
+    // Keys so small that every key in reach has weight: of larger ones a few take all, and where tiles begin is not seen.
+    for (const auto& [bytes, deviation] : {std::pair{&k, 0.1f}, {&v, 1.0f}}) {
+      const auto values = Random(rng, bytes->size() / static_cast<size_t>(size), deviation);
+      for (size_t i = 0; i < values.size(); ++i) {
+        if (c.dtype == DType::kF32) reinterpret_cast<float*>(bytes->data())[i] = values[i];
+        if (c.dtype == DType::kBf16) reinterpret_cast<Bf16*>(bytes->data())[i] = ToBf16(values[i]);
+        if (c.dtype == DType::kF8E4M3) reinterpret_cast<Fp8E4M3*>(bytes->data())[i] = ToFp8E4M3(values[i]);
       }
     }
-    const auto q = Random(rng, static_cast<size_t>(kTotal * c.heads * c.head_dim));
+    const auto q = Random(rng, static_cast<size_t>(total * c.heads * c.head_dim));
     const auto sinks = Random(rng, static_cast<size_t>(c.heads), 3.0f);
     const auto run = [&](const std::vector<int32_t>& chunks, bool together) {
-      std::vector<float> out(static_cast<size_t>(kTotal * c.heads * c.v_head_dim));
+      std::vector<float> out(static_cast<size_t>(total * c.heads * c.v_head_dim));
       std::vector<AttentionSequence> sequences;
       int32_t at = 0;
-      for (size_t i = 0; at < kTotal; ++i) {
+      for (size_t i = 0; at < total; ++i) {
         AttentionSequence s;
         s.first_token = at;
         s.past = at;
-        s.num_tokens = std::min(chunks[i % chunks.size()], kTotal - at);
+        s.num_tokens = std::min(chunks[i % chunks.size()], total - at);
         at += s.num_tokens;
-        s.segments.push_back({k.data(), v.data(), kTotal * c.head_dim, kTotal * c.v_head_dim, 0, at});
+        s.segments.push_back({k.data(), v.data(), total * c.head_dim, total * c.v_head_dim, 0, at});
         sequences.push_back(s);
       }
       AttentionArgs args{q.data(), c.heads * c.head_dim, out.data(), c.heads * c.v_head_dim, c.heads, c.kv_heads,
@@ -339,7 +341,7 @@ TEST(Attention, ChunksAndBatchesGiveTheSameBits) {
       }
       return out;
     };
-    const auto whole = run({kTotal}, true);
+    const auto whole = run({total}, true);
     EXPECT_EQ(whole, run({1}, true)) << c.head_dim << " " << c.window;
     EXPECT_EQ(whole, run({1}, false)) << c.head_dim << " " << c.window;
     EXPECT_EQ(whole, run({7, 64, 33}, false)) << c.head_dim << " " << c.window;

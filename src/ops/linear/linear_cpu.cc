@@ -158,6 +158,7 @@ class Plan {
   }
 
   void Run(const Job& job, int64_t begin, int64_t end, const std::byte* buffer) const {
+    if (const auto watch = watch_rows.load(std::memory_order_relaxed)) watch(*job.task, begin, end);
     if (job.kernel.run == nullptr) return LinearRowsHwy(*job.task, begin, end);
     const Source& s = sources_[static_cast<size_t>(job.source)];
     job.kernel.run(*job.task, {buffer + s.begin, s.row_bytes}, begin, end);

@@ -1,6 +1,7 @@
 // The kernels that LinearCpu chooses from. Each computes rows [begin, end) of one task for all its tokens.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -21,6 +22,9 @@ struct ChosenKernel {
   RowKernel run = nullptr;
   StageFormat stage;
 };
+
+// For tests: told of every range of a task's rows before a kernel walks it, from any thread.
+inline std::atomic<void (*)(const LinearTask& task, int64_t begin, int64_t end)> watch_rows{nullptr};
 
 // Groups whose largest activation is at most this are taken as zeros: 127 / it is finite.
 inline constexpr float kLeastQuantized = 1e-30f;
