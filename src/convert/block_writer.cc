@@ -13,13 +13,13 @@
 namespace minimo {
 namespace {
 
-Status WriteAll(int fd, const std::string& path, const AlignedBlock& block) {
+Status WriteAll(int fd, const std::string& path, int64_t offset, const AlignedBlock& block) {
   // A file's last block: its odd rest goes through the page cache.
   const auto buffered = [&] { return fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_DIRECT); };
   if (block.size % kBlockAlignment != 0) buffered();
   size_t at = 0;
   while (at < block.size) {
-    const ssize_t written = write(fd, block.data.get() + at, block.size - at);
+    const ssize_t written = pwrite(fd, block.data.get() + at, block.size - at, offset + static_cast<int64_t>(at));
     if (written < 0 && errno == EINTR) continue;
     if (written < 0 && errno == EINVAL && (fcntl(fd, F_GETFL) & O_DIRECT) && buffered() == 0) continue;
     if (written <= 0) return Errorf("{}: cannot write: {}", path, std::strerror(errno));
@@ -31,7 +31,9 @@ Status WriteAll(int fd, const std::string& path, const AlignedBlock& block) {
 
 }  // namespace
 
-WriteQueue::WriteQueue(size_t block_bytes) : block_bytes_(block_bytes), thread_([this] { Loop(); }) {}
+WriteQueue::WriteQueue(size_t block_bytes) : block_bytes_(block_bytes) {
+  for (int i = 0; i < kWriters; ++i) writers_.emplace_back([this] { Loop(); });
+}
 
 WriteQueue::~WriteQueue() { (void)Close(); }
 
@@ -48,11 +50,11 @@ AlignedBlock WriteQueue::TakeBlock() {
   return AlignedBlock::Make(block_bytes_);
 }
 
-bool WriteQueue::Push(int fd, const std::string& path, AlignedBlock block) {
+bool WriteQueue::Push(int fd, const std::string& path, int64_t offset, AlignedBlock block) {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return queue_.size() < kDepth || !status_.ok(); });
+  changed_.wait(lock, [&] { return queue_.size() + writing_ < kDepth || !status_.ok(); });
   if (!status_.ok()) return false;
-  queue_.push_back({fd, &path, std::move(block)});
+  queue_.push_back({fd, &path, offset, std::move(block)});
   changed_.notify_all();
   return true;
 }
@@ -63,7 +65,9 @@ Status WriteQueue::Close() {
     closing_ = true;
   }
   changed_.notify_all();
-  if (thread_.joinable()) thread_.join();
+  for (std::thread& writer : writers_) {
+    if (writer.joinable()) writer.join();
+  }
   return status_;
 }
 
@@ -73,17 +77,18 @@ void WriteQueue::Loop() {
     changed_.wait(lock, [&] { return !queue_.empty() || closing_; });
     if (queue_.empty()) return;
     Item item = std::move(queue_.front());
-    lock.unlock();
-    Status written = WriteAll(item.fd, *item.path, item.block);
-    lock.lock();
     queue_.pop_front();
+    ++writing_;
+    lock.unlock();
+    Status written = WriteAll(item.fd, *item.path, item.offset, item.block);
+    lock.lock();
+    --writing_;
     spare_.push_back(std::move(item.block));
-    changed_.notify_all();
     if (!written.ok()) {
-      status_ = std::move(written);
+      if (status_.ok()) status_ = std::move(written);
       queue_.clear();
-      return;
     }
+    changed_.notify_all();
   }
 }
 
@@ -139,7 +144,8 @@ bool BlockFile::Flush() { return !block_.data || block_.size == 0 || PushBlock()
 
 bool BlockFile::PushBlock() {
   XXH3_64bits_update(hash_.get(), block_.data.get(), block_.size);
-  return queue_->Push(fd_, *path_, std::exchange(block_, {}));
+  const int64_t offset = bytes_ - static_cast<int64_t>(block_.size);
+  return queue_->Push(fd_, *path_, offset, std::exchange(block_, {}));
 }
 
 Status BlockFile::Finish() {

@@ -1,4 +1,4 @@
-// Files written in large aligned blocks past the page cache by a thread of its own, hashed as they are filled.
+// Files written in large aligned blocks past the page cache by threads of their own, hashed as they are filled.
 #pragma once
 
 #include <condition_variable>
@@ -19,22 +19,25 @@ struct XXH3_state_s;
 
 namespace minimo {
 
-// A bounded queue of blocks in front of file descriptors. One producer; the writer thread is the consumer.
+// A bounded queue of blocks in front of file descriptors. One producer; the writer threads are the consumers: a file's
+// blocks may be written in any order.
 class WriteQueue {
  public:
   explicit WriteQueue(size_t block_bytes);  // a multiple of kBlockAlignment
   ~WriteQueue();
   size_t block_bytes() const { return block_bytes_; }
   AlignedBlock TakeBlock();
-  // Waits while kDepth blocks are queued. False once a write has failed.
-  bool Push(int fd, const std::string& path, AlignedBlock block);
+  // To `offset` of a file. Waits while kDepth blocks are queued or being written. False once a write has failed.
+  bool Push(int fd, const std::string& path, int64_t offset, AlignedBlock block);
   Status Close();  // waits for the rest
 
  private:
   static constexpr size_t kDepth = 4;
+  static constexpr int kWriters = 2;  // requests in flight, as many as ReadAhead has: the disk gives both their share
   struct Item {
     int fd;
     const std::string* path;
+    int64_t offset;
     AlignedBlock block;
   };
   void Loop();
@@ -44,9 +47,10 @@ class WriteQueue {
   std::condition_variable changed_;
   std::deque<Item> queue_;
   std::vector<AlignedBlock> spare_;
+  size_t writing_ = 0;
   Status status_;
   bool closing_ = false;
-  std::thread thread_;
+  std::vector<std::thread> writers_;
 };
 
 // One output file: PATH.tmp until Finish has synced and renamed it.

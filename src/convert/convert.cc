@@ -4,7 +4,6 @@
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -33,18 +32,9 @@ std::string RequestName(const ConvertPlan& plan, TargetFormat target) {
                      plan.layout->experts.expert);
 }
 
-// The tensors written at a time.
 std::span<const ConvertedTensor> GroupOf(const ConvertPlan& plan, size_t group) {
-  const auto [first, last] = plan.groups[group];
-  return std::span(plan.tensors).subspan(first, last - first);
-}
-
-int64_t OutputBytes(const ConvertPlan& plan, size_t group) {
-  int64_t bytes = 0;
-  for (const ConvertedTensor& t : GroupOf(plan, group)) {
-    for (const TensorDeclaration& d : t.outputs) bytes += d.bytes();
-  }
-  return bytes;
+  const ConvertPlan::Group& g = plan.groups[group];
+  return std::span(plan.tensors).subspan(g.first, g.last - g.first);
 }
 
 std::string FileName(const ConvertPlan& plan, size_t group) {
@@ -58,10 +48,8 @@ std::string FolderName(const ConvertPlan& plan, int rank) {
 
 // The files of a group, with paths relative to OUT: one for each rank that has any of its tensors.
 std::vector<OutputFile> FilesOf(const ConvertPlan& plan, size_t group) {
-  std::set<int> ranks;
-  for (const ConvertedTensor& t : GroupOf(plan, group)) ranks.insert(t.rank);
   std::vector<OutputFile> files;
-  for (const int rank : ranks) {
+  for (const int rank : plan.groups[group].ranks) {
     files.push_back({rank, (fs::path(FolderName(plan, rank)) / FileName(plan, group)).string(),
                      plan.layout ? RankMetadata(*plan.layout, rank) : std::map<std::string, std::string>{{"format", "pt"}}});
   }
@@ -78,7 +66,7 @@ Result<Ledger> OpenLedger(const ConvertOptions& options, const ConvertPlan& plan
   if (fault) return Errorf("{}: cannot create: {}", options.out, fault.message());
   Ledger wanted;
   wanted.request = RequestName(plan, options.request.target);
-  for (size_t group = 0; group < plan.groups.size(); ++group) wanted.files += static_cast<int>(FilesOf(plan, group).size());
+  for (const ConvertPlan::Group& group : plan.groups) wanted.files += static_cast<int>(group.ranks.size());
   MINIMO_ASSIGN(wanted.source, SourceFingerprint(options.in));
   MINIMO_ASSIGN(std::optional<Ledger> found, Ledger::Read(options.out));
   if (!found) {
@@ -135,8 +123,10 @@ Status WriteIndex(const ConvertPlan& plan, const std::string& out, int rank) {
   int64_t total = 0;
   for (size_t group = 0; group < plan.groups.size(); ++group) {
     for (const ConvertedTensor& t : GroupOf(plan, group)) {
-      if (t.rank != rank) continue;
-      for (const TensorDeclaration& d : t.outputs) {
+      const auto part = std::lower_bound(t.parts.begin(), t.parts.end(), rank,
+                                         [](const ConvertedTensor::Part& p, int wanted) { return p.rank < wanted; });
+      if (part == t.parts.end() || part->rank != rank) continue;
+      for (const TensorDeclaration& d : t.Outputs(*part)) {
         map[d.name] = FileName(plan, group);
         total += d.bytes();
       }
@@ -161,7 +151,7 @@ Status CheckSpace(const ConvertPlan& plan, const Ledger& ledger, const std::stri
   const auto space = fs::space(out, fault);
   int64_t left = 0;
   for (size_t group = 0; group < plan.groups.size(); ++group) {
-    if (!IsFinished(plan, ledger, out, group)) left += OutputBytes(plan, group);
+    if (!IsFinished(plan, ledger, out, group)) left += plan.groups[group].bytes;
   }
   if (fault || space.available >= static_cast<uintmax_t>(left)) return {};
   return Errorf("{}: {:.1f} GB free, {:.1f} GB still to write; make room or name another disk", out,
@@ -204,7 +194,7 @@ Result<ConvertReport> Convert(const ConvertOptions& options, const std::function
   ConvertReport report;
   report.input_bytes = plan.input_bytes;
   report.output_bytes = plan.output_bytes;
-  MINIMO_ASSIGN(const SourceReader reader, SourceReader::Open(*model.checkpoint, plan.layout ? SourceUse::kShared : SourceUse::kOnce));
+  MINIMO_ASSIGN(const SourceReader reader, SourceReader::Open(*model.checkpoint));
   ThreadTeam team(options.threads);
   const size_t sums = 2 * (model.spec.layers.size() + 1);
   int64_t done = 0;
@@ -214,8 +204,8 @@ Result<ConvertReport> Convert(const ConvertOptions& options, const std::function
   };
   for (size_t group = 0; group < plan.groups.size(); ++group) {
     if (IsFinished(plan, ledger, options.out, group)) {
-      done += OutputBytes(plan, group);
-      report.resumed_bytes += OutputBytes(plan, group);
+      done += plan.groups[group].bytes;
+      report.resumed_bytes += plan.groups[group].bytes;
     } else {
       MINIMO_TRY(WriteGroup(plan, group, options.out, reader, team, advance, sums, &ledger));
     }

@@ -129,29 +129,27 @@ struct Source {
 
 TEST(SourceReader, ReadsWhatWasAskedForAndWhatWasNot) {
   const Source source;
-  for (const SourceUse use : {SourceUse::kOnce, SourceUse::kShared}) {
-    const auto reader = SourceReader::Open(source.checkpoint, use);
-    ASSERT_TRUE(reader.ok()) << reader.error().message;
-    std::string got(source.text.size(), '\0');
-    auto* out = reinterpret_cast<std::byte*>(got.data());
-    reader->Prefetch(source.a, 20'000'000);
-    reader->Prefetch(source.b, 1000);  // little: by way of the page cache
-    for (int64_t at = 0; at < 20'000'000; at += 7'000'003) {  // across the blocks of read-ahead
-      ASSERT_TRUE(reader->Read(source.a + at, std::min<int64_t>(7'000'003, 20'000'000 - at), out + at).ok());
-    }
-    ASSERT_TRUE(reader->Read(source.b, 3'000'000, out + 20'000'000).ok());  // never asked for
-    EXPECT_TRUE(got == source.text);
-    ASSERT_TRUE(reader->Read(source.a, 4096, out).ok());  // taken already
-    EXPECT_TRUE(got == source.text);
-    const std::string memory = "of no file";
-    ASSERT_TRUE(reader->Read(Bytes(memory), 10, out).ok());
-    EXPECT_EQ(got.substr(0, 10), memory);
+  const auto reader = SourceReader::Open(source.checkpoint);
+  ASSERT_TRUE(reader.ok()) << reader.error().message;
+  std::string got(source.text.size(), '\0');
+  auto* out = reinterpret_cast<std::byte*>(got.data());
+  reader->Prefetch(source.a, 20'000'000);
+  reader->Prefetch(source.b, 1000);  // little: by way of the page cache
+  for (int64_t at = 0; at < 20'000'000; at += 7'000'003) {  // across the blocks of read-ahead
+    ASSERT_TRUE(reader->Read(source.a + at, std::min<int64_t>(7'000'003, 20'000'000 - at), out + at).ok());
   }
+  ASSERT_TRUE(reader->Read(source.b, 3'000'000, out + 20'000'000).ok());  // never asked for
+  EXPECT_TRUE(got == source.text);
+  ASSERT_TRUE(reader->Read(source.a, 4096, out).ok());  // taken already
+  EXPECT_TRUE(got == source.text);
+  const std::string memory = "of no file";
+  ASSERT_TRUE(reader->Read(Bytes(memory), 10, out).ok());
+  EXPECT_EQ(got.substr(0, 10), memory);
 }
 
 TEST(SourceReader, SeveralThreadsTakeTheirParts) {
   const Source source;
-  const auto reader = SourceReader::Open(source.checkpoint, SourceUse::kOnce);
+  const auto reader = SourceReader::Open(source.checkpoint);
   ASSERT_TRUE(reader.ok());
   std::string got(source.text.size(), '\0');
   auto* out = reinterpret_cast<std::byte*>(got.data());
@@ -173,16 +171,14 @@ TEST(SourceReader, SeveralThreadsTakeTheirParts) {
 }
 
 TEST(SourceReader, AFileThatHasBecomeShorterIsTold) {
-  for (const SourceUse use : {SourceUse::kOnce, SourceUse::kShared}) {
-    const Source source;
-    const auto reader = SourceReader::Open(source.checkpoint, use);
-    ASSERT_EQ(truncate(source.dir.File("model.safetensors").c_str(), 10'000'000), 0);
-    reader->Prefetch(source.a, 20'000'000);
-    std::vector<std::byte> out(20'000'000);
-    const Status status = reader->Read(source.a, 20'000'000, out.data());
-    ASSERT_FALSE(status.ok());
-    EXPECT_THAT(status.error().message, HasSubstr("model.safetensors: cannot read: it has become shorter"));
-  }
+  const Source source;
+  const auto reader = SourceReader::Open(source.checkpoint);
+  ASSERT_EQ(truncate(source.dir.File("model.safetensors").c_str(), 10'000'000), 0);
+  reader->Prefetch(source.a, 20'000'000);
+  std::vector<std::byte> out(20'000'000);
+  const Status status = reader->Read(source.a, 20'000'000, out.data());
+  ASSERT_FALSE(status.ok());
+  EXPECT_THAT(status.error().message, HasSubstr("model.safetensors: cannot read: it has become shorter"));
 }
 
 // More than the read-ahead may hold: it waits for what is taken, and what nobody takes does not keep it from ending.
@@ -196,13 +192,13 @@ TEST(ReadAhead, HoldsSoManyBlocksAtMost) {
   {
     ReadAhead ahead;
     ahead.Ask(4096, kBytes, fd, 0, path);
-    std::vector<std::byte> out(ReadAhead::kBlockBytes);
+    const auto drop = [](std::span<const std::byte>) {};
     for (int64_t at = 0; at < kBytes - 4 * ReadAhead::kBlockBytes; at += ReadAhead::kBlockBytes) {
-      EXPECT_EQ(ahead.Take(static_cast<uintptr_t>(4096 + at), ReadAhead::kBlockBytes, out.data()).value(),
+      EXPECT_EQ(ahead.Take(static_cast<uintptr_t>(4096 + at), ReadAhead::kBlockBytes, drop).value(),
                 ReadAhead::kBlockBytes);
     }
-    EXPECT_EQ(ahead.Take(0, 1, out.data()).value(), 0);
-    EXPECT_EQ(ahead.Take(4096 + kBytes, 1, out.data()).value(), 0);
+    EXPECT_EQ(ahead.Take(0, 1, drop).value(), 0);
+    EXPECT_EQ(ahead.Take(4096 + kBytes, 1, drop).value(), 0);
   }
   close(fd);
 }

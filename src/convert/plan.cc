@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
-#include "convert/rank_copy.h"
+#include "convert/copy_parts.h"
 #include "models/shard.h"
 #include "models/tensor_share.h"
 #include "models/w4_config.h"
@@ -28,23 +28,6 @@ ConvertedTensor::Kind KindOf(const TensorSpec& t, WeightFormat have, TargetForma
       return t.expert >= 0 && have != WeightFormat::kInt4Group && t.shape[1] % kW4Group == 0 ? Kind::kInt4 : Kind::kCopy;
   }
   return Kind::kCopy;
-}
-
-std::vector<TensorDeclaration> Outputs(const TensorSpec& t, ConvertedTensor::Kind kind) {
-  const int64_t rows = t.shape[0], cols = t.shape.size() > 1 ? t.shape[1] : 1;
-  switch (kind) {
-    case ConvertedTensor::Kind::kCopy: return {};
-    case ConvertedTensor::Kind::kBf16: return {{t.name, DType::kBf16, t.shape}};
-    case ConvertedTensor::Kind::kFp8:
-      return {{t.name, DType::kF8E4M3, t.shape}, {ScaleName(t.name), DType::kF32, {ScaleBlocks(rows), ScaleBlocks(cols)}}};
-    case ConvertedTensor::Kind::kInt4: {
-      const PackedNames names = PackedNamesOf(t.name);
-      return {{names.packed, DType::kI32, {rows, cols / 8}},
-              {names.scale, DType::kBf16, {rows, cols / kW4Group}},
-              {names.shape, DType::kI64, {2}}};
-    }
-  }
-  return {};
 }
 
 // The checkpoint's tensors that hold one weight.
@@ -170,58 +153,111 @@ Result<ShardLayout> PlanLayout(const LoadedModel& model, const ConvertRequest& r
   return ShardLayout{ranks, plan.decode, row_grain, model.spec.mtp_layers, fmt::format("{:016x}", Fingerprint(model))};
 }
 
-// Encoding half a block would give it a scale of its own.
-bool CutsBlocks(const TensorSpec& part, const TensorSpec& whole) {
-  const auto cut = [](int64_t first, int64_t count, int64_t size) {
-    return first % kScaleBlock != 0 || ((first + count) % kScaleBlock != 0 && first + count != size);
-  };
-  return cut(part.first_row, part.shape[0], whole.shape[0]) || cut(part.first_col, part.shape[1], whole.shape[1]);
+using Part = ConvertedTensor::Part;
+
+// What each rank has of a tensor; all of it where there are none.
+std::vector<Part> PartsOf(const TensorSpec& t, const ModelSpec& spec, const std::optional<ShardLayout>& layout) {
+  if (!layout) return {{0, {0, t.shape[0]}, {0, t.IsMatrix() ? t.shape[1] : 1}}};
+  std::vector<Part> parts;
+  for (int rank = 0; rank < layout->ranks; ++rank) {
+    const TensorShare share = ShareTensor(t, spec, layout->ranks, layout->experts, rank, layout->row_grain);
+    if (!share.empty()) parts.push_back({rank, share.rows, share.cols});
+  }
+  return parts;
 }
 
-Status AddPart(const Checkpoint& checkpoint, const Source& source, const TensorSpec& part, int rank, ConvertPlan* plan) {
+// Encoding half a block would give it a scale of its own.
+bool CutsBlocks(const Part& part, const TensorSpec& whole) {
+  const auto cut = [](const Range& range, int64_t size) {
+    return range.begin % kScaleBlock != 0 || (range.end() % kScaleBlock != 0 && range.end() != size);
+  };
+  return cut(part.rows, whole.shape[0]) || cut(part.cols, whole.shape[1]);
+}
+
+Status AddTensor(const LoadedModel& model, const Source& source, ConvertPlan* plan) {
+  const Checkpoint& checkpoint = *model.checkpoint;
+  const TensorSpec& t = *source.spec;
+  std::vector<Part> parts = PartsOf(t, model.spec, plan->layout);
   std::vector<ConvertedTensor> made;
   if (source.kind != ConvertedTensor::Kind::kCopy) {
-    if (source.kind == ConvertedTensor::Kind::kFp8 && CutsBlocks(part, *source.spec)) {
+    const auto cuts = [&](const Part& part) { return CutsBlocks(part, t); };
+    if (source.kind == ConvertedTensor::Kind::kFp8 && std::any_of(parts.begin(), parts.end(), cuts)) {
       return Errorf("{}: {} ranks cut its 128x128 blocks; convert to fp8 first, then share the result among the ranks",
-                    part.name, plan->ranks());
+                    t.name, plan->ranks());
     }
     ConvertedTensor out;
     out.kind = source.kind;
+    out.source = {t.name, DType::kF32, t.shape};
     out.weight = source.weight;
-    out.weight.view = source.weight.view.SliceRows(part.first_row, part.shape[0]).SliceCols(part.first_col, part.shape[1]);
-    out.outputs = Outputs(part, source.kind);
+    out.parts = std::move(parts);
     made.push_back(std::move(out));
   } else if (plan->layout) {
-    made = CopyPart(checkpoint, part, source.weight);
+    made = CopyParts(checkpoint, t, source.weight, std::move(parts));
   } else {
-    for (const std::string& name : SourceNames(checkpoint, part.name)) made.push_back(CopyWhole(name, *checkpoint.Find(name)));
+    for (const std::string& name : SourceNames(checkpoint, t.name)) {
+      made.push_back(CopyWhole(name, *checkpoint.Find(name)));
+    }
   }
   for (ConvertedTensor& tensor : made) {
-    tensor.layer = part.mtp ? -1 : part.layer;
-    tensor.rank = rank;
+    tensor.layer = t.mtp ? -1 : t.layer;
     plan->tensors.push_back(std::move(tensor));
   }
   return {};
 }
 
+int64_t OutputBytes(const ConvertedTensor& tensor) {
+  int64_t bytes = 0;
+  for (const Part& part : tensor.parts) {
+    for (const TensorDeclaration& d : tensor.Outputs(part)) bytes += d.bytes();
+  }
+  return bytes;
+}
+
 void CutIntoGroups(int64_t group_bytes, ConvertPlan* plan) {
+  std::vector<bool> has(static_cast<size_t>(plan->ranks()));
   size_t first = 0;
   int64_t in_group = 0;
-  for (size_t i = 0; i < plan->tensors.size(); ++i) {
-    int64_t bytes = 0;
-    for (const TensorDeclaration& d : plan->tensors[i].outputs) bytes += d.bytes();
-    if (in_group > 0 && in_group + bytes > group_bytes) {
-      plan->groups.emplace_back(first, i);
-      first = i;
-      in_group = 0;
+  const auto cut = [&](size_t last) {
+    plan->groups.push_back({first, last, {}, in_group});
+    for (size_t rank = 0; rank < has.size(); ++rank) {
+      if (has[rank]) plan->groups.back().ranks.push_back(static_cast<int>(rank));
     }
+    has.assign(has.size(), false);
+    plan->output_bytes += in_group;
+    first = last;
+    in_group = 0;
+  };
+  for (size_t i = 0; i < plan->tensors.size(); ++i) {
+    const int64_t bytes = OutputBytes(plan->tensors[i]);
+    if (in_group > 0 && in_group + bytes > group_bytes) cut(i);
     in_group += bytes;
-    plan->output_bytes += bytes;
+    for (const Part& part : plan->tensors[i].parts) has[static_cast<size_t>(part.rank)] = true;
   }
-  plan->groups.emplace_back(first, plan->tensors.size());
+  cut(plan->tensors.size());
 }
 
 }  // namespace
+
+std::vector<TensorDeclaration> ConvertedTensor::Outputs(const Part& part) const {
+  const std::string& name = source.name;
+  const int64_t rows = part.rows.count, cols = part.cols.count;
+  switch (kind) {
+    case Kind::kCopy: break;
+    case Kind::kBf16: return {{name, DType::kBf16, {rows, cols}}};
+    case Kind::kFp8:
+      return {{name, DType::kF8E4M3, {rows, cols}}, {ScaleName(name), DType::kF32, {ScaleBlocks(rows), ScaleBlocks(cols)}}};
+    case Kind::kInt4: {
+      const PackedNames names = PackedNamesOf(name);
+      return {{names.packed, DType::kI32, {rows, cols / 8}},
+              {names.scale, DType::kBf16, {rows, cols / kW4Group}},
+              {names.shape, DType::kI64, {2}}};
+    }
+  }
+  TensorDeclaration copy = source;
+  if (!copy.shape.empty()) copy.shape[0] = rows;
+  if (copy.shape.size() == 2) copy.shape[1] = cols;
+  return {std::move(copy)};
+}
 
 Result<ConvertPlan> PlanConversion(const LoadedModel& model, const ConvertRequest& request, int64_t group_bytes) {
   const Checkpoint& checkpoint = *model.checkpoint;
@@ -238,12 +274,7 @@ Result<ConvertPlan> PlanConversion(const LoadedModel& model, const ConvertReques
     changed += source.kind != ConvertedTensor::Kind::kCopy;
     if (t.IsMatrix() && t.quantizable && !t.released_fp8) kept_bf16.push_back(t.name.substr(0, t.name.rfind(".weight")));
     for (const std::string& name : SourceNames(checkpoint, t.name)) plan.input_bytes += checkpoint.Find(name)->bytes();
-    for (int rank = 0; rank < plan.ranks(); ++rank) {
-      const Manifest part = plan.layout ? RankManifest({t}, model.spec, plan.ranks(), plan.layout->experts, rank,
-                                                       plan.layout->row_grain)
-                                        : Manifest{t};
-      if (!part.empty()) MINIMO_TRY(AddPart(checkpoint, source, part.front(), rank, &plan));
-    }
+    MINIMO_TRY(AddTensor(model, source, &plan));
   }
   if (changed == 0 && request.target != TargetFormat::kAsIs) {
     return Errorf("{}: holds nothing to convert, it has this format already", checkpoint.folder());

@@ -52,7 +52,8 @@ void ReadAhead::Ask(uintptr_t at, int64_t bytes, int fd, int64_t offset, const s
   changed_.notify_all();
 }
 
-Result<int64_t> ReadAhead::Take(uintptr_t at, int64_t bytes, std::byte* out) {
+Result<int64_t> ReadAhead::Take(uintptr_t at, int64_t bytes,
+                                const std::function<void(std::span<const std::byte>)>& use) {
   std::unique_lock lock(mutex_);
   const auto after = pieces_.upper_bound(at);
   if (after == pieces_.begin()) return 0;
@@ -64,7 +65,7 @@ Result<int64_t> ReadAhead::Take(uintptr_t at, int64_t bytes, std::byte* out) {
   if (!piece.status.ok()) return piece.status.error();
   const int64_t part = std::min(bytes, piece.bytes - skip);
   lock.unlock();
-  std::memcpy(out, piece.block.data.get() + piece.offset % kBlockAlignment + skip, static_cast<size_t>(part));
+  use({piece.block.data.get() + piece.offset % kBlockAlignment + skip, static_cast<size_t>(part)});
   lock.lock();
   piece.left -= part;
   if (piece.left > 0) return part;

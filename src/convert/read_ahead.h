@@ -4,8 +4,10 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <mutex>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -19,7 +21,7 @@ namespace minimo {
 // of a range waits until all but kBlocks blocks of what was asked before it have been taken.
 class ReadAhead {
  public:
-  static constexpr int64_t kBlockBytes = int64_t{8} << 20;  // read at a time
+  static constexpr int64_t kBlockBytes = (int64_t{8} << 20) - 2 * kBlockAlignment;  // read at a time, edges beside it
   static constexpr int kBlocks = 24;                        // read and not yet taken
   static constexpr int kReaders = 2;                        // requests in flight
 
@@ -28,8 +30,9 @@ class ReadAhead {
 
   // Bytes from `offset` of a file on; `at` is the address that Take knows them by. `path` outlives this.
   void Ask(uintptr_t at, int64_t bytes, int fd, int64_t offset, const std::string& path);
-  // Copies what it has from `at` on, `bytes` at most; 0 if that was not asked for or has been taken.
-  Result<int64_t> Take(uintptr_t at, int64_t bytes, std::byte* out);
+  // Gives `use` what it has from `at` on, `bytes` at most; returns how much that was, 0 if it was not asked for or has
+  // been taken.
+  Result<int64_t> Take(uintptr_t at, int64_t bytes, const std::function<void(std::span<const std::byte>)>& use);
 
  private:
   struct Piece {

@@ -14,20 +14,21 @@ namespace minimo {
 namespace {
 
 constexpr int64_t kDirectBytes = int64_t{256} << 10;  // less is read with its neighbours through the page cache
+constexpr int64_t kBufferBytes = int64_t{1} << 20;    // of what was not asked for, at a time
 
 }  // namespace
 
-Result<SourceReader> SourceReader::Open(const Checkpoint& checkpoint, SourceUse use) {
+Result<SourceReader> SourceReader::Open(const Checkpoint& checkpoint) {
   SourceReader reader;
   for (const SafetensorsFile& shard : checkpoint.shards()) {
     const std::string& path = shard.file()->path();
     const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (fd < 0) return Errorf("{}: cannot open: {}", path, std::strerror(errno));
-    const int direct = use == SourceUse::kOnce ? open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT) : -1;
+    const int direct = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT);
     const auto begin = reinterpret_cast<uintptr_t>(shard.file()->data());
     reader.files_.push_back({begin, begin + shard.file()->size(), fd, direct, path});
   }
-  if (use == SourceUse::kOnce) reader.ahead_ = std::make_unique<ReadAhead>();
+  reader.ahead_ = std::make_unique<ReadAhead>();
   return reader;
 }
 
@@ -46,30 +47,40 @@ const SourceReader::File* SourceReader::Holding(const std::byte* data) const {
   return found == files_.end() ? nullptr : &*found;
 }
 
-Status SourceReader::Read(const std::byte* data, int64_t bytes, std::byte* out) const {
+Status SourceReader::Stream(const std::byte* data, int64_t bytes, const Use& use) const {
   const File* file = Holding(data);
   if (file == nullptr) {
-    std::memcpy(out, data, static_cast<size_t>(bytes));
+    (void)use({data, static_cast<size_t>(bytes)});
     return {};
   }
-  while (ahead_ && bytes > 0) {
-    MINIMO_ASSIGN(const int64_t taken, ahead_->Take(reinterpret_cast<uintptr_t>(data), bytes, out));
+  bool more = true;
+  while (more && bytes > 0) {
+    const auto lent = [&](std::span<const std::byte> piece) { more = use(piece); };
+    MINIMO_ASSIGN(const int64_t taken, ahead_->Take(reinterpret_cast<uintptr_t>(data), bytes, lent));
     if (taken == 0) break;
     data += taken;
-    out += taken;
     bytes -= taken;
   }
   auto at = static_cast<off_t>(reinterpret_cast<uintptr_t>(data) - file->begin);
-  while (bytes > 0) {
-    const ssize_t got = pread(file->fd, out, static_cast<size_t>(bytes), at);
+  std::vector<std::byte> buffer(static_cast<size_t>(std::min(bytes, kBufferBytes)));
+  while (more && bytes > 0) {
+    const ssize_t got = pread(file->fd, buffer.data(), std::min<size_t>(buffer.size(), bytes), at);
     if (got < 0 && errno == EINTR) continue;
     if (got == 0) return Errorf("{}: cannot read: it has become shorter", file->path);
     if (got < 0) return Errorf("{}: cannot read: {}", file->path, std::strerror(errno));
-    out += got;
+    more = use({buffer.data(), static_cast<size_t>(got)});
     at += got;
     bytes -= got;
   }
   return {};
+}
+
+Status SourceReader::Read(const std::byte* data, int64_t bytes, std::byte* out) const {
+  return Stream(data, bytes, [&out](std::span<const std::byte> piece) {
+    std::memcpy(out, piece.data(), piece.size());
+    out += piece.size();
+    return true;
+  });
 }
 
 void SourceReader::Prefetch(const std::byte* data, int64_t bytes) const {
@@ -77,7 +88,7 @@ void SourceReader::Prefetch(const std::byte* data, int64_t bytes) const {
   if (file == nullptr) return;
   const auto address = reinterpret_cast<uintptr_t>(data);
   const auto at = static_cast<off_t>(address - file->begin);
-  if (ahead_ && bytes >= kDirectBytes) {
+  if (bytes >= kDirectBytes) {
     ahead_->Ask(address, bytes, file->direct >= 0 ? file->direct : file->fd, at, file->path);
   } else {
     posix_fadvise(file->fd, at, bytes, POSIX_FADV_WILLNEED);

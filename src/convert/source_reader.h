@@ -3,7 +3,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -12,21 +14,19 @@
 
 namespace minimo {
 
-// How often a byte is wanted.
-enum class SourceUse : uint8_t {
-  kOnce,   // what is asked for early is read past the page cache and taken once
-  kShared  // by several ranks: the page cache keeps it
-};
-
 class SourceReader {
  public:
-  static Result<SourceReader> Open(const Checkpoint& checkpoint, SourceUse use);
+  using Use = std::function<bool(std::span<const std::byte>)>;
+
+  static Result<SourceReader> Open(const Checkpoint& checkpoint);
   SourceReader(SourceReader&& other) noexcept
       : ahead_(std::move(other.ahead_)), files_(std::move(other.files_)) { other.files_.clear(); }
   ~SourceReader();
 
-  // Copies `bytes` bytes that the checkpoint has at `data`; bytes that are of no file are copied from memory. Safe from
-  // several threads.
+  // Gives `use` the bytes that the checkpoint has at `data`, piece by piece in order, until it returns false; bytes that
+  // are of no file come from memory. What was asked for early is read past the page cache and can be read once. Safe
+  // from several threads.
+  Status Stream(const std::byte* data, int64_t bytes, const Use& use) const;
   Status Read(const std::byte* data, int64_t bytes, std::byte* out) const;
   // Asks for these bytes early, in the order in which they will be read.
   void Prefetch(const std::byte* data, int64_t bytes) const;
