@@ -104,6 +104,13 @@ Checkpoint Checkpoint::InMemory(std::string name, std::map<std::string, TensorVi
   return checkpoint;
 }
 
+void Checkpoint::Replace(const std::string& name, const std::string& as, TensorView view,
+                         std::shared_ptr<const void> owner) {
+  tensors_.erase(name);
+  tensors_.insert_or_assign(as, std::move(view));
+  if (owner) owners_.push_back(std::move(owner));
+}
+
 const TensorView* Checkpoint::Find(const std::string& name) const {
   const auto found = tensors_.find(name);
   return found == tensors_.end() ? nullptr : &found->second;

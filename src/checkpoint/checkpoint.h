@@ -22,6 +22,9 @@ class Checkpoint {
   static Checkpoint InMemory(std::string name, std::map<std::string, TensorView> tensors,
                              std::vector<std::shared_ptr<const void>> owners);
 
+  // In place of `name`, which is there, a tensor called `as`; `owner` of its bytes if no file is.
+  void Replace(const std::string& name, const std::string& as, TensorView view, std::shared_ptr<const void> owner);
+
   const std::string& folder() const { return folder_; }
   // Null if there is no such tensor.
   const TensorView* Find(const std::string& name) const;

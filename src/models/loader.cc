@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "models/block_scales.h"
 #include "models/w4_config.h"
 #include "models/weight_binding.h"
 #include "models/weight_slots.h"
@@ -164,6 +165,9 @@ Result<LoadedModel> LoadModel(const std::string& folder, const LoadOptions& opti
     return model;
   }
   MINIMO_ASSIGN(Checkpoint checkpoint, Checkpoint::Open(folder));
+  ModelSpec whole = config.spec;
+  whole.mtp_layers = CountMtpLayers(checkpoint, *config.family);
+  NameBlockScales(config.family->manifest(whole), &checkpoint);
   return BindModel(config, std::make_shared<const Checkpoint>(std::move(checkpoint)), options);
 }
 

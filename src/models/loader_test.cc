@@ -1,6 +1,7 @@
 // Whole checkpoints, spoiled one way at a time: every fault is named in one line; what is no fault loads.
 #include <gmock/gmock.h>
 
+#include <deque>
 #include <nlohmann/json.hpp>
 
 #include "models/kv_scale_grid.h"
@@ -183,6 +184,53 @@ TEST_F(LoaderTest, MtpInItsOwnFile) {
   EXPECT_TRUE(model->notes.empty());
 }
 
+// As compressed-tensors writes FP8 blocks: weight_scale in bf16 or float32 (check_compressed_tensors.py has its files).
+TEST_F(LoaderTest, BlockScalesUnderTheirOtherName) {
+  Use("nano-minimax-m2");
+  const auto checkpoint = Checkpoint::Open(dir_.path().string());
+  const std::string q = "model.layers.1.self_attn.q_proj.weight";
+  const Shape grid = checkpoint->Find(q + "_scale_inv")->shape;
+  const auto load = [&](DType dtype, const Shape& shape_of_q, bool both, ScratchDir* out) {
+    std::vector<NamedTensor> tensors;
+    std::deque<std::vector<Bf16>> rounded;
+    for (const auto& [name, view] : checkpoint->tensors()) {
+      const size_t end = name.rfind("_inv");
+      if (end == std::string::npos || both) tensors.push_back({name, view});
+      if (end == std::string::npos) continue;
+      TensorView other = view;
+      if (dtype == DType::kBf16) {
+        rounded.emplace_back();
+        for (int64_t i = 0; i < NumElements(view.shape); ++i) rounded.back().push_back(ToBf16(view.As<float>()[i]));
+        other = {DType::kBf16, view.shape, reinterpret_cast<const std::byte*>(rounded.back().data())};
+      }
+      if (name == q + "_scale_inv") other.shape = shape_of_q;
+      tensors.push_back({name.substr(0, end), other});
+    }
+    EXPECT_TRUE(WriteSafetensors(out->File("model.safetensors"), tensors).ok());
+    out->Write("config.json", ReadBytes(dir_.File("config.json")));
+    return LoadModel(out->path().string());
+  };
+  const auto released = LoadModel(dir_.path().string());
+  const WeightView& want = released->weights.layers[1].q.view;
+  for (const DType dtype : {DType::kF32, DType::kBf16}) {
+    ScratchDir out;
+    const auto model = load(dtype, grid, false, &out);
+    ASSERT_TRUE(model.ok()) << model.error().message;
+    EXPECT_TRUE(model->notes.empty());
+    const WeightView& got = model->weights.layers[1].q.view;
+    for (int64_t i = 0; i < NumElements(grid); ++i) {
+      ASSERT_EQ(got.scales[i], dtype == DType::kF32 ? want.scales[i] : ToFloat(ToBf16(want.scales[i])));
+    }
+  }
+  ScratchDir rows, both;
+  EXPECT_THAT(load(DType::kF32, {NumElements(grid), 1}, false, &rows).error().message,
+              HasSubstr(q + "_scale: found F32 [" + std::to_string(NumElements(grid)) +
+                        ", 1], minimo reads scales of 128x128 blocks, F32 or BF16 " + ToString(grid)));
+  const auto released_too = load(DType::kBf16, grid, true, &both);
+  ASSERT_TRUE(released_too.ok());
+  EXPECT_EQ(released_too->weights.layers[1].q.view.scales[0], want.scales[0]);
+}
+
 TEST(Loader, WeightsAreTheMappingItself) {
   const auto model = LoadModel((RepoDir() / "models" / "nano-minimax-m2").string());
   ASSERT_TRUE(model.ok());
@@ -217,13 +265,14 @@ TEST_F(LoaderTest, FourBitConfigsThatCannotBeReadAreRefused) {
   EXPECT_THAT(error_with("strategy", "channel"), HasSubstr("strategy is \"channel\", minimo reads \"group\""));
   EXPECT_THAT(error_with("group_size", 16), HasSubstr("group_size is 16, minimo reads 32, 64 or 128"));
   EXPECT_THAT(error_with("actorder", "group"), HasSubstr("actorder is \"group\", minimo reads groups of neighbouring"));
+  EXPECT_THAT(error_with("type", "float"), HasSubstr("strategy is \"group\", minimo reads \"block\""));
   EXPECT_THAT(error_with("type", "float"), HasSubstr("num_bits is 4, minimo reads 8 (e4m3 in 128x128 blocks)"));
   for (const auto& [config, says] :
        {std::pair<json, const char*>{{{"quant_method", "awq"}, {"bits", 4}}, "quant_method is \"awq\", minimo reads"},
         {{{"quant_method", "gptq"}, {"bits", 4}}, "quant_method is \"gptq\", minimo reads"},
         {{{"quant_method", "mxfp4"}}, "quant_method is \"mxfp4\", minimo reads"},
         {{{"quant_method", "compressed-tensors"}, {"format", "nvfp4-pack-quantized"}},
-         "format is \"nvfp4-pack-quantized\", minimo reads \"pack-quantized\""}}) {
+         "format is \"nvfp4-pack-quantized\", minimo reads \"pack-quantized\", \"float-quantized\""}}) {
     ChangeConfig([&, &config = config](json& c) { c["quantization_config"] = config; });
     EXPECT_THAT(LoadError(), HasSubstr(says));
   }

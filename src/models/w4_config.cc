@@ -17,6 +17,7 @@ void CheckWeights(const nlohmann::json& w, const std::string& where, std::vector
   };
   if (w.contains("type") && w["type"] == "float") {
     expect("num_bits", 8, 8, "8 (e4m3 in 128x128 blocks) or 4-bit integers");
+    expect("strategy", "block", "block", "\"block\"");
     expect("block_structure", nullptr, nlohmann::json({128, 128}), "[128,128]");
     return;
   }
@@ -48,8 +49,9 @@ std::vector<std::string> FaultsOfCompressedTensors(const std::string& config_tex
   const nlohmann::json& quant = config["quantization_config"];
   std::vector<std::string> faults;
   const nlohmann::json format = quant.value("format", nlohmann::json());
-  if (format != "pack-quantized" && format != "mixed-precision") {
-    faults.push_back(fmt::format("quantization_config.format is {}, minimo reads \"pack-quantized\"", format.dump()));
+  if (format != "pack-quantized" && format != "mixed-precision" && format != "float-quantized") {
+    faults.push_back(fmt::format("quantization_config.format is {}, minimo reads \"pack-quantized\", \"float-quantized\" "
+                                 "and both mixed", format.dump()));
   }
   const nlohmann::json groups = quant.value("config_groups", nlohmann::json::object());
   if (!groups.is_object()) return faults;

@@ -78,11 +78,17 @@ Weight WeightBinder::WithoutScales(const TensorSpec& spec, const TensorView& vie
 const TensorView* WeightBinder::Scales(const TensorSpec& spec, int64_t scale_rows) {
   const std::string name = ScaleName(spec.name);
   const TensorView* scales = checkpoint_.Find(name);
+  const Shape expected = {scale_rows, CoveringBlocks(spec.first_col, spec.shape[1])};
+  const std::string other = PackedNamesOf(spec.name).scale;  // as compressed-tensors names them, see NameBlockScales
+  if (const TensorView* others = scales ? nullptr : checkpoint_.Find(other)) {
+    faults_->wrong.push_back(fmt::format("{}: found {} {}, minimo reads scales of 128x128 blocks, F32 or BF16 {}", other,
+                                         NameOf(others->dtype), ToString(others->shape), ToString(expected)));
+    return nullptr;
+  }
   if (scales == nullptr) {
     faults_->missing.push_back(name);
     return nullptr;
   }
-  const Shape expected = {scale_rows, CoveringBlocks(spec.first_col, spec.shape[1])};
   if (scales->shape != expected || scales->dtype != DType::kF32) {
     faults_->wrong.push_back(fmt::format("{}: found {} {}, expected F32 {}", name, NameOf(scales->dtype),
                                          ToString(scales->shape), ToString(expected)));

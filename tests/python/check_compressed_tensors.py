@@ -1,11 +1,12 @@
-"""minimo reads 4-bit checkpoints as the compressed-tensors package writes them.
+"""minimo reads 4-bit and FP8 block checkpoints as the compressed-tensors package writes them.
 
     python tests/python/check_compressed_tensors.py FOLDER [--data tests/data/compressed_tensors_int4.json]
 
 Packs the experts of both nano models with the real package (`pip install compressed-tensors`, which brings torch: several
 GB, hence no part of ./test), in symmetric groups, and compares what `minimo convert --to bf16` makes of
 them with what the package unpacks, bit for bit; checkpoints with zero points, 8 bits or groups of other sizes must be
-refused. `--data` writes the small case that src/models/loader_test.cc keeps.
+refused. So for attention and experts in FP8: blocks of 128x128 with scales in bf16 and float32 are read bit for bit,
+scales of rows, whole tensors or other blocks are refused. `--data` writes the small case that src/models/loader_test.cc keeps.
 """
 import argparse
 import json
@@ -17,12 +18,14 @@ from pathlib import Path
 
 import compressed_tensors
 import torch
+from compressed_tensors.compressors.naive_quantized import FloatQuantizationCompressor
 from compressed_tensors.compressors.pack_quantized import PackedQuantizationCompressor
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERT = re.compile(r"\.experts\.\d+\.(w[123]|(gate|up|down)_proj)\.weight$")
+PROJECTION = re.compile(r"model\.layers\.\d+\.(self_attn\.[qkv]_proj|.*\.experts\.\d+\.[^.]+)\.weight$")
 MINIMO = Path(os.environ.get("MINIMO_BUILD", ROOT / "build")) / "apps" / "minimo"
 
 
@@ -49,8 +52,27 @@ def pack(weight, bits, group, symmetric):
     return packed, PackedQuantizationCompressor.decompress(packed, scheme)["weight"]
 
 
-def make(source, folder, bits, group, symmetric):
-    """A checkpoint with packed experts; the unpacked weights by name."""
+def float_scheme(strategy, block):
+    weights = QuantizationArgs(num_bits=8, type="float", symmetric=True, strategy=strategy, block_structure=block)
+    return QuantizationScheme(targets=["Linear"], weights=weights)
+
+
+def pack_float(weight, scheme, dtype):
+    """FP8 codes and their scales, and what the package makes of them."""
+    rows, cols = weight.shape
+    height, width = {"tensor": (rows, cols), "channel": (1, cols)}.get(scheme.weights.strategy,
+                                                                      scheme.weights.block_structure)
+    down, across = -(-rows // height), -(-cols // width)
+    padded = torch.zeros(down * height, across * width)
+    padded[:rows, :cols] = weight.float()
+    scale = padded.view(down, height, across, width).abs().amax((1, 3)).clamp(min=1e-6) / 448
+    scale = scale.to(dtype).view(1) if scheme.weights.strategy == "tensor" else scale.to(dtype)
+    packed = FloatQuantizationCompressor.compress({"weight": weight, "weight_scale": scale}, scheme)
+    return packed, FloatQuantizationCompressor.decompress(packed, scheme)["weight"].to(torch.bfloat16)
+
+
+def make(source, folder, scheme, name_format, names, pack_one):
+    """A checkpoint with packed matrices; the unpacked weights by name."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(source, folder)
     tensors = {}
@@ -58,18 +80,28 @@ def make(source, folder, bits, group, symmetric):
         tensors |= load_file(path)
         path.unlink()
     unpacked = {}
-    for name in [n for n in tensors if EXPERT.search(n)]:
-        packed, unpacked[name] = pack(tensors.pop(name), bits, group, symmetric)
+    for name in [n for n in tensors if names.search(n)]:
+        packed, unpacked[name] = pack_one(tensors.pop(name))
         tensors |= {name.removesuffix("weight") + key: value.contiguous() for key, value in packed.items()}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     (folder / "model.safetensors.index.json").unlink(missing_ok=True)
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = {
-        "quant_method": "compressed-tensors", "format": "pack-quantized", "quantization_status": "compressed",
-        "config_groups": {"group_0": scheme_of(bits, group, symmetric).model_dump(mode="json")},
+        "quant_method": "compressed-tensors", "format": name_format, "quantization_status": "compressed",
+        "config_groups": {"group_0": scheme.model_dump(mode="json")},
         "ignore": ["lm_head"], "kv_cache_scheme": None}
     (folder / "config.json").write_text(json.dumps(config))
     return unpacked
+
+
+def make_int4(source, folder, bits, group, symmetric):
+    return make(source, folder, scheme_of(bits, group, symmetric), "pack-quantized", EXPERT,
+                lambda weight: pack(weight, bits, group, symmetric))
+
+
+def make_fp8(source, folder, strategy, block, dtype):
+    scheme = float_scheme(strategy, block)
+    return make(source, folder, scheme, "float-quantized", PROJECTION, lambda weight: pack_float(weight, scheme, dtype))
 
 
 def run(*arguments):
@@ -82,8 +114,8 @@ def check(nano, folder):
     assert run("convert", ROOT / "models" / nano, plain, "--to", "bf16", "--released-keys").returncode == 0
     (plain / "minimo-convert.json").unlink()
     packed, out = folder / "packed", folder / "unpacked"
-    for group in (32, 64):  # the nano models' experts have 128 and 192 columns; --data has groups of 128
-        wanted = make(plain, packed, 4, group, True)
+
+    def is_read(what, wanted):
         shutil.rmtree(out, ignore_errors=True)
         done = run("convert", packed, out, "--to", "bf16")
         assert done.returncode == 0, done.stderr
@@ -91,15 +123,27 @@ def check(nano, folder):
         for path in out.glob("*.safetensors"):
             found |= load_file(path)
         different = sum(not torch.equal(found[name], value) for name, value in wanted.items())
-        print(f"{nano}, group {group}: {len(wanted)} experts' matrices of compressed-tensors "
-              f"{compressed_tensors.__version__}, {different} differ")
+        print(f"{nano}, {what}: {len(wanted)} matrices of compressed-tensors {compressed_tensors.__version__}, "
+              f"{different} differ")
         assert wanted and different == 0
-    for bits, group, symmetric, says in [(4, 32, False, "symmetric"), (8, 32, True, "num_bits is 8"),
-                                         (4, 16, True, "group_size is 16")]:
-        make(plain, packed, bits, group, symmetric)
+
+    def is_refused(says):
         done = run("inspect", packed)
         assert done.returncode == 1 and says in done.stderr and done.stderr.count("\n") == 1, done.stderr
-        print(f"{nano}: {done.stderr.strip().split(': ', 2)[-1]}")
+        print(f"{nano}: {done.stderr.strip().split(': ', 2)[-1][:200]}")
+
+    for group in (32, 64):  # the nano models' experts have 128 and 192 columns; --data has groups of 128
+        is_read(f"int4, group {group}", make_int4(plain, packed, 4, group, True))
+    for bits, group, symmetric, says in [(4, 32, False, "symmetric"), (8, 32, True, "num_bits is 8"),
+                                         (4, 16, True, "group_size is 16")]:
+        make_int4(plain, packed, bits, group, symmetric)
+        is_refused(says)
+    for dtype in (torch.bfloat16, torch.float32):
+        is_read(f"fp8 blocks, {dtype} scales", make_fp8(plain, packed, "block", [128, 128], dtype))
+    for strategy, block, says in [("channel", None, 'strategy is "channel"'), ("tensor", None, 'strategy is "tensor"'),
+                                  ("block", [64, 128], "block_structure is [64,128]")]:
+        make_fp8(plain, packed, strategy, block, torch.float32)
+        is_refused(says)
 
 
 def bits_of(tensor):
