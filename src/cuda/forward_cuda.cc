@@ -65,6 +65,7 @@ Status Forward::Run(const LinearParams& p, cudaStream_t stream) const {
   // stream_one takes all of a token's experts to be here.
   const bool all_here = p.mode == LinearMode::kDense || weights_.experts_here() == spec_.moe.experts;
   if (!f32_ && all_here && CanStreamOne(p)) return ToStatus(LaunchStreamOne(p, stream), "linear");
+  if (!f32_ && PrefersBatchWide(p)) return ToStatus(LaunchBatchWide(p, stream), "linear");
   if (!f32_ && CanBatchLinear(p)) return ToStatus(LaunchBatchLinear(p, stream), "linear");
   if (!f32_ && PrefersTiles(p, spec_.moe.experts)) return ToStatus(LaunchTileLinear(p, stream), "linear");
   return ToStatus(LaunchStreamLinear(p, f32_, stream), "linear");

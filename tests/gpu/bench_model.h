@@ -17,7 +17,8 @@ struct BenchModel {
 inline BenchModel MakeBench(const std::string& model, int layers, const std::string& format) {
   BenchModel b;
   b.name = model;
-  b.spec = model == "m2" ? M2Spec(layers > 0 ? layers : 62, 256, 200064) : MiMoSpec(layers > 0 ? layers : 48, 256, 152576);
+  b.spec = model == "m2" ? M2Spec(layers > 0 ? layers : 62, 256, 200064)
+                         : MiMoSpec(layers > 0 ? layers : 48, 256, 152576);
   b.options.random_weights = true;
   if (format != "fp8") b.options.random_int4_group = 64, b.options.random_fp8_head = true;
   return b;

@@ -1,7 +1,7 @@
 // The products of a decode step for a batch: exactness against the float32 kernels on the same weights, repeatability,
 // time and share of the memory floor. Needs a Hopper GPU: see tools/gpu_check.
-//   gpu_batch check                 conformance at real and odd shapes
-//   gpu_batch time [TOKENS..]       real shapes
+//   gpu_batch check | check-dense                     conformance at real and odd shapes
+//   gpu_batch time [TOKENS..] | time-dense [TOKENS..]  real shapes
 // Prints JSON lines; exits 1 if a check fails.
 #include <cuda_runtime.h>
 
@@ -148,18 +148,18 @@ std::vector<float> Widened(const Device<uint16_t>& d) {
   return v;
 }
 
-void CheckDense(const DenseShape& s, int tokens, bool gathered) {
+void CheckDense(const DenseShape& s, int tokens, bool gathered, bool wide = false) {
   Dense d(s, tokens, gathered);
   const std::vector<float> start = d.residual.Get();
   MUST(LaunchStreamLinear(d.Params(tokens, true), true, nullptr));
   MUST(cudaDeviceSynchronize());
-  const bool can = CanBatchLinear(d.Params(tokens, false)), glu = s.epilogue == Epilogue::kSwiGlu;
-  const bool adds = s.epilogue == Epilogue::kResidual;
+  const bool can = (wide ? CanBatchWide : CanBatchLinear)(d.Params(tokens, false));
+  const bool glu = s.epilogue == Epilogue::kSwiGlu, adds = s.epilogue == Epilogue::kResidual;
   bool same = true;
   std::vector<float> first;
   for (int repeat = 0; repeat < 2 && can; ++repeat) {
     MUST(cudaMemcpy(d.residual.data, start.data(), start.size() * 4, cudaMemcpyHostToDevice));
-    MUST(LaunchBatchLinear(d.Params(tokens, false), nullptr));
+    MUST((wide ? LaunchBatchWide : LaunchBatchLinear)(d.Params(tokens, false), nullptr));
     MUST(cudaDeviceSynchronize());
     const std::vector<float> got = glu ? Widened(d.out_x) : adds ? d.residual.Get() : d.out.Get();
     same = same && (repeat == 0 || std::memcmp(got.data(), first.data(), got.size() * 4) == 0);
@@ -171,11 +171,28 @@ void CheckDense(const DenseShape& s, int tokens, bool gathered) {
   const bool ok = can && same && error < (glu ? 4e-3 : 1e-5) && next < 4e-3 && sums < 1e-5;
   if (!ok) ++g_failures;
   std::printf(
-      "{\"check\": \"batch linear\", \"format\": \"%s\", \"epilogue\": %d, \"rows\": %d, \"cols\": %d, \"tokens\": %d, "
+      "{\"check\": \"batch %s\", \"format\": \"%s\", \"epilogue\": %d, \"rows\": %d, \"cols\": %d, \"tokens\": %d, "
       "\"error\": %.2e, \"next_x_error\": %.2e, \"square_sums_error\": %.2e, \"same_bits_again\": %d, \"ok\": %s}\n",
-      s.format == TileFormat::kFp8 ? "fp8" : "bf16", static_cast<int>(s.epilogue), s.rows, s.cols, tokens, error, next,
+      wide ? "wide" : "linear", s.format == TileFormat::kFp8 ? "fp8" : "bf16", static_cast<int>(s.epilogue), s.rows, s.cols, tokens, error, next,
       sums, same, ok ? "true" : "false");
   std::fflush(stdout);
+}
+
+void CheckDense() {
+  using F = TileFormat;
+  for (const int tokens : {2, 8, 13, 32, 64, 100, 256}) {
+    CheckDense({"", F::kFp8, Epilogue::kStore, 8192, 3072}, tokens, tokens % 2 == 0);
+    CheckDense({"", F::kFp8, Epilogue::kResidual, 3072, 6144}, tokens, false);
+    CheckDense({"", F::kBf16, Epilogue::kResidual, 4096, 8192}, tokens, false);
+    CheckDense({"", F::kFp8, Epilogue::kSwiGlu, 1000, 328}, tokens, false);
+    CheckDense({"", F::kBf16, Epilogue::kStore, 200, 72}, tokens, true);
+  }
+  for (const int tokens : {17, 32, 33, 64, 100, 128, 129, 256}) {
+    CheckDense({"", F::kFp8, Epilogue::kStore, 8192, 3072}, tokens, tokens % 2 == 0, true);
+    CheckDense({"", F::kFp8, Epilogue::kResidual, 3072, 6144}, tokens, false, true);
+    CheckDense({"", F::kFp8, Epilogue::kSwiGlu, 1000, 328}, tokens, false, true);
+    CheckDense({"", F::kFp8, Epilogue::kStore, 20000, 1100}, tokens, true, true);
+  }
 }
 
 void CheckAll() {
@@ -192,13 +209,7 @@ void CheckAll() {
   for (const int tokens : {2, 8, 9, 32, 33, 100, 256}) CheckRouter(tokens, 256, 3072, 8);
   CheckRouter(70, 12, 256, 3);
   CheckRouter(40, 200, 4096, 8);
-  for (const int tokens : {2, 8, 13, 32, 64, 100, 256}) {
-    CheckDense({"", F::kFp8, Epilogue::kStore, 8192, 3072}, tokens, tokens % 2 == 0);
-    CheckDense({"", F::kFp8, Epilogue::kResidual, 3072, 6144}, tokens, false);
-    CheckDense({"", F::kBf16, Epilogue::kResidual, 4096, 8192}, tokens, false);
-    CheckDense({"", F::kFp8, Epilogue::kSwiGlu, 1000, 328}, tokens, false);
-    CheckDense({"", F::kBf16, Epilogue::kStore, 200, 72}, tokens, true);
-  }
+  CheckDense();
 }
 
 void TimeExperts(const Shape& s, const std::vector<int>& token_counts) {
@@ -249,12 +260,13 @@ void TimeDense(const DenseShape& s, const std::vector<int>& token_counts) {
     };
     const double batch = time([](const LinearParams& p) { return LaunchBatchLinear(p, nullptr); });
     const double stream = time([](const LinearParams& p) { return LaunchStreamLinear(p, false, nullptr); });
+    const bool can_wide = CanBatchWide(all[0]->Params(tokens, false));
+    const double wide = can_wide ? time([](const LinearParams& p) { return LaunchBatchWide(p, nullptr); }) : 0;
     const double tiles = time([](const LinearParams& p) { return LaunchTileLinear(p, nullptr); });
     std::printf(
         "{\"bench\": \"batch linear\", \"op\": \"%s\", \"tokens\": %d, \"us\": %.1f, \"share\": %.2f, "
-        "\"stream_linear_us\": %.1f, "
-        "\"tile_linear_us\": %.1f}\n",
-        s.name, tokens, batch * 1e6, bytes / kReadBytes / batch, stream * 1e6, tiles * 1e6);
+        "\"wide_us\": %.1f, \"stream_linear_us\": %.1f, \"tile_linear_us\": %.1f}\n",
+        s.name, tokens, batch * 1e6, bytes / kReadBytes / batch, wide * 1e6, stream * 1e6, tiles * 1e6);
     std::fflush(stdout);
   }
 }
@@ -265,22 +277,25 @@ int Main(int argc, char** argv) {
   for (int i = 2; i < argc; ++i) tokens.push_back(std::stoi(argv[i]));
   if (tokens.empty()) tokens = {8, 32, 64, 128, 256};
   if (what == "check") CheckAll();
+  if (what == "check-dense") CheckDense();
+  using F = TileFormat;
   if (what == "time") {
-    using F = TileFormat;
     for (const int n : tokens) {
       Router r(n, 256, 3072, 8);
       const double seconds = Time([&] { MUST(LaunchRouter(r.Params(0, n), nullptr)); });
       std::printf("{\"bench\": \"batch router\", \"tokens\": %d, \"us\": %.1f}\n", n, seconds * 1e6);
     }
+    TimeExperts({"m2", F::kInt4, 64, 3072, 1536, 256, 8}, tokens);
+    TimeExperts({"mimo", F::kInt4, 64, 4096, 2048, 256, 8}, tokens);
+    TimeExperts({"m2", F::kFp8, 64, 3072, 1536, 256, 8}, tokens);
+    TimeExperts({"mimo", F::kFp8, 64, 4096, 2048, 256, 8}, tokens);
+  }
+  if (what == "time" || what == "time-dense") {
     TimeDense({"m2 qkv", F::kFp8, Epilogue::kStore, 8192, 3072}, tokens);
     TimeDense({"m2 o_proj", F::kFp8, Epilogue::kResidual, 3072, 6144}, tokens);
     TimeDense({"m2 head", F::kFp8, Epilogue::kStore, 200064, 3072}, tokens);
     TimeDense({"mimo qkv", F::kFp8, Epilogue::kStore, 14848, 4096}, tokens);
     TimeDense({"mimo o_proj", F::kBf16, Epilogue::kResidual, 4096, 8192}, tokens);
-    TimeExperts({"m2", F::kInt4, 64, 3072, 1536, 256, 8}, tokens);
-    TimeExperts({"mimo", F::kInt4, 64, 4096, 2048, 256, 8}, tokens);
-    TimeExperts({"m2", F::kFp8, 64, 3072, 1536, 256, 8}, tokens);
-    TimeExperts({"mimo", F::kFp8, 64, 4096, 2048, 256, 8}, tokens);
   }
   return g_failures > 0;
 }

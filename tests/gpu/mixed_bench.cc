@@ -44,7 +44,9 @@ void BenchMixed(BenchModel b, const std::string& format, const std::string& step
   for (int s = 0; s < decoding; ++s) {  // what those that decode have read
     StepRecord step = MakeStep(layout, 1, 0, kContext, kTokensEach, 1, std::span(ids).subspan(s * kContext));
     if (step.sequences[0].ring >= 0) step.sequences[0].ring = s;
-    for (size_t i = 0; i < step.block_tables.size(); ++i) step.block_tables[i] = static_cast<int32_t>(i * sequences) + s;
+    for (size_t i = 0; i < step.block_tables.size(); ++i) {
+      step.block_tables[i] = static_cast<int32_t>(i * sequences) + s;
+    }
     const float scale = 0;
     if (Failed((*made)->RunDigests(step, {&scale, 1}, false, &digests), "mixed")) return;
   }

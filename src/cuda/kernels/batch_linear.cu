@@ -14,6 +14,7 @@
 #include "cuda/kernels/batch_linear.cuh"
 #include "cuda/kernels/common.cuh"
 #include "cuda/kernels/dequant.cuh"
+#include "cuda/kernels/linear_rows.cuh"
 #include "cuda/kernels/stream_x.cuh"
 
 namespace minimo::cuda {
@@ -135,50 +136,6 @@ __device__ __forceinline__ void multiply(const Place& at, const uint8_t* stage,
   }
 }
 
-// One lane's share of 16 rows x 8 tokens, v: rows g (x, y) and g + 8 (z, w), tokens 2t and 2t + 1, to the outputs.
-__device__ __forceinline__ void write_fragment(const LinearParams& p, int tile, int first, int token0, int count,
-                                               const float* norm, float4 v) {
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-#pragma unroll
-  for (int e = 0; e < 2; ++e) {
-    const int token = token0 + 2 * t + e;
-    const bool live = token < count;
-    const float f = live ? norm[token] : 0.0f;
-    const float y[2] = {(e == 0 ? v.x : v.y) * f, (e == 0 ? v.z : v.w) * f};
-    const int64_t at = first + token;
-    if (p.epilogue == Epilogue::kSwiGlu) {
-      const int row = tile * 8 + g;
-      if (live && row < p.out_rows) {
-        store(static_cast<bf16*>(p.out_x) + at * p.out_x_stride + row, y[0] / (1.0f + __expf(-y[0])) * y[1]);
-      }
-      continue;
-    }
-    float square = 0;
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int row = tile * kTileRows + g + 8 * h;
-      if (!live || row >= p.out_rows) continue;
-      float value = y[h];
-      if (p.epilogue == Epilogue::kStore) {
-        p.out[at * p.out_stride + row] = value;
-      } else {
-        float* r = p.residual + at * p.out_rows + row;
-        value += __ldcg(r);
-        *r = value;
-        if (p.next_norm != nullptr) {
-          store(static_cast<bf16*>(p.next_x) + at * p.next_x_stride + row, value * __ldg(p.next_norm + row));
-        }
-      }
-      square += value * value;
-    }
-    if (p.next_square_sums != nullptr) {  // lanes of one t have the tile's rows
-#pragma unroll
-      for (int offset = 4; offset < 32; offset <<= 1) square += __shfl_xor_sync(0xffffffffu, square, offset);
-      if (g == 0 && live) p.next_square_sums[at * p.shape.tiles + tile] = square;
-    }
-  }
-}
-
 // Grid: blocks of a cluster, runs of 8 kN tokens, runs of rows.
 template <TileFormat kF, int kN>
 __global__ void __launch_bounds__(kThreads, 1) batch_linear(const __grid_constant__ LinearParams p) {
@@ -215,18 +172,7 @@ __global__ void __launch_bounds__(kThreads, 1) batch_linear(const __grid_constan
     copy_commit();  // the first with all of the first weights
   }
   allow_next_kernel();
-  for (int n = warp; n < 8 * kN; n += kWarps) {
-    float factor = 1;
-    if (p.square_sums != nullptr && n < at.count) {
-      const float* squares = p.square_sums + int64_t{row_of(n)} * p.square_sum_count;
-      float sum = 0;
-#pragma unroll 8
-      for (int i = lane; i < p.square_sum_count; i += 32) sum += load_l2(squares + i);
-      factor = rsqrtf(warp_sum(sum) / static_cast<float>(p.norm_cols) + p.norm_eps);
-    }
-    if (lane == 0) norm[n] = factor;
-  }
-
+  norm_factors<8 * kN, kWarps>(p, at.first, at.count, norm);
   const auto team_barrier = [&] { asm volatile("bar.sync %0, 64;" ::"r"(at.team + 1) : "memory"); };
   float sums[C::kTiles][kN][4] = {};
   int stage = 0;

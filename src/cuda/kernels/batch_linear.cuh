@@ -8,5 +8,9 @@ namespace minimo::cuda {
 // bf16 activations; FP8 or bf16 weights.
 bool CanBatchLinear(const LinearParams& params);
 cudaError_t LaunchBatchLinear(const LinearParams& params, cudaStream_t stream);
+// The same for FP8 weights and more than 16 tokens, on wgmma (batch_wide.cu).
+bool CanBatchWide(const LinearParams& params);
+bool PrefersBatchWide(const LinearParams& params);  // where it is the faster one
+cudaError_t LaunchBatchWide(const LinearParams& params, cudaStream_t stream);
 
 }  // namespace minimo::cuda

@@ -11,7 +11,7 @@
 // 64 KB a block of 8 warps, half for experts (4 warps), so several blocks, of this kernel and of the next, share an SM.
 #include "cuda/kernels/common.cuh"
 #include "cuda/kernels/dequant.cuh"
-#include "cuda/kernels/stream_linear.cuh"
+#include "cuda/kernels/linear_rows.cuh"
 
 namespace minimo::cuda {
 namespace {
@@ -257,14 +257,7 @@ __global__ void __launch_bounds__(kWarps * 32) stream_linear(const LinearParams 
       return p.slot_token == nullptr || fused ? first + n : load_l2(p.slot_token + first + n);
     };
     for (int n = kWarps - 1 - warp; n < kTokens; n += kWarps) {
-      float factor = 1;
-      if (p.square_sums != nullptr && n < count) {
-        const float* squares = p.square_sums + int64_t{row_of(n)} * p.square_sum_count;
-        float sum = 0;
-#pragma unroll 8
-        for (int i = lane; i < p.square_sum_count; i += 32) sum += load_l2(squares + i);
-        factor = rsqrtf(warp_sum(sum) / static_cast<float>(p.norm_cols) + p.norm_eps);
-      }
+      const float factor = n < count ? norm_factor(p, row_of(n)) : 1;
       if (lane == 0) norm[n] = factor;
     }
 
