@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The server on one GPU: the nano models, faults, the original plan's load on M2's shapes. Run by tools/gpu_check's parts
 # serve, faults and plan in a packed folder, with OUT for logs and results.
-#   serve_check.sh serve|faults|plan      plan: KV=fp8 for an FP8 cache
+#   serve_check.sh serve|faults|plan      plan: KV=fp8 for an FP8 cache, LOADS="32:64 .." in flight:prompts
 set -u
 port=$((9000 + RANDOM % 900))
 url=http://127.0.0.1:$port
@@ -66,7 +66,7 @@ plan() {
     -d '{"model":"m2w4","prompt":[5,6,7],"max_tokens":1,"ignore_eos":true}'
   echo "start to the first token: $((($(date +%s%N) - begin) / 1000000)) ms"
   local load
-  for load in 1:6 16:32 32:64 128:128; do
+  for load in ${LOADS:-1:6 16:32 32:64 128:128}; do
     must timeout 60 ./minimo bench serve --base-url "$url" --backend openai --endpoint /v1/completions \
       --dataset-name random --random-input-len 900 --random-output-len 90 --random-range-ratio 0.03 --vocab-size 200064 \
       --seed 0 --num-prompts "${load#*:}" --max-concurrency "${load%:*}" --temperature 0 --disable-tqdm \
