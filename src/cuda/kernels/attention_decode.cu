@@ -1,9 +1,11 @@
 // One token a sequence, from the QKV product to the heads' outputs: QK norm, RoPE, the cache write and attention. A
-// cluster of `splits` blocks takes one KV head of one token, each block a run of the context; its four warps take tiles of
-// 16 keys in turn, each with a ring of two of its own. The query heads of the group are the rows of the mma. Past keys
-// are requested before wait_previous_kernel, sines and cosines computed; the newest key and value go from the block that
-// makes them to the cache and straight into the last tile. The blocks of a cluster add up their splits through shared
-// memory, each a share of the outputs, in a fixed order. An FP8 cache is copied as it is and widened to bf16 tile by tile.
+// cluster of `splits` blocks takes one KV head of one token, each block a run of the context; its four or six warps
+// take tiles of 16 keys in turn, each with a ring of its own, whose rows it finds a tile ahead. The query heads of the
+// group are the rows of the mma. Past keys are requested before wait_previous_kernel, sines and cosines computed; the
+// newest key and value go from the block that makes them to the cache and straight into the last tile. The blocks of a
+// cluster add up their splits through shared memory, each a share of the outputs, in a fixed order. An FP8 cache is
+// copied as it is and widened to bf16 tile by tile. A tile's latency is what counts, so warps do more than bytes in
+// flight.
 #include <cooperative_groups.h>
 
 #include "cuda/kernels/attention.cuh"
@@ -14,14 +16,12 @@
 namespace minimo::cuda {
 namespace {
 
-constexpr int kWarps = 4;
-constexpr int kThreads = kWarps * 32;
 constexpr int kKeys = 16;  // a tile
 constexpr int kMostHalf = 128;  // pairs that are rotated
 constexpr float kLog2E = 1.4426950408889634f;
 
-// Of a warp: two stages of copied rows, and of FP8 rows one tile more, which they are widened to.
-template <int kKeyDim, int kValueDim, typename Kv>
+// Of a warp: kDepth stages of copied rows, and of FP8 rows one tile more, which they are widened to.
+template <int kKeyDim, int kValueDim, typename Kv, int kDepth>
 struct Stage {
   using Tile = AttentionTile<kKeyDim, kValueDim>;
   static constexpr bool kWiden = sizeof(Kv) == 1;
@@ -29,31 +29,40 @@ struct Stage {
   static constexpr int kKeyRow = kWiden ? kKeyDim : Tile::kKeyRow;  // of what is copied
   static constexpr int kValueRow = kWiden ? kValueDim : Tile::kValueRow;
   static constexpr int kBytes = kKeys * (kKeyRow + kValueRow);
-  static constexpr int kWarpBytes = 2 * kBytes + (kWiden ? kTileBytes : 0);
+  static constexpr int kWarpBytes = kDepth * kBytes + (kWiden ? kTileBytes : 0);
 };
 
-// Requests 16 keys and values from `first` on; rows at or beyond `end` become zeros. A row that exists is 0 or more.
-template <int kKeyDim, int kValueDim, typename Kv>
-__device__ __forceinline__ void request_tile(const AttentionParams& p, uint8_t* stage, int table, int ring, int kv_head,
-                                             int first, int end) {
-  using Rows = Stage<kKeyDim, kValueDim, Kv>;
+// Where one sequence's rows of a KV head lie: row_of(position) rows of K, and of V, from their starts.
+struct Rows {
+  const int* blocks;  // null: a ring
+  int ring, kv_heads, kv_head, rows;
+
+  __device__ __forceinline__ int row_of(int position) const {
+    const int block = blocks == nullptr ? ring : blocks[position / rows];
+    return (block * kv_heads + kv_head) * rows + position % rows;
+  }
+};
+
+// Requests 16 keys and values from `first` on, lane i % 16 knowing the row of each; those at or beyond `end` become
+// zeros.
+template <typename Stage, int kKeyDim, int kValueDim, typename Kv>
+__device__ __forceinline__ void request_tile(const AttentionParams& p, uint8_t* stage, int mine, int first, int end) {
   const int lane = threadIdx.x % 32;
-  const int mine = max(0, min(first + lane % kKeys, end - 1));
-  const int64_t key_at = cache_row(p.k, table, p.meta.block_tables, ring, mine, kv_head);
-  const int64_t value_at = cache_row(p.v, table, p.meta.block_tables, ring, mine, kv_head);
   constexpr int kPiece = kKvPiece<Kv>, kKeyPieces = kKeyDim / kPiece, kValuePieces = kValueDim / kPiece;
 #pragma unroll
   for (int i = 0; i < kKeys * kKeyPieces / 32; ++i) {
     const int at = i * 32 + lane, row = at / kKeyPieces, piece = at % kKeyPieces;
-    const Kv* from = static_cast<const Kv*>(p.k.data) + __shfl_sync(0xffffffffu, key_at, row) + kPiece * piece;
-    copy_async16_or_zero(stage + row * Rows::kKeyRow + 16 * piece, from, first + row < end);
+    const int64_t source = __shfl_sync(0xffffffffu, mine, row);
+    const Kv* from = static_cast<const Kv*>(p.k.data) + source * kKeyDim + kPiece * piece;
+    copy_async16_or_zero(stage + row * Stage::kKeyRow + 16 * piece, from, first + row < end);
   }
-  uint8_t* values = stage + kKeys * Rows::kKeyRow;
+  uint8_t* values = stage + kKeys * Stage::kKeyRow;
 #pragma unroll
   for (int i = 0; i < kKeys * kValuePieces / 32; ++i) {
     const int at = i * 32 + lane, row = at / kValuePieces, piece = at % kValuePieces;
-    const Kv* from = static_cast<const Kv*>(p.v.data) + __shfl_sync(0xffffffffu, value_at, row) + kPiece * piece;
-    copy_async16_or_zero(values + row * Rows::kValueRow + 16 * piece, from, first + row < end);
+    const int64_t source = __shfl_sync(0xffffffffu, mine, row);
+    const Kv* from = static_cast<const Kv*>(p.v.data) + source * kValueDim + kPiece * piece;
+    copy_async16_or_zero(values + row * Stage::kValueRow + 16 * piece, from, first + row < end);
   }
 }
 
@@ -65,10 +74,11 @@ struct Block {
 
 __device__ __forceinline__ void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
-// The group's queries and, in the block that has the newest position, its key and value: from the QKV product to rows in
-// shared memory, and to the cache.
-template <int kKeyDim, int kValueDim, typename Kv>
+// The group's queries and, in the block that has the newest position, its key and value: from the QKV product to rows
+// in shared memory, and to the cache.
+template <int kKeyDim, int kValueDim, typename Kv, int kWarps>
 struct NewRows {
+  static constexpr int kThreads = kWarps * 32;
   static constexpr int kRow = kKeyDim * 2 + 16;  // bytes
   uint8_t query[16 * kRow];                      // zeros beyond the group
   alignas(16) Kv key[kKeyDim], value[kValueDim];
@@ -193,13 +203,16 @@ struct RunResult {
   float out[16][kValueDim];
 };
 
+template <int kValueDim, int kWarps>
+constexpr int kSumBytes = kWarps * 16 * kValueDim * 4;  // of the warps, where the rings were; RunResult behind
+
 // This block's share of the cluster's outputs, the splits added in order.
 template <int kValueDim>
 __device__ __forceinline__ void merge_splits(const AttentionParams& p, const Block& b, RunResult<kValueDim>* mine) {
   const auto cluster = cooperative_groups::this_cluster();
   const int splits = cluster.num_blocks(), rank = cluster.block_rank();
   const int64_t out = int64_t{b.token} * p.out_stride + b.kv_head * b.group * kValueDim;
-  for (int i = rank + splits * threadIdx.x; i < b.group * kValueDim / 4; i += splits * kThreads) {
+  for (int i = rank + splits * threadIdx.x; i < b.group * kValueDim / 4; i += splits * static_cast<int>(blockDim.x)) {
     const int row = i / (kValueDim / 4), c = i % (kValueDim / 4);
     const float sink = p.sinks != nullptr ? __ldg(p.sinks + b.kv_head * b.group + row) * kLog2E : -INFINITY;
     float most[kMaxSplits], top = sink, total = 0;
@@ -230,13 +243,13 @@ __device__ __forceinline__ void merge_splits(const AttentionParams& p, const Blo
   }
 }
 
-template <int kKeyDim, int kValueDim, typename Kv>
-__global__ void __launch_bounds__(kThreads) attention_decode(const AttentionParams p, const RopeParams r) {
+template <int kKeyDim, int kValueDim, typename Kv, int kWarps, int kDepth>
+__global__ void __launch_bounds__(kWarps * 32, 2) attention_decode(const AttentionParams p, const RopeParams r) {
+  constexpr int kThreads = kWarps * 32;
   using Tile = AttentionTile<kKeyDim, kValueDim>;
-  using Rows = Stage<kKeyDim, kValueDim, Kv>;
+  using Stage = Stage<kKeyDim, kValueDim, Kv, kDepth>;
   extern __shared__ __align__(16) uint8_t smem[];
-  __shared__ __align__(16) NewRows<kKeyDim, kValueDim, Kv> rows;
-  __shared__ __align__(16) RunResult<kValueDim> result;
+  __shared__ __align__(16) NewRows<kKeyDim, kValueDim, Kv, kWarps> rows;
   __shared__ float warp_most[kWarps][16], warp_total[kWarps][16];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int split = blockIdx.x, splits = gridDim.x;
@@ -244,20 +257,29 @@ __global__ void __launch_bounds__(kThreads) attention_decode(const AttentionPara
   Block b = {static_cast<int>(blockIdx.z), static_cast<int>(blockIdx.y), p.heads / p.kv_heads,
              load_l2(p.meta.position + blockIdx.z), split == splits - 1};
   const int begin = p.window > 0 ? max(0, b.position - p.window + 1) : 0, end = b.position + 1;
-  const int table = p.k.ring ? 0 : load_l2(p.meta.block_table + b.token);
-  const int ring = p.k.ring ? load_l2(p.meta.ring + b.token) : 0;
+  const Rows in_cache = {p.k.ring ? nullptr : p.meta.block_tables + load_l2(p.meta.block_table + b.token),
+                         p.k.ring ? load_l2(p.meta.ring + b.token) : 0, p.kv_heads, b.kv_head, p.k.rows};
   const int tiles = (end - begin + kKeys - 1) / kKeys;
   const int first_tile = tiles * split / splits, last_tile = tiles * (split + 1) / splits;
-  uint8_t* stages = smem + warp * Rows::kWarpBytes;
-  const auto request = [&](int tile, int stage) {
+  uint8_t* stages = smem + warp * Stage::kWarpBytes;
+  // This lane's row of a tile; a row that exists is 0 or more.
+  const auto find = [&](int tile) {
+    return in_cache.row_of(max(0, min(begin + min(tile, last_tile - 1) * kKeys + lane % kKeys, b.position - 1)));
+  };
+  const auto request = [&](int tile, int stage, int row) {
     if (tile < last_tile) {
-      request_tile<kKeyDim, kValueDim, Kv>(p, stages + stage * Rows::kBytes, table, ring, b.kv_head,
-                                           begin + tile * kKeys, b.position);
+      request_tile<Stage, kKeyDim, kValueDim, Kv>(p, stages + stage * Stage::kBytes, row, begin + tile * kKeys,
+                                                  b.position);
     }
     copy_commit();
   };
-  request(first_tile + warp, 0);
-  request(first_tile + warp + kWarps, 1);
+  int next_row = find(first_tile + warp);
+#pragma unroll
+  for (int i = 0; i < kDepth; ++i) {
+    const int row = next_row;
+    next_row = find(first_tile + warp + (i + 1) * kWarps);
+    request(first_tile + warp + i * kWarps, i, row);
+  }
   rows.prepare(r, b);
   wait_previous_kernel();
   rows.make(r, b);
@@ -267,15 +289,17 @@ __global__ void __launch_bounds__(kThreads) attention_decode(const AttentionPara
 
   Tile a;
   a.clear();
-  a.load_query_shared(rows.query, NewRows<kKeyDim, kValueDim, Kv>::kRow);
+  a.load_query_shared(rows.query, NewRows<kKeyDim, kValueDim, Kv, kWarps>::kRow);
   int stage = 0;
   for (int tile = first_tile + warp; tile < last_tile; tile += kWarps) {
-    copy_wait<1>();
+    const int row = next_row;
+    next_row = find(tile + (kDepth + 1) * kWarps);
+    copy_wait<kDepth - 1>();
     __syncwarp();
-    uint8_t* keys = stages + stage * Rows::kBytes;
-    if constexpr (Rows::kWiden) {
+    uint8_t* keys = stages + stage * Stage::kBytes;
+    if constexpr (Stage::kWiden) {
       const uint8_t* copied = keys;
-      keys = stages + 2 * Rows::kBytes;
+      keys = stages + kDepth * Stage::kBytes;
       widen_rows<kKeyDim>(copied, kKeys, keys, Tile::kKeyRow, lane, 32);
       widen_rows<kValueDim>(copied + kKeys * kKeyDim, kKeys, keys + kKeys * Tile::kKeyRow, Tile::kValueRow, lane, 32);
       __syncwarp();
@@ -296,8 +320,8 @@ __global__ void __launch_bounds__(kThreads) attention_decode(const AttentionPara
     }
     a.add(scores, keys + kKeys * Tile::kKeyRow);
     __syncwarp();
-    request(tile + 2 * kWarps, stage);
-    stage ^= 1;
+    request(tile + kDepth * kWarps, stage, row);
+    stage = stage + 1 == kDepth ? 0 : stage + 1;
   }
   a.finish();
 
@@ -309,6 +333,7 @@ __global__ void __launch_bounds__(kThreads) attention_decode(const AttentionPara
   copy_wait<0>();
   __syncthreads();
   float* sums = reinterpret_cast<float*>(smem);  // [warps][16][kValueDim]
+  auto& result = *reinterpret_cast<RunResult<kValueDim>*>(smem + kSumBytes<kValueDim, kWarps>);
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const int row = g + 8 * h;
@@ -346,18 +371,29 @@ __global__ void __launch_bounds__(kThreads) attention_decode(const AttentionPara
   cluster.sync();  // the others read this block's result
 }
 
-template <int kKeyDim, int kValueDim, typename Kv>
-cudaError_t LaunchOne(const AttentionParams& p, const RopeParams& r, cudaStream_t stream) {
-  constexpr int kRing = kWarps * Stage<kKeyDim, kValueDim, Kv>::kWarpBytes, kSums = kWarps * 16 * kValueDim * 4;
-  constexpr int kSmem = kRing > kSums ? kRing : kSums;
-  const auto kernel = attention_decode<kKeyDim, kValueDim, Kv>;
+template <int kKeyDim, int kValueDim, typename Kv, int kWarps, int kDepth>
+cudaError_t LaunchWarps(const AttentionParams& p, const RopeParams& r, cudaStream_t stream) {
+  constexpr int kRing = kWarps * Stage<kKeyDim, kValueDim, Kv, kDepth>::kWarpBytes;
+  constexpr int kResult = kSumBytes<kValueDim, kWarps> + static_cast<int>(sizeof(RunResult<kValueDim>));
+  constexpr int kSmem = kRing > kResult ? kRing : kResult;
+  const auto kernel = attention_decode<kKeyDim, kValueDim, Kv, kWarps, kDepth>;
   static const cudaError_t configured[] = {
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSmem),
       cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1)};
   for (const cudaError_t e : configured) {
     if (e != cudaSuccess) return e;
   }
-  return LaunchCluster(kernel, dim3(p.splits, p.kv_heads, p.tokens), dim3(kThreads), p.splits, kSmem, stream, p, r);
+  return LaunchCluster(kernel, dim3(p.splits, p.kv_heads, p.tokens), dim3(kWarps * 32), p.splits, kSmem, stream, p, r);
+}
+
+// Two blocks fit an SM in each case: long runs want warps, short ones deep rings.
+template <int kKeyDim, int kValueDim, typename Kv>
+cudaError_t LaunchOne(const AttentionParams& p, const RopeParams& r, cudaStream_t stream) {
+  constexpr int kDepth = (kKeyDim <= 128 ? 3 : 2) + (sizeof(Kv) == 1 ? 1 : 0);
+  if constexpr (kKeyDim <= 128) {
+    if (p.splits <= 2) return LaunchWarps<kKeyDim, kValueDim, Kv, 6, 2>(p, r, stream);
+  }
+  return LaunchWarps<kKeyDim, kValueDim, Kv, 4, kDepth>(p, r, stream);
 }
 
 }  // namespace
