@@ -40,6 +40,10 @@ MappedFile::~MappedFile() {
   if (data_ != nullptr) munmap(const_cast<std::byte*>(data_), size_);
 }
 
+void MappedFile::ReadAhead(bool on) const {
+  if (data_ != nullptr) (void)madvise(const_cast<std::byte*>(data_), size_, on ? MADV_NORMAL : MADV_RANDOM);
+}
+
 Result<std::string> ReadTextFile(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   if (!in) return Errorf("{}: cannot open: {}", path, std::strerror(errno));

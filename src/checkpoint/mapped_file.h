@@ -19,6 +19,8 @@ class MappedFile {
   const std::byte* data() const { return data_; }
   size_t size() const { return size_; }
   const std::string& path() const { return path_; }
+  // While samples are read here and there: no page beside the one that is asked for.
+  void ReadAhead(bool on) const;
 
  private:
   MappedFile(std::string path, const std::byte* data, size_t size)
