@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "cuda/kernels/fp8_linear.cuh"
 #include "cuda/kernels/repack.cuh"
+#include "cuda/kernels/router.cuh"
 #include "cuda/upload_cuda.h"
 #include "layers/fused_rows.h"
 
@@ -132,6 +133,7 @@ Result<DeviceWeights> DeviceWeights::Plan(const ModelSpec& spec, const DecoderWe
     if (l.moe) {
       d.router = vector(int64_t{spec.moe.experts} * spec.hidden);
       d.router_bias = vector(spec.moe.experts);
+      if (options.split_router) d.split_router = plan.Take(SplitRouterBytes(spec.hidden));
     }
     plan.layers_.push_back(d);
     if (decode_experts == nullptr) continue;
@@ -176,10 +178,20 @@ Status DeviceWeights::Fill(const DecoderWeights* weights, ThreadTeam* team, cuda
   const auto start = std::chrono::steady_clock::now();
   MINIMO_TRY(memory_->Allocate(bytes_));
   MINIMO_TRY(options_.random ? FillRandom(stream) : FillFromFiles(*weights, *team, stream));
+  MINIMO_TRY(SplitRouters(stream));
   MINIMO_TRY(ToStatus(cudaStreamSynchronize(stream), "filling the weights"));
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   LogInfo("{} {:.2f} GB of weights in {:.2f} s, {:.1f} GB/s", options_.random ? "made up" : "loaded",
           static_cast<double>(bytes_) * 1e-9, seconds, static_cast<double>(bytes_) * 1e-9 / seconds);
+  return {};
+}
+
+Status DeviceWeights::SplitRouters(cudaStream_t stream) {
+  for (const DeviceLayer& d : layers_) {
+    if (d.split_router < 0) continue;
+    MINIMO_CUDA_TRY(LaunchSplitRouter(Floats(d.router), Floats(d.post_norm), spec_.moe.experts, spec_.hidden,
+                                      memory_->As<uint8_t>(d.split_router), stream));
+  }
   return {};
 }
 

@@ -37,6 +37,7 @@ struct DeviceLayer {
   int k_row = 0, v_row = 0, qkv_rows = 0;  // where k and v begin in the product; padded to 16
   DeviceMatrix o, gate_up, down;           // of the experts, or dense
   DeviceVector input_norm, post_norm, q_norm, k_norm, sinks, router, router_bias;
+  int64_t split_router = -1;  // of LaunchSplitRouter; < 0: absent
 };
 
 struct WeightOptions {
@@ -44,6 +45,7 @@ struct WeightOptions {
   bool random = false;     // no files: random values of the spec's shapes
   int random_int4_group = 0;  // random: experts in 4 bits with groups of 32, 64 or 128; 0: FP8 as released
   bool random_fp8_head = false;
+  bool split_router = false;  // the router's weights also as prompts with FP8 activations take them
 };
 
 class DeviceWeights {
@@ -89,6 +91,7 @@ class DeviceWeights {
   // The feed-forward matrices of a layer, of the experts in `experts` or dense.
   void PlaceFfn(const LayerSpec& layer, int intermediate, const Range& experts, const LayerWeights* weights,
                 bool of_decode, DeviceLayer* d);
+  Status SplitRouters(cudaStream_t stream);
   Status FillRandom(cudaStream_t stream);
   Status FillFromFiles(const DecoderWeights& weights, ThreadTeam& team, cudaStream_t stream);
 

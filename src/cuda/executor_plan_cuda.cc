@@ -37,7 +37,9 @@ ModelSpec DecodeSpec(ModelSpec spec, const CudaOptions& options) {
 
 }  // namespace
 
-WeightOptions WeightsOf(const CudaOptions& o) { return {o.f32, o.random_weights, o.random_int4_group, o.random_fp8_head}; }
+WeightOptions WeightsOf(const CudaOptions& o) {
+  return {o.f32, o.random_weights, o.random_int4_group, o.random_fp8_head, o.fp8_prefill && !o.f32};
+}
 
 bool UsesFp8Prefill(const CudaOptions& o, const DeviceWeights& weights) {
   return o.fp8_prefill && !o.f32 && weights.FitsFp8Prefill();

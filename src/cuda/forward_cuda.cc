@@ -209,6 +209,8 @@ RouterParams Forward::RouterOf(int layer, int tokens) const {
   r.scale = static_cast<float>(spec_.moe.scale);
   r.logits = w_.At<float>(w_.router_logits);
   r.counter = w_.At<int>(w_.router_counter);
+  if (fp8_prefill_ && d.split_router >= 0) r.split_weights = weights_.At(d.split_router);
+  r.counts = w_.At<int>(w_.router_counts);
   r.token_squares = w_.At<float>(w_.token_squares);
   r.chosen = w_.At<int>(w_.chosen);
   r.chosen_weight = w_.At<float>(w_.chosen_weight);

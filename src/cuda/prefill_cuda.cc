@@ -52,6 +52,7 @@ Status Forward::PrefillAttention(int layer, const Step& s) const {
     rope.fresh_k = w_.At(w_.fresh_k), rope.fresh_v = w_.At(w_.fresh_v);
     p.fresh_k = rope.fresh_k, p.fresh_v = rope.fresh_v;
   }
+  if (QkvInBf16(layer, s)) rope.qkv_bf16 = rope.qkv;
   if (f32_ || !HasFastAttention(a.heads, a.kv_heads, a.head_dim, a.v_head_dim)) {
     MINIMO_CUDA_TRY(LaunchRope(rope, f32_, s.stream));
     MINIMO_CUDA_TRY(LaunchAttentionSimple(p, f32_, s.stream));
@@ -64,6 +65,12 @@ Status Forward::PrefillAttention(int layer, const Step& s) const {
     const int index = static_cast<int>(group - layout_.groups.begin());
     p.tiles = reinterpret_cast<const PrefillTile*>(s.packed + layout_.Tiles(index));
     p.num_tiles = s.tiles[index];
+    if (AttentionFeedsProduct(layer, s)) {
+      const Fp8Activations x = Activations(s.tokens, weights_.layer(layer).o.shape);
+      p.product_values = x.values;
+      if (weights_.layer(layer).o.shape.format == TileFormat::kFp8) p.product_scales = x.scales;
+      p.product_rows = x.rows;
+    }
     MINIMO_CUDA_TRY(LaunchAttentionPrefill(p, s.stream));
   }
   if (!fresh) return {};

@@ -78,18 +78,37 @@ Status Forward::QuantiseNormed(const float* norm, const Squares& squares, const 
   return ToStatus(LaunchQuantise(q, s.stream), "quantise");
 }
 
+bool Forward::QkvInBf16(int layer, const Step& s) const {
+  return fp8_prefill_ && s.singles == 0 && HasRopeRows(RopeOf(layer, s));
+}
+
+bool Forward::AttentionFeedsProduct(int layer, const Step& s) const {
+  const AttentionSpec& a = spec_.layers[layer].attention;
+  const TileFormat o = weights_.layer(layer).o.shape.format;
+  if (!fp8_prefill_ || s.singles > 0 || !HasFastAttention(a.heads, a.kv_heads, a.head_dim, a.v_head_dim)) return false;
+  return o == TileFormat::kFp8 || (o == TileFormat::kBf16 && s.tokens > kMostDecodeTokens);
+}
+
 Status Forward::PrefillFp8(const Step& s) const {
   Squares squares;
   MINIMO_TRY(Embed(s, &squares));
   Fp8Activations x = Activations(s.tokens, weights_.layer(0).qkv.shape);
   MINIMO_TRY(QuantiseRows(w_.At(w_.x), w_.x_stride, s.tokens, &squares, x, s));
   for (int i = 0; i < spec_.num_layers(); ++i) {
-    MINIMO_CUDA_TRY(LaunchFp8Linear(Fp8Linear(QkvOf(i, s.tokens, {}), x), s.stream));
+    Fp8LinearParams qkv = Fp8Linear(QkvOf(i, s.tokens, {}), x);
+    if (QkvInBf16(i, s)) {
+      qkv.epilogue = Epilogue::kStoreBf16;
+      qkv.out_x = w_.At(w_.qkv);
+      qkv.out_x_stride = qkv.out_stride;
+    }
+    MINIMO_CUDA_TRY(LaunchFp8Linear(qkv, s.stream));
     MINIMO_TRY(ShareNorms(i, s));
     MINIMO_TRY(PrefillAttention(i, s));
     const LinearParams o = OutputOf(i, s.tokens);
-    if (o.shape.format == TileFormat::kFp8) {
-      x = Activations(s.tokens, o.shape);
+    x = Activations(s.tokens, o.shape);
+    if (AttentionFeedsProduct(i, s)) {
+      MINIMO_TRY(RunToResidual(Fp8Linear(o, x), s));
+    } else if (o.shape.format == TileFormat::kFp8) {
       MINIMO_TRY(QuantiseRows(o.x, o.x_stride, s.tokens, nullptr, x, s));
       MINIMO_TRY(RunToResidual(Fp8Linear(o, x), s));
     } else {

@@ -44,6 +44,7 @@ Workspace::Workspace(const ModelSpec& spec, bool f32, bool fp8_prefill, int max_
   const int64_t batch = std::min<int64_t>(t, kMostDecodeTokens);
   router_logits = Take(std::max(kRouterSplits * t, kBatchSplits * batch) * experts * 4);
   router_counter = Take(4);
+  router_counts = Take(fp8_prefill ? RouterCounts(t) * 4 : 0);
   chosen = Take(slots * 4);
   chosen_weight = Take(slots * 4);
   num_active = Take(4);
@@ -66,7 +67,7 @@ Workspace::Workspace(const ModelSpec& spec, bool f32, bool fp8_prefill, int max_
     return (PadTo(static_cast<int>(rows), 8) + Fp8Activations::kSlack) * (stride / kUnitCols);
   };
   const int64_t most = std::max({rows_units(slots, std::max(x_stride, hidden_stride_moe)), rows_units(t, x_stride),
-                                 rows_units(t, o_stride), rows_units(t, hidden_stride_dense)});
+                                 2 * rows_units(t, o_stride), rows_units(t, hidden_stride_dense)});
   fp8_values = Take(most * 128);
   fp8_scales = Take(most * 4);
   fp8_offsets = Take(most * 8);

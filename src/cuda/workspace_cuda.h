@@ -27,8 +27,8 @@ class Workspace {
 
   int64_t residual, x, qkv, q, attended, hidden, expert_out, fresh_k, fresh_v;
   int64_t row_squares, tile_squares[2], token_squares, qkv_squares;
-  int64_t router_logits, router_counter, chosen, chosen_weight, num_active, active, offsets, slot_token, slot_weight,
-      slot_of, expert_load;
+  int64_t router_logits, router_counter, router_counts, chosen, chosen_weight, num_active, active, offsets, slot_token,
+      slot_weight, slot_of, expert_load;
   int64_t logits;
   int64_t fp8_values, fp8_scales, fp8_offsets, fp8_tiles, fp8_num_tiles;  // Fp8Activations of one product's input
   int64_t expert_rows;    // of a decode step's tokens: ExpertRow

@@ -3,7 +3,7 @@
 //   gpu_ladder check            conformance at real and odd shapes
 //   gpu_ladder repeat [TIMES]   the same products TIMES times over from buffers allocated anew: their bits must not change
 //   gpu_ladder small            a few, for compute-sanitizer
-//   gpu_ladder attention [TOKENS..]   checked and timed
+//   gpu_ladder attention|router [TOKENS..]   checked and timed
 //   gpu_ladder time [MODEL.OP] [TOKENS..]
 // Prints JSON lines; exits 1 if a check fails.
 #include <cuda_runtime.h>
@@ -25,6 +25,7 @@
 #include "cuda/kernels/repack.cuh"
 #include "cuda/kernels/tile_linear.cuh"
 #include "tests/gpu/ladder.h"
+#include "tests/gpu/ladder_operands.h"
 
 namespace minimo::cuda {
 
@@ -34,112 +35,6 @@ namespace {
 
 constexpr double kReadBytes = 4.54e12;   // a second, H200: bench/results/gpu-hopper.json
 constexpr double kFp8Flops = 1979e12;    // dense e4m3, by the datasheet
-
-uint16_t ToBf16Bits(float x) {
-  uint32_t u;
-  std::memcpy(&u, &x, 4);
-  return static_cast<uint16_t>((u + 0x7fff + ((u >> 16) & 1)) >> 16);
-}
-
-// A matrix as a checkpoint has it, and its tiles on the device.
-struct Matrix {
-  TileFormat format;
-  int rows, cols, group;
-  std::vector<uint8_t> data;      // FP8 bytes or nibbles
-  std::vector<float> scale;       // FP8: [rows][cols / 128]
-  std::vector<uint16_t> scale16;  // 4 bits: [rows][cols / group]
-
-  Matrix(TileFormat f, int r, int c, int g, std::mt19937& random) : format(f), rows(r), cols(c), group(g) {
-    if (f == TileFormat::kFp8) {
-      data.resize(size_t(r) * c);
-      for (auto& b : data) b = static_cast<uint8_t>(random()) & 0xf7;
-      const int sc = (c + 127) / 128;
-      scale.resize(size_t(r) * sc);
-      for (int i = 0; i < r; ++i) {
-        for (int j = 0; j < sc; ++j) scale[size_t(i) * sc + j] = (0.5f + ((i / 128 * 7 + j * 3) % 11) / 11.0f) / 68.5f;
-      }
-    } else {
-      data.resize(size_t(r) * c / 2);
-      for (auto& b : data) b = static_cast<uint8_t>(random());
-      scale16.resize(size_t(r) * (c / g));
-      for (auto& s : scale16) s = ToBf16Bits((0.5f + random() % 1024 / 1024.0f) / 4.6f);
-    }
-  }
-  double At(int r, int c) const {
-    if (format == TileFormat::kFp8) {
-      return ToFloat(Fp8E4M3{data[size_t(r) * cols + c]}) * double(scale[size_t(r) * ((cols + 127) / 128) + c / 128]);
-    }
-    const int q = data[(size_t(r) * cols + c) / 2] >> (c % 2 * 4) & 0xf;
-    return (q - 8) * double(FromBf16Bits(scale16[size_t(r) * (cols / group) + c / group]));
-  }
-};
-
-TileShape ShapeOf(TileFormat f, int rows, int cols, int group) {
-  return {f, (rows + kTileRows - 1) / kTileRows, (cols + kUnitCols - 1) / kUnitCols, group};
-}
-
-void Repack(const Matrix& top, const Matrix* bottom, const TileShape& shape, uint8_t* weights, uint8_t* scales) {
-  Device<uint8_t> a(top.data), b(bottom ? bottom->data : std::vector<uint8_t>(16));
-  RepackParams p;
-  p.source = top.format == TileFormat::kFp8 ? SourceType::kFp8 : SourceType::kInt4;
-  p.shape = shape;
-  p.top = a.data, p.bottom = bottom ? b.data : a.data;
-  p.interleaved = bottom != nullptr;
-  p.rows = top.rows, p.cols = top.cols;
-  p.scale_cols = top.format == TileFormat::kFp8 ? (top.cols + 127) / 128 : top.cols / top.group;
-  Device<float> sa(top.scale.empty() ? std::vector<float>(4) : top.scale);
-  Device<float> sb(bottom && !bottom->scale.empty() ? bottom->scale : std::vector<float>(4));
-  Device<uint16_t> ha(top.scale16.empty() ? std::vector<uint16_t>(4) : top.scale16);
-  Device<uint16_t> hb(bottom && !bottom->scale16.empty() ? bottom->scale16 : std::vector<uint16_t>(4));
-  const bool fp8 = top.format == TileFormat::kFp8;
-  p.top_scale = fp8 ? static_cast<void*>(sa.data) : ha.data;
-  p.bottom_scale = bottom ? (fp8 ? static_cast<void*>(sb.data) : hb.data) : p.top_scale;
-  p.weights = weights, p.scales = scales;
-  MUST(LaunchRepack(p, nullptr));
-  MUST(cudaDeviceSynchronize());
-}
-
-// The router's lists for random choices.
-struct Lists {
-  int experts, top_k, tokens;
-  std::vector<int> active, offsets, slot_of, slot_token, slot_expert, num_active;
-  std::vector<float> weight;
-  Lists(int t, int e, int k, std::mt19937& random) : experts(e), top_k(k), tokens(t) {
-    std::vector<std::vector<int>> of(static_cast<size_t>(e));
-    std::vector<int> all(static_cast<size_t>(e));
-    std::iota(all.begin(), all.end(), 0);
-    slot_of.resize(size_t(t) * k);
-    for (int i = 0; i < t; ++i) {
-      for (int j = 0; j < k; ++j) {
-        std::swap(all[size_t(j)], all[size_t(j + random() % (e - j))]);
-        of[size_t(all[size_t(j)])].push_back(i * k + j);
-      }
-    }
-    for (int x = 0; x < e; ++x) {
-      if (of[size_t(x)].empty()) continue;
-      active.push_back(x), offsets.push_back(static_cast<int>(slot_token.size()));
-      for (const int choice : of[size_t(x)]) {
-        slot_of[size_t(choice)] = static_cast<int>(slot_token.size());
-        slot_token.push_back(choice / k), slot_expert.push_back(x);
-        weight.push_back(0.05f + random() % 1000 / 2000.0f);
-      }
-    }
-    offsets.push_back(static_cast<int>(slot_token.size()));
-    num_active = {static_cast<int>(active.size())};
-  }
-};
-
-struct Quantised {
-  Device<uint8_t> values;
-  Device<float> scales;
-  Device<uint2> offsets;
-  Fp8Activations x;
-  Quantised(int rows, int units, bool int4)
-      : values(int64_t{units} * (PadTo(rows, 8) + Fp8Activations::kSlack) * 128),
-        scales(int64_t{units} * (PadTo(rows, 8) + Fp8Activations::kSlack)),
-        offsets(int64_t{units} * (PadTo(rows, 8) + Fp8Activations::kSlack)),
-        x{values.data, scales.data, int4 ? offsets.data : nullptr, PadTo(rows, 8)} {}
-};
 
 double Dot(const Matrix& m, int row, const float* x) {
   double sum = 0;
@@ -212,7 +107,12 @@ void Check(TileFormat f, int group, Epilogue epilogue, int rows, int cols, int t
       qp.num_active = num_active.data, qp.active = active.data, qp.offsets = offsets.data;
       qp.tiles = tiles.data, qp.num_tiles = num_tiles.data, qp.tile_tokens = Fp8TileTokens(f, slots, count);
     }
-    MUST(LaunchQuantise(qp, nullptr));
+    if (f == TileFormat::kBf16) {
+      const std::vector<uint16_t> arranged = Arrange(x, x_rows, shape.units, q.x.rows);
+      MUST(cudaMemcpy(q.x.values, arranged.data(), arranged.size() * 2, cudaMemcpyHostToDevice));
+    } else {
+      MUST(LaunchQuantise(qp, nullptr));
+    }
     Fp8LinearParams p;
     p.epilogue = epilogue, p.shape = shape, p.weights = weights.data, p.scales = scales.data;
     p.expert_weight_bytes = shape.WeightBytes(), p.expert_scale_bytes = shape.ScaleBytes();
@@ -240,8 +140,9 @@ void Check(TileFormat f, int group, Epilogue epilogue, int rows, int cols, int t
     const int slot = n < 40 ? (n % 2 ? slots - 1 - n / 2 : n / 2) % slots : static_cast<int>(random() % slots);
     const int s = std::max(slot, 0), r = n % 5 == 0 ? rows - 1 - n % 7 : static_cast<int>(random() % rows);
     const int token = from_slots || experts == 0 ? s : lists.slot_token[size_t(s)];
+    const bool no_norm = from_slots || f == TileFormat::kBf16;
     const int e = experts > 0 ? lists.slot_expert[size_t(s)] : 0;
-    const double norm = from_slots ? 1 : 1 / std::sqrt(squares[size_t(token)] / cols);
+    const double norm = no_norm ? 1 : 1 / std::sqrt(squares[size_t(token)] / cols);
     const float* row = xf.data() + size_t(token) * stride;
     double want = Dot(top[size_t(e)], r, row) * norm, got;
     if (glu) {
@@ -265,14 +166,15 @@ void Check(TileFormat f, int group, Epilogue epilogue, int rows, int cols, int t
       square_error.Add(got_squares[size_t(s) * shape.tiles + r / 16], sum);
     }
   }
-  const double bound = exact ? (glu || epilogue == Epilogue::kSlot ? 4e-3 : 1e-3) : 0.06;
+  const double bound = exact || f == TileFormat::kBf16 ? (glu || epilogue == Epilogue::kSlot ? 4e-3 : 1e-3) : 0.06;
   const bool squares_ok = square_error.norm == 0 || square_error.Value() < 1e-4;
   const bool ok = error.Value() < bound && squares_ok && changed == 0;
   if (!ok) ++g_failures;
   std::printf("{\"check\": \"fp8 linear\", \"format\": \"%s\", \"group\": %d, \"epilogue\": %d, \"rows\": %d, \"cols\": %d, "
               "\"tokens\": %d, \"experts\": %d, \"activations\": \"%s\", \"relative_error\": %.2e, \"bound\": %.0e, "
               "\"square_sums\": %s, \"times\": %d, \"changed\": %d, \"ok\": %s}\n",
-              f == TileFormat::kFp8 ? "fp8" : "int4", group, static_cast<int>(epilogue), rows, cols, tokens, experts,
+              f == TileFormat::kFp8 ? "fp8" : f == TileFormat::kBf16 ? "bf16" : "int4", group,
+              static_cast<int>(epilogue), rows, cols, tokens, experts,
               exact ? "e4m3" : "float", error.Value(), bound, squares_ok ? "true" : "false", times, changed,
               ok ? "true" : "false");
   std::fflush(stdout);
@@ -285,6 +187,7 @@ void RepeatAll(int times) {
       Check(f, 64, Epilogue::kSwiGlu, 1536, 3072, tokens, 6, 3, false, times);
     }
     Check(TileFormat::kFp8, 0, Epilogue::kStore, 8192, 3072, tokens, 0, 0, false, times);
+    Check(TileFormat::kBf16, 0, Epilogue::kResidual, 4096, 8192, tokens, 0, 0, false, times);
     Check(TileFormat::kFp8, 0, Epilogue::kResidual, 3072, 6144, tokens, 0, 0, false, times);
   }
 }
@@ -294,6 +197,10 @@ void CheckAll() {
     for (const int tokens : {1, 8, 100, 333}) {
       Check(TileFormat::kFp8, 0, Epilogue::kStore, 8192, 3072, tokens, 0, 0, exact);
       Check(TileFormat::kFp8, 0, Epilogue::kResidual, 3072, 6144, tokens, 0, 0, exact);
+    }
+    for (const int tokens : {1, 100, 333}) {
+      Check(TileFormat::kBf16, 0, Epilogue::kResidual, 4096, 8192, tokens, 0, 0, exact);
+      Check(TileFormat::kBf16, 0, Epilogue::kStore, 200, 328, tokens, 0, 0, exact);
     }
     Check(TileFormat::kFp8, 0, Epilogue::kStore, 13568, 4096, 70, 0, 0, exact);
     Check(TileFormat::kFp8, 0, Epilogue::kStore, 72, 200, 50, 0, 0, exact);
@@ -310,6 +217,8 @@ void CheckAll() {
         Check(f, 64, Epilogue::kSlot, 3072, 256, tokens, 40, 8, exact);
       }
     }
+    Check(TileFormat::kFp8, 0, Epilogue::kSwiGlu, 1536, 128, 900, 20, 4, exact);  // 180 an expert: tiles of 120 or 96
+    Check(TileFormat::kFp8, 0, Epilogue::kSlot, 3072, 256, 1300, 12, 4, exact);
     Check(TileFormat::kInt4, 128, Epilogue::kSwiGlu, 2048, 4096, 90, 4, 2, exact);
     Check(TileFormat::kInt4, 128, Epilogue::kSlot, 4096, 2048, 90, 4, 2, exact);
     Check(TileFormat::kInt4, 64, Epilogue::kSlot, 200, 192, 90, 9, 4, exact);
@@ -360,13 +269,18 @@ void TimeOp(const Op& op, const std::vector<int>& token_counts) {
       qp.num_active = num_active.data, qp.active = active.data, qp.offsets = offsets.data;
       qp.tiles = tiles.data, qp.num_tiles = num_tiles.data, qp.tile_tokens = Fp8TileTokens(op.format, slots, count);
     }
+    const bool bf16 = op.format == TileFormat::kBf16;
     const double flops = 2.0 * slots * (glu ? 2 : 1) * op.rows * op.cols;
     const double bytes = double(shape.WeightBytes() + shape.ScaleBytes()) * (op.experts > 0 ? lists.num_active[0] : 1) +
                          double(x_rows) * op.cols * 2;
     Op quantise = op;
     quantise.name += ": quantise";
-    Print(quantise, "fp8_quantise", tokens, Time([&] { MUST(LaunchQuantise(qp, nullptr)); }), 0,
-          double(x_rows) * op.cols * 2 + double(slots) * op.cols * 1.125);
+    if (bf16) {  // attention leaves it so; any layout of finite values takes as long
+      MUST(LaunchRandomBf16(q.x.values, int64_t{x_rows} * stride, 1.0f, 3, nullptr));
+    } else {
+      Print(quantise, "fp8_quantise", tokens, Time([&] { MUST(LaunchQuantise(qp, nullptr)); }), 0,
+            double(x_rows) * op.cols * 2 + double(slots) * op.cols * 1.125);
+    }
     Fp8LinearParams p;
     p.epilogue = op.epilogue, p.shape = shape, p.weights = weights.data, p.scales = scales.data;
     p.expert_weight_bytes = shape.WeightBytes(), p.expert_scale_bytes = shape.ScaleBytes();
@@ -403,6 +317,7 @@ void TimeAll(const std::string& only, const std::vector<int>& tokens) {
       {"m2", "gate_up", F::kFp8, Epilogue::kSwiGlu, 1536, 3072, 256},
       {"m2", "down", F::kFp8, Epilogue::kSlot, 3072, 1536, 256},
       {"mimo", "qkv (sliding)", F::kFp8, Epilogue::kStore, 14848, 4096, 0},
+      {"mimo", "o_proj", F::kBf16, Epilogue::kResidual, 4096, 8192, 0},
       {"mimo", "gate_up", F::kInt4, Epilogue::kSwiGlu, 2048, 4096, 256},
       {"mimo", "down", F::kInt4, Epilogue::kSlot, 4096, 2048, 256},
       {"mimo", "gate_up", F::kFp8, Epilogue::kSwiGlu, 2048, 4096, 256},
@@ -427,11 +342,16 @@ int Main(int argc, char** argv) {
   }
   if (what == "check") {
     CheckAttention();
+    CheckRouter();
     CheckAll();
   }
   if (what == "attention") {
     CheckAttention();
     TimeAttention(tokens.empty() ? std::vector<int>{900, 2048, 8192} : tokens);
+  }
+  if (what == "router") {
+    CheckRouter();
+    TimeRouter(tokens.empty() ? std::vector<int>{900, 2048, 7200} : tokens);
   }
   if (what == "small") {
     for (const TileFormat f : {TileFormat::kFp8, TileFormat::kInt4}) {

@@ -33,5 +33,8 @@ struct Error {
 // attention_ladder.cc
 void CheckAttention();
 void TimeAttention(const std::vector<int>& token_counts);
+// router_ladder.cc
+void CheckRouter();
+void TimeRouter(const std::vector<int>& token_counts);
 
 }  // namespace minimo::cuda

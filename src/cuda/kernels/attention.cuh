@@ -28,6 +28,11 @@ struct AttentionParams {
   void* out = nullptr;          // [tokens, out_stride]: heads x v_head_dim
   bool out_f32 = false;         // decode on the tensor cores: out is float32
   int out_stride = 0;
+  // Prompts, value heads of 128: instead of out, the operand of the product after it, as Fp8Activations has it, a
+  // unit a head: e4m3 with scales, or bf16 without.
+  uint8_t* product_values = nullptr;
+  float* product_scales = nullptr;
+  int product_rows = 0;
   TokenMeta meta;
 
   int splits = 1;                   // decode: runs of the context, each a block of a cluster

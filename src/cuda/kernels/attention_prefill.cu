@@ -3,6 +3,7 @@
 // in flight. Shared memory: 2 * 64 * (272 or 400 + 272) bytes = 70 or 86 KB; registers about 200: two blocks an SM. An
 // FP8 cache is copied as it is (2 * 64 * (128 or 192 + 128) bytes) and widened into one bf16 tile: 67 or 83 KB.
 #include "cuda/kernels/attention.cuh"
+#include "cuda/kernels/attention_store.cuh"
 #include "cuda/kernels/attention_tile.cuh"
 #include "cuda/kernels/kv_address.cuh"
 #include "cuda/kernels/kv_element.cuh"
@@ -138,22 +139,12 @@ __global__ void __launch_bounds__(kWarps * 32) attention_prefill(const Attention
   a.finish();
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    if (my_row[r] >= rows) continue;
-    const int token = my_row[r] / group, head = kv_head * group + my_row[r] % group;
-    float sum = a.sum[r], keep = 1;
-    if (p.sinks != nullptr) {
-      const float sink = p.sinks[head] * kLog2E, most = fmaxf(a.most[r], sink);
-      keep = exp2f(a.most[r] - most);
-      sum = sum * keep + exp2f(sink - most);
-    }
-    const float factor = keep / sum;
-    uint32_t* to = reinterpret_cast<uint32_t*>(static_cast<bf16*>(p.out) +
-                                               int64_t{tile.first_token + token} * p.out_stride + head * kValueDim) +
-                   t;
+    static_assert(kValueDim == 128);
+    float2 v[kValueDim / 8];
 #pragma unroll
-    for (int i = 0; i < kValueDim / 8; ++i) {
-      to[4 * i] = pack_bf16(a.out[i][2 * r] * factor, a.out[i][2 * r + 1] * factor);
-    }
+    for (int i = 0; i < kValueDim / 8; ++i) v[i] = {a.out[i][2 * r], a.out[i][2 * r + 1]};
+    store_attended(p, tile.first_token + my_row[r] / group, kv_head * group + my_row[r] % group, my_row[r] < rows,
+                   a.most[r], a.sum[r], v);
   }
 }
 

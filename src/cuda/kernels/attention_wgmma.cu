@@ -6,6 +6,7 @@
 //
 // A stage: K as panels of 64 columns, 8 KB each, then V's two. 32 or 40 KB, four stages.
 #include "cuda/kernels/attention.cuh"
+#include "cuda/kernels/attention_store.cuh"
 #include "cuda/kernels/attention_wgmma.cuh"
 #include "cuda/kernels/kv_address.cuh"
 #include "cuda/kernels/wgmma.cuh"
@@ -233,25 +234,15 @@ __device__ void attend(const AttentionParams& p, const Block& b, const uint8_t* 
   wgmma_wait<0>(a.out);
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    float sum = a.sum[r], keep = 1;
+    float sum = a.sum[r];
     sum += __shfl_xor_sync(0xffffffffu, sum, 1);
     sum += __shfl_xor_sync(0xffffffffu, sum, 2);
     const int row = first_row + warp % 4 * 16 + g + 8 * r;
-    if (row >= b.rows) continue;
-    const int token = row / b.group, head = b.kv_head * b.group + row % b.group;
-    if (p.sinks != nullptr) {
-      const float sink = p.sinks[head] * kLog2E, most = fmaxf(a.most[r], sink);
-      keep = exp2f(a.most[r] - most);
-      sum = sum * keep + exp2f(sink - most);
-    }
-    const float scale = keep / sum;
-    uint32_t* to = reinterpret_cast<uint32_t*>(static_cast<bf16*>(p.out) +
-                                               int64_t{b.tile.first_token + token} * p.out_stride + head * kValueDim) +
-                   t;
+    float2 v[kValueDim / 8];
 #pragma unroll
-    for (int i = 0; i < kValueDim / 8; ++i) {
-      to[4 * i] = pack_bf16(a.out[4 * i + 2 * r] * scale, a.out[4 * i + 2 * r + 1] * scale);
-    }
+    for (int i = 0; i < kValueDim / 8; ++i) v[i] = {a.out[4 * i + 2 * r], a.out[4 * i + 2 * r + 1]};
+    store_attended(p, b.tile.first_token + row / b.group, b.kv_head * b.group + row % b.group, row < b.rows, a.most[r],
+                   sum, v);
   }
 }
 

@@ -107,6 +107,29 @@ __device__ __forceinline__ void choose_from(const Params& p, const float (&logit
   my_weight = (p.renormalise ? mine / (total + p.renormalise_epsilon) : mine) * p.scale;
 }
 
+// One warp: the choice of `token`, whose logits lack the norm's factor, to p.chosen and p.chosen_weight. Lane k returns
+// the k-th.
+__device__ __forceinline__ void choose_token(const RouterParams& p, int token, float (&logit)[kMostExpertsLane],
+                                             int& my_expert, float& my_weight) {
+  const int lane = threadIdx.x % 32;
+  float sum = 0;
+#pragma unroll 8
+  for (int i = lane; i < p.square_sum_count; i += 32) {
+    sum += load_l2(p.square_sums + int64_t{token} * p.square_sum_count + i);
+  }
+  sum = warp_sum(sum);
+  const float norm = rsqrtf(sum / static_cast<float>(p.hidden) + p.norm_eps);
+#pragma unroll
+  for (int i = 0; i < kMostExpertsLane; ++i) logit[i] *= norm;
+  if (lane == 0) p.token_squares[token] = sum;
+  choose_from(p, logit, my_expert, my_weight);
+  if (lane < p.top_k) {
+    const int64_t at = int64_t{token} * p.top_k + lane;
+    p.chosen[at] = my_expert;
+    p.chosen_weight[at] = my_weight;
+  }
+}
+
 // One token's choice in shared memory.
 inline constexpr int kChoiceWarps = kRouterExperts / 32;
 inline constexpr int kMostFast = 8;  // choices of the fast way

@@ -39,7 +39,7 @@ __device__ __forceinline__ void emit(const Fp8LinearParams& p, const Fp8Where& w
                                      const float (&v)[4]) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int token = where.first + 8 * j + 2 * t;
-  if constexpr (kE == Epilogue::kSwiGlu || kE == Epilogue::kSlot) {
+  if constexpr (kE == Epilogue::kSwiGlu || kE == Epilogue::kSlot || kE == Epilogue::kStoreBf16) {
     const int mine = token + g % 2;
     const bool live = mine >= where.begin && mine < where.end;
     uint32_t* to = reinterpret_cast<uint32_t*>(static_cast<bf16*>(p.out_x) + int64_t{mine} * p.out_x_stride);
@@ -55,7 +55,8 @@ __device__ __forceinline__ void emit(const Fp8LinearParams& p, const Fp8Where& w
         if (live && row < p.out_rows) to[row / 2] = pair;
       }
     }
-  } else {
+  }
+  if constexpr (kE == Epilogue::kStore || kE == Epilogue::kStoreBf16 || kE == Epilogue::kResidual) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const bool live = token + i < where.end;
@@ -71,7 +72,7 @@ __device__ __forceinline__ void emit(const Fp8LinearParams& p, const Fp8Where& w
             bf16* to = static_cast<bf16*>(p.next_x) + int64_t{token + i} * p.next_x_stride + row;
             store(to, value * __ldg(p.next_norm + row));
           }
-        } else {
+        } else if (kE == Epilogue::kStore) {
           p.out[int64_t{token + i} * p.out_stride + row] = value;
         }
         squares += value * value;

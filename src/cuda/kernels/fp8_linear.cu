@@ -10,13 +10,15 @@ namespace {
 
 constexpr int kMultiprocessors = 132;
 
-// FP8 experts: four warpgroups of 64 rows, whose latencies hide each other. 4 bits, where instructions are what is
-// short: three of 128 rows. Dense, and FP8 experts of many tokens: two of 128 rows and wider tiles, for fewer bytes
-// from L2.
+// FP8 experts, and 4 bits with few tokens: four warpgroups of 64 rows, whose latencies hide each other. 4 bits with
+// more, where instructions are what is short: three of 128 rows. Dense, and FP8 experts of many tokens: two of 128 rows
+// and wider tiles, for fewer bytes from L2.
 using Fp8Experts = Fp8Config<TileFormat::kFp8, 4, 1, 96, 5>;
 using Int4Experts = Fp8Config<TileFormat::kInt4, 3, 2, 72, 5>;
+using Int4Few = Fp8Config<TileFormat::kInt4, 4, 1, 64, 7>;
 using Fp8Wide = Fp8Config<TileFormat::kFp8, 2, 2, 128, 4>;
-constexpr int kManyTokens = 160;  // of an expert, on average
+using Bf16Wide = Fp8Config<TileFormat::kBf16, 2, 2, 128, 4>;
+constexpr int kFewTokens = 48, kManyTokens = 160;  // of an expert, on average
 
 // Where a consumer stands in the rings.
 struct Position {
@@ -31,7 +33,7 @@ __device__ __forceinline__ void run_tile(const Fp8LinearParams& p, const Fp8Wher
   float sums[C::kProducts][kN / 2] = {};
   const uint8_t* chunk = nullptr;
 #pragma unroll 1
-  for (int u = 0; u < p.shape.units; ++u) {
+  for (int u = 0; u < p.shape.units * C::kHalves; ++u) {
     if constexpr (C::kInt4) {
       if (u % kChunkUnits == 0) {
         chunk = stages + C::kStages * C::kStage + at.chunk * C::kChunk;
@@ -42,14 +44,18 @@ __device__ __forceinline__ void run_tile(const Fp8LinearParams& p, const Fp8Wher
     barrier_wait(&barriers.full[at.stage], at.phase);
     __syncwarp();
     const uint8_t* stage = stages + at.stage * C::kStage;
+    if constexpr (C::kBf16) {
+      multiply_bf16<C, kN>(l, stage, sums);
+    } else {
 #pragma unroll
-    for (int m = 0; m < C::kProducts; ++m) {
-      const int tile = l.tile(m);
-      const uint8_t* tile_scales =
-          C::kInt4 ? chunk + tile * C::kChunkTile + u % kChunkUnits * groups * 32 + l.g * 4
-                   : stage + C::kTileScales + tile * 8;
-      multiply_unit<C, kN, kPart, kE != Epilogue::kSwiGlu>(l, stage, stage + C::kWeights + tile * C::kTile, tile_scales,
-                                                           groups, sums[m]);
+      for (int m = 0; m < C::kProducts; ++m) {
+        const int tile = l.tile(m);
+        const uint8_t* tile_scales =
+            C::kInt4 ? chunk + tile * C::kChunkTile + u % kChunkUnits * groups * 32 + l.g * 4
+                     : stage + C::kTileScales + tile * 8;
+        multiply_unit<C, kN, kPart, kE != Epilogue::kSwiGlu>(l, stage, stage + C::kWeights + tile * C::kTile,
+                                                             tile_scales, groups, sums[m]);
+      }
     }
     __syncwarp();
     if (l.lane == 0) barrier_arrive(&barriers.empty[at.stage]);
@@ -86,7 +92,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   if (threadIdx.x >= C::kWarps * 32) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(C::kCopyRegisters));
     const Fp8Schedule schedule(p, C::kTiles, dense_width);
-    copy_stages<C>(p, schedule, stages, barriers);
+    copy_stages<C, kE == Epilogue::kResidual>(p, schedule, stages, barriers);
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(C::kMultiplyRegisters));
     const Fp8Schedule schedule(p, C::kTiles, dense_width);
@@ -96,10 +102,11 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       const Fp8Where t = schedule.at(i);
       const int columns = fp8_columns<C>(t);
       if constexpr (C::kMostN > 96) {
-        switch (columns / 32) {
-          case 1: run_tile<C, kE, 32, 32>(p, t, l, stages, barriers, at); break;
-          case 2: run_tile<C, kE, 64, 32>(p, t, l, stages, barriers, at); break;
-          case 3: run_tile<C, kE, 96, 48>(p, t, l, stages, barriers, at); break;
+        switch (columns / 8) {
+          case 4: run_tile<C, kE, 32, 32>(p, t, l, stages, barriers, at); break;
+          case 8: run_tile<C, kE, 64, 32>(p, t, l, stages, barriers, at); break;
+          case 12: run_tile<C, kE, 96, 48>(p, t, l, stages, barriers, at); break;
+          case 15: run_tile<C, kE, 120, 40>(p, t, l, stages, barriers, at); break;
           default: run_tile<C, kE, 128, 64>(p, t, l, stages, barriers, at); break;
         }
       } else {
@@ -137,28 +144,37 @@ cudaError_t LaunchOne(const Fp8LinearParams& p, cudaStream_t stream) {
   static const cudaError_t configured =
       cudaFuncSetAttribute(fp8_linear<C, kE>, cudaFuncAttributeMaxDynamicSharedMemorySize, C::kShared);
   if (configured != cudaSuccess) return configured;
-  const int width =
-      DenseWidth(p.tokens, (p.shape.tiles + C::kTiles - 1) / C::kTiles, C::kMostN, C::kMostN > 96 ? 32 : 16);
+  const int row_blocks = (p.shape.tiles + C::kTiles - 1) / C::kTiles;
+  const int width = DenseWidth(p.tokens, row_blocks, C::kMostN, C::kMostN > 96 ? 32 : 16);
   return Launch(fp8_linear<C, kE>, dim3(kMultiprocessors), dim3(C::kThreads), C::kShared, stream, p, width);
 }
 
 template <Epilogue kE>
 cudaError_t LaunchExperts(const Fp8LinearParams& p, cudaStream_t stream) {
-  if (p.shape.format == TileFormat::kInt4) return LaunchOne<Int4Experts, kE>(p, stream);
-  const bool wide = p.tiles != nullptr && p.tile_tokens == Fp8Wide::kMostN;
+  if (p.shape.format == TileFormat::kInt4) {
+    return p.tile_tokens == Int4Few::kMostN ? LaunchOne<Int4Few, kE>(p, stream) : LaunchOne<Int4Experts, kE>(p, stream);
+  }
+  const bool wide = p.tiles != nullptr ? p.tile_tokens == Fp8Wide::kMostN : p.tokens >= kManyTokens;
   return wide ? LaunchOne<Fp8Wide, kE>(p, stream) : LaunchOne<Fp8Experts, kE>(p, stream);
 }
 
 }  // namespace
 
 int Fp8TileTokens(TileFormat format, int64_t slots, int experts) {
-  if (format == TileFormat::kInt4) return Int4Experts::kMostN;
+  if (format == TileFormat::kInt4) {
+    return slots < int64_t{experts} * kFewTokens ? Int4Few::kMostN : Int4Experts::kMostN;
+  }
   return slots >= int64_t{experts} * kManyTokens ? Fp8Wide::kMostN : Fp8Experts::kMostN;
 }
 
 cudaError_t LaunchFp8Linear(const Fp8LinearParams& p, cudaStream_t stream) {
+  if (p.shape.format == TileFormat::kBf16) {
+    return p.epilogue == Epilogue::kStore ? LaunchOne<Bf16Wide, Epilogue::kStore>(p, stream)
+                                          : LaunchOne<Bf16Wide, Epilogue::kResidual>(p, stream);
+  }
   switch (p.epilogue) {
     case Epilogue::kStore: return LaunchOne<Fp8Wide, Epilogue::kStore>(p, stream);
+    case Epilogue::kStoreBf16: return LaunchOne<Fp8Wide, Epilogue::kStoreBf16>(p, stream);
     case Epilogue::kResidual: return LaunchOne<Fp8Wide, Epilogue::kResidual>(p, stream);
     case Epilogue::kSwiGlu: return LaunchExperts<Epilogue::kSwiGlu>(p, stream);
     default: return LaunchExperts<Epilogue::kSlot>(p, stream);

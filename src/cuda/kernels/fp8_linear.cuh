@@ -1,4 +1,5 @@
-// y = W x for many tokens on FP8 tensor cores, activations quantised to e4m3 with one scale for 128 columns.
+// y = W x for many tokens on FP8 tensor cores, activations quantised to e4m3 with one scale for 128 columns; and
+// with both in bf16.
 // See fp8_linear.cu.
 #pragma once
 
@@ -15,14 +16,15 @@ namespace minimo::cuda {
 // be an operand of wgmma: 16-byte piece p of row r lies at p ^ (r % 8), the columns of a unit are in the order of the
 // weight tiles (fp8_quantise.cu). Products read up to 32 rows beyond the last.
 struct Fp8Activations {
-  uint8_t* values = nullptr;  // [units][rows][128] e4m3
-  float* scales = nullptr;    // [units][rows]
+  uint8_t* values = nullptr;  // [units][rows][128] e4m3; or [units][2][rows][64] bf16 (attention_store.cuh)
+  float* scales = nullptr;    // [units][rows], with offsets times kInt4Scale
   // For 4-bit weights: -8 * scale * (sum of the e4m3 values) of the two halves of 64 columns, each as the sum of two
   // bf16: (first of both halves, rest of both). [units][rows]; null: not wanted.
   uint2* offsets = nullptr;
   int rows = 0;  // multiple of 8
 
   static constexpr int kSlack = 32;
+  static constexpr float kInt4Scale = 512;  // 4-bit codes as e4m3 bytes are 1 / 512 of themselves
   static constexpr int kBytes = 128 + 4 + 8;  // a row and unit
 };
 
@@ -36,7 +38,7 @@ struct Fp8Tile {
 
 struct Fp8LinearParams {
   Epilogue epilogue = Epilogue::kStore;
-  TileShape shape;  // FP8, or 4 bits in groups of 64 or 128
+  TileShape shape;  // FP8, 4 bits in groups of 64 or 128, or (kStore and kResidual) bf16
   const uint8_t* weights = nullptr;
   const uint8_t* scales = nullptr;
   int64_t expert_weight_bytes = 0;
@@ -52,7 +54,7 @@ struct Fp8LinearParams {
   float* out = nullptr;  // kStore
   int out_stride = 0;
   int out_rows = 0;      // rows beyond are padding and are not written
-  void* out_x = nullptr;  // kSwiGlu: bf16 [rows, out_x_stride]; kSlot: bf16 [slots, out_x_stride], times slot_weight
+  void* out_x = nullptr;  // kSwiGlu: bf16 [rows, out_x_stride]; kSlot: times slot_weight; kStoreBf16
   int out_x_stride = 0;
   float* residual = nullptr;          // kResidual
   const float* next_norm = nullptr;   // with kResidual: null, no next_x

@@ -1,9 +1,9 @@
 // fp8_linear's inner products: 64 rows of weights, expanded in registers from the tiles of weight_tiles.h, are wgmma's
 // A operand; tokens are B in shared memory.
 //
-// 4 bits: a code q (0..15) is, as an e4m3 byte, q * 2^-9 exactly. W x = s (q - 8) x = 512 s (q * 2^-9) x - 8 s sum(x):
-// the last term is a small product of the scales with the activations' offsets (mma m16n8k16 over four units: 8 groups,
-// the offsets in two parts of bf16).
+// 4 bits: a code q (0..15) is, as an e4m3 byte, q * 2^-9 exactly. W x = s (q - 8) x = 512 s (q * 2^-9) x - 8 s sum(x),
+// the 512 being in the tokens' scales; the last term is a small product of the scales with the activations' offsets
+// (mma m16n8k16 over four units: 8 groups, the offsets in two parts of bf16).
 //
 // The lane that wgmma wants a weight in is not the one that weight_tiles.h gives it: a lane's columns of a unit lie in
 // one group, a step of wgmma must stay within one. So lanes read each other's 16 bytes: for half h of a unit lane
@@ -11,6 +11,7 @@
 #pragma once
 
 #include "cuda/kernels/fp8_stages.cuh"
+#include "cuda/kernels/wgmma_bf16.cuh"
 
 namespace minimo::cuda {
 
@@ -126,6 +127,34 @@ __device__ __forceinline__ void add_offsets(const Fp8Lane<C>& l, const uint8_t* 
   }
 }
 
+// bf16: half a unit of all products. A lane's weights stand as wgmma wants them.
+template <typename C, int kN>
+__device__ __forceinline__ void multiply_bf16(const Fp8Lane<C>& l, const uint8_t* stage,
+                                              float (&sums)[C::kProducts][kN / 2]) {
+  constexpr int kSteps = C::kPieces;
+  const uint64_t operand = swizzled_operand(smem_address(stage));
+  uint4 w[C::kProducts][kSteps];
+#pragma unroll
+  for (int m = 0; m < C::kProducts; ++m) {
+    const uint8_t* tile = stage + C::kWeights + l.tile(m) * C::kTile + l.lane * 16;
+#pragma unroll
+    for (int j = 0; j < kSteps; ++j) {
+      w[m][j] = *reinterpret_cast<const uint4*>(tile + j % (kSteps / 2) * 512 + j / (kSteps / 2) * C::kHalf);
+    }
+  }
+  wgmma_fence();
+#pragma unroll
+  for (int m = 0; m < C::kProducts; ++m) {
+#pragma unroll
+    for (int j = 0; j < kSteps; ++j) {
+      wgmma_bf16<kN>(sums[m], {w[m][j].x, w[m][j].y, w[m][j].z, w[m][j].w}, operand + 2 * j, true);
+    }
+  }
+  wgmma_commit();
+#pragma unroll
+  for (int m = 0; m < C::kProducts; ++m) wgmma_wait<0>(sums[m]);
+}
+
 // A unit of one product, in parts of kPart tokens, of which two are in flight for FP8. `groups`: 4 bits.
 template <typename C, int kN, int kPart, bool kOneScale>
 __device__ __forceinline__ void multiply_unit(const Fp8Lane<C>& l, const uint8_t* stage, const uint8_t* tile,
@@ -139,7 +168,7 @@ __device__ __forceinline__ void multiply_unit(const Fp8Lane<C>& l, const uint8_t
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const uint32_t pair = *reinterpret_cast<const uint32_t*>(tile_scales + (h < groups ? h : 0) * 32);
-      scale[h] = {__uint_as_float(pair << 16) * 512.0f, __uint_as_float(pair & 0xffff0000) * 512.0f};
+      scale[h] = {__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000)};
     }
 #pragma unroll
     for (int c = 0; c < kN / kPart; ++c) {

@@ -1,9 +1,11 @@
-// A warp takes 128 columns of a row, a lane four neighbours. In a unit's 128 bytes the columns stand as fp8_linear's
-// lanes hold the weights: word 4 j + t of a half (16 words of 4) is column word 8 (t % 2) + 4 (t / 2) + j, its bytes
-// the columns 0, 2, 1, 3.
-#include <cuda_fp16.h>
+// Sixteen lanes take 128 columns of a row (a unit), so a warp two units; a lane has a word (four columns) of each half:
+// l and l + 16. In a unit's 128 bytes the columns stand as fp8_linear's lanes hold the weights: 16-byte piece 4 h + j
+// has the words 16 h + j + 0, 8, 4, 12, a word's bytes the columns 0, 2, 1, 3. So lanes l and l ^ 8 exchange a word,
+// and each writes two neighbours.
+#include <algorithm>
 
 #include "cuda/kernels/common.cuh"
+#include "cuda/kernels/e4m3_pairs.cuh"
 #include "cuda/kernels/fp8_quantise.cuh"
 
 namespace minimo::cuda {
@@ -11,60 +13,71 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-constexpr float kMostE4m3 = 448.0f;
 
 struct Quantised {
-  uint32_t word;
+  uint2 words;  // two of the piece that this lane writes
   float scale;  // of the unit
-  float sum;    // of the half's e4m3 values
+  float sum;    // of this lane's half: of lanes 0..7 the first
 };
 
-__device__ __forceinline__ uint32_t to_e4m3x2(float low, float high) {
-  uint16_t d;
-  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(d) : "f"(high), "f"(low));
-  return d;
+__device__ __forceinline__ float largest(float4 v) {
+  return fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w)));
 }
-__device__ __forceinline__ float sum_e4m3x2(uint32_t pair) {
-  uint32_t d;
-  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(d) : "h"(static_cast<uint16_t>(pair)));
-  const float2 v = __half22float2(*reinterpret_cast<const __half2*>(&d));
-  return v.x + v.y;
-}
+__device__ __forceinline__ float4 times(float4 v, float4 w) { return {v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w}; }
 
-__device__ __forceinline__ Quantised quantise(float4 v, bool with_sum) {
-  const float mine = fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w)));
-  const float most = __uint_as_float(__reduce_max_sync(0xffffffffu, __float_as_uint(mine)));
+// v: this lane's words of the two halves.
+__device__ __forceinline__ Quantised quantise(const float4 (&v)[2], bool with_sum) {
+  float most = fmaxf(largest(v[0]), largest(v[1]));
+#pragma unroll
+  for (int offset = 1; offset < 16; offset <<= 1) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, offset));
   const float inverse = most > 0 ? kMostE4m3 / most : 0.0f;
-  const uint32_t low = to_e4m3x2(v.x * inverse, v.z * inverse), high = to_e4m3x2(v.y * inverse, v.w * inverse);
+  uint32_t word[2];
+  float sums[2];
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const uint32_t low = to_e4m3x2(v[h].x * inverse, v[h].z * inverse);
+    const uint32_t high = to_e4m3x2(v[h].y * inverse, v[h].w * inverse);
+    word[h] = low | high << 16;
+    sums[h] = with_sum ? sum_e4m3x2(low) + sum_e4m3x2(high) : 0.0f;
+  }
+  const bool second = (threadIdx.x & 8) != 0;  // writes a piece of the second half
+  const uint32_t other = __shfl_xor_sync(0xffffffffu, second ? word[0] : word[1], 8);
   float sum = 0;
   if (with_sum) {
-    sum = sum_e4m3x2(low) + sum_e4m3x2(high);
+    sum = (second ? sums[1] : sums[0]) + __shfl_xor_sync(0xffffffffu, second ? sums[0] : sums[1], 8);
 #pragma unroll
-    for (int offset = 1; offset < 16; offset <<= 1) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+    for (int offset = 1; offset < 8; offset <<= 1) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
   }
-  return {low | high << 16, most * (1.0f / kMostE4m3), sum};
+  return {second ? uint2{other, word[1]} : uint2{word[0], other}, most * (1.0f / kMostE4m3), sum};
 }
 
-__device__ __forceinline__ void put_values(const Fp8Activations& out, int unit, int row, const Quantised& q) {
-  const int lane = threadIdx.x % 32, half = lane / 16, word = lane % 16;
-  const int piece = 4 * half + word % 4, t = word / 4 % 2 * 2 + word / 8;
+__device__ __forceinline__ void put_values(const Fp8Activations& out, int unit, int row, uint2 words) {
+  const int l = threadIdx.x % 16, piece = l / 8 * 4 + l % 4, pair = l / 4 % 2;
   uint8_t* to = out.values + (int64_t{unit} * out.rows + row) * 128;
-  *reinterpret_cast<uint32_t*>(to + (piece ^ (row % 8)) * 16 + t * 4) = q.word;
+  *reinterpret_cast<uint2*>(to + (piece ^ (row % 8)) * 16 + pair * 8) = words;
 }
-// `factor` multiplies what the row stands for.
-__device__ __forceinline__ void put_scales(const Fp8Activations& out, int unit, int row, const Quantised& q,
-                                           float factor) {
-  const int lane = threadIdx.x % 32;
+// What a unit's lanes hold of a row: `factor` multiplies what the row stands for.
+struct Scales {
+  float scale;
+  uint2 offsets;
+};
+__device__ __forceinline__ Scales scales_of(const Fp8Activations& out, const Quantised& q, float factor) {
   const float scale = q.scale * factor;
+  if (out.offsets == nullptr) return {scale, {0, 0}};
+  const float mine = -8.0f * scale * q.sum;
+  const float sum[2] = {__shfl_sync(0xffffffffu, mine, 0, 16), __shfl_sync(0xffffffffu, mine, 8, 16)};
+  const float first[2] = {__bfloat162float(__float2bfloat16(sum[0])), __bfloat162float(__float2bfloat16(sum[1]))};
+  return {scale * Fp8Activations::kInt4Scale,
+          {pack_bf16(first[0], first[1]), pack_bf16(sum[0] - first[0], sum[1] - first[1])}};
+}
+__device__ __forceinline__ void put_scales(const Fp8Activations& out, int unit, int row, const Scales& s) {
   const int64_t at = int64_t{unit} * out.rows + row;
-  if (lane == 0) out.scales[at] = scale;
-  if (out.offsets == nullptr) return;
-  const float mine = -8.0f * scale * q.sum, other = __shfl_sync(0xffffffffu, mine, 16);
-  const float first[2] = {__bfloat162float(__float2bfloat16(mine)), __bfloat162float(__float2bfloat16(other))};
-  if (lane == 0) out.offsets[at] = {pack_bf16(first[0], first[1]), pack_bf16(mine - first[0], other - first[1])};
+  out.scales[at] = s.scale;
+  if (out.offsets != nullptr) out.offsets[at] = s.offsets;
 }
 
-__device__ __forceinline__ float4 from_bf16(uint2 v) {
+__device__ __forceinline__ float4 widen(float4 v) { return v; }
+__device__ __forceinline__ float4 widen(uint2 v) {
   return {__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000), __uint_as_float(v.y << 16),
           __uint_as_float(v.y & 0xffff0000)};
 }
@@ -97,116 +110,163 @@ __device__ void list_tiles(const QuantiseParams& p) {
   }
 }
 
-constexpr int kHeld = 4;  // tokens a warp has in flight
+constexpr int kHeld = 4;  // rows a warp has in flight
 
-__global__ void __launch_bounds__(kThreads, 5) quantise_rows(const QuantiseParams p) {
+// Loaded: uint2, four columns of bf16, or float4 of the residual. Loads stand in no branch and are not used before the
+// last of them is under way.
+template <typename Loaded>
+__global__ void __launch_bounds__(kThreads, 4) quantise_rows(const QuantiseParams p) {
+  constexpr bool kNormed = sizeof(Loaded) == 16;
   allow_next_kernel();
   wait_previous_kernel();
   if (p.tiles != nullptr && blockIdx.x == gridDim.x - 1) return list_tiles(p);
-  const int lane = threadIdx.x % 32;
-  const int at = blockIdx.x * kWarps + threadIdx.x / 32, unit = at % p.units, first = at / p.units * kHeld;
-  const int col = unit * kUnitCols + lane * 4;
-  float4 v[kHeld];
+  const int lane = threadIdx.x % 32, l = lane % 16, pairs = (p.units + 1) / 2;
+  const int at = blockIdx.x * kWarps + threadIdx.x / 32, unit = at % pairs * 2 + lane / 16, first = at / pairs * kHeld;
+  const int cols[2] = {unit * kUnitCols + l * 4, unit * kUnitCols + l * 4 + 64};
+  Loaded loaded[kHeld][2];
   float squares[kHeld] = {};
 #pragma unroll
   for (int i = 0; i < kHeld; ++i) {
     const int token = min(first + i, p.tokens - 1);
-    v[i] = {0, 0, 0, 0};
-    if (col < p.cols) {
-      v[i] = p.x != nullptr ? from_bf16(__ldcg(reinterpret_cast<const uint2*>(
-                                  static_cast<const bf16*>(p.x) + int64_t{token} * p.x_stride + col)))
-                            : load_l2(reinterpret_cast<const float4*>(p.residual + int64_t{token} * p.cols + col));
-    }
-    if (p.square_sums != nullptr) {
-      for (int s = lane; s < p.square_sum_count; s += 32) {
-        squares[i] += load_l2(p.square_sums + int64_t{token} * p.square_sum_count + s);
-      }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int col = min(cols[h], p.cols - 4);
+      const void* from = kNormed ? static_cast<const void*>(p.residual + int64_t{token} * p.cols + col)
+                                 : static_cast<const bf16*>(p.x) + int64_t{token} * p.x_stride + col;
+      loaded[i][h] = __ldcg(static_cast<const Loaded*>(from));
     }
   }
-  float4 w = {1, 1, 1, 1};
-  if (p.x == nullptr && col < p.cols) w = __ldg(reinterpret_cast<const float4*>(p.norm_weight + col));
+  float4 norm[2];
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    norm[h] = {1, 1, 1, 1};
+    if (kNormed) norm[h] = __ldg(reinterpret_cast<const float4*>(p.norm_weight + min(cols[h], p.cols - 4)));
+    if (cols[h] >= p.cols) norm[h] = {0, 0, 0, 0};
+  }
+  if (p.square_sums != nullptr) {
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      const float* sums = p.square_sums + int64_t{min(first + i, p.tokens - 1)} * p.square_sum_count;
+      for (int s = lane; s < p.square_sum_count; s += 32) squares[i] += load_l2(sums + s);
+    }
+  }
 #pragma unroll
   for (int i = 0; i < kHeld; ++i) {
     const int token = first + i;
-    if (token >= p.tokens) break;
+    if (token >= p.tokens) return;
     float factor = 1;
     if (p.square_sums != nullptr) {
-      factor = rsqrtf(warp_sum(squares[i]) / static_cast<float>(p.norm_cols) + p.norm_eps);
+      const float sum = p.square_sum_count > 1 ? warp_sum(squares[i]) : __shfl_sync(0xffffffffu, squares[i], 0);
+      factor = rsqrtf(sum / static_cast<float>(p.norm_cols) + p.norm_eps);
     }
-    const Quantised q = quantise({v[i].x * w.x, v[i].y * w.y, v[i].z * w.z, v[i].w * w.w}, p.out.offsets != nullptr);
-    for (int k = 0; k < p.top_k; ++k) {
-      const int row = p.slot_of != nullptr ? load_l2(p.slot_of + token * p.top_k + k) : token;
-      if (row < 0) continue;
-      put_values(p.out, unit, row, q);
-      put_scales(p.out, unit, row, q, factor);
+    const float4 v[2] = {times(widen(loaded[i][0]), norm[0]), times(widen(loaded[i][1]), norm[1])};
+    const Quantised q = quantise(v, p.out.offsets != nullptr);
+    const Scales scales = scales_of(p.out, q, factor);
+    const bool mine = unit < p.units;
+    if (p.slot_of == nullptr) {
+      if (mine) put_values(p.out, unit, token, q.words);
+      if (mine && l == 0) put_scales(p.out, unit, token, scales);
+      continue;
+    }
+    for (int from = 0; from < p.top_k; from += 16) {  // a lane a slot
+      const int count = min(16, p.top_k - from);
+      const int slot = mine && l < count ? load_l2(p.slot_of + token * p.top_k + from + l) : -1;
+#pragma unroll 8
+      for (int k = 0; k < count; ++k) {
+        const int row = __shfl_sync(0xffffffffu, slot, k, 16);
+        if (row >= 0) put_values(p.out, unit, row, q.words);
+      }
+      if (slot >= 0) put_scales(p.out, unit, slot, scales);
     }
   }
 }
 
 constexpr int kMostExperts = 32;
-constexpr int kMostUnits = 8;  // a warp
+constexpr int kMostPasses = 4;  // each over two units a warp
 
 __global__ void __launch_bounds__(kThreads) combine(const CombineParams p) {
   __shared__ float scratch[kWarps];
   __shared__ int slots[kMostExperts];
   allow_next_kernel();
   wait_previous_kernel();
-  const int token = blockIdx.x, columns = p.hidden / 4, warp = threadIdx.x / 32;
+  const int token = blockIdx.x, l = threadIdx.x % 16, stride = blockDim.x / 16;
   if (threadIdx.x < p.top_k) slots[threadIdx.x] = load_l2(p.slot_of + token * p.top_k + threadIdx.x);
+  if (threadIdx.x < kWarps) scratch[threadIdx.x] = 0;
   __syncthreads();
-  float4* residual = reinterpret_cast<float4*>(p.residual + int64_t{token} * p.hidden);
-  const int units = (columns + 31) / 32;
-  Quantised held[kMostUnits];
+  float* residual = p.residual + int64_t{token} * p.hidden;
+  const int units = (p.hidden + kUnitCols - 1) / kUnitCols;
+  const auto busy = [&](int pass) { return static_cast<int>(threadIdx.x) / 32 * 2 + pass * stride < units; };
+  Quantised held[kMostPasses];
   float squares = 0;
 #pragma unroll
-  for (int i = 0; i < kMostUnits; ++i) {
-    const int unit = warp + i * kWarps, c = unit * 32 + threadIdx.x % 32;
-    if (unit >= units) break;
-    float4 x = {0, 0, 0, 0}, w = {0, 0, 0, 0};
-    if (c < columns) {
-      x = load_l2(residual + c);
-      w = __ldg(reinterpret_cast<const float4*>(p.next_norm) + c);
+  for (int i = 0; i < kMostPasses; ++i) {
+    if (!busy(i)) break;
+    const int unit = threadIdx.x / 16 + i * stride, col = unit * kUnitCols + l * 4;
+    const int cols[2] = {min(col, p.hidden - 4), min(col + 64, p.hidden - 4)};
+    float4 x[2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) x[h] = load_l2(reinterpret_cast<const float4*>(residual + cols[h]));
 #pragma unroll 8
-      for (int k = 0; k < p.top_k; ++k) {
-        const float4 y = from_bf16(
-            __ldcg(reinterpret_cast<const uint2*>(static_cast<const bf16*>(p.expert_out) + int64_t{slots[k]} * p.hidden) + c));
-        x.x += y.x, x.y += y.y, x.z += y.z, x.w += y.w;
+    for (int k = 0; k < p.top_k; ++k) {
+      const bf16* from = static_cast<const bf16*>(p.expert_out) + int64_t{slots[k]} * p.hidden;
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const float4 y = widen(__ldcg(reinterpret_cast<const uint2*>(from + cols[h])));
+        x[h].x += y.x, x[h].y += y.y, x[h].z += y.z, x[h].w += y.w;
       }
-      residual[c] = x;
-      squares += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
     }
-    x = {x.x * w.x, x.y * w.y, x.z * w.z, x.w * w.w};
-    if (p.next_x != nullptr) {
-      uint2* to = reinterpret_cast<uint2*>(static_cast<bf16*>(p.next_x) + int64_t{token} * p.next_x_stride);
-      if (c < columns) to[c] = {pack_bf16(x.x, x.y), pack_bf16(x.z, x.w)};
-    } else {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int c = col + 64 * h;
+      if (c >= p.hidden) {
+        x[h] = {0, 0, 0, 0};
+        continue;
+      }
+      *reinterpret_cast<float4*>(residual + c) = x[h];
+      squares += x[h].x * x[h].x + x[h].y * x[h].y + x[h].z * x[h].z + x[h].w * x[h].w;
+      x[h] = times(x[h], __ldg(reinterpret_cast<const float4*>(p.next_norm + c)));
+      if (p.next_x != nullptr) {
+        bf16* to = static_cast<bf16*>(p.next_x) + int64_t{token} * p.next_x_stride + c;
+        *reinterpret_cast<uint2*>(to) = {pack_bf16(x[h].x, x[h].y), pack_bf16(x[h].z, x[h].w)};
+      }
+    }
+    if (p.next_x == nullptr) {
       held[i] = quantise(x, p.out.offsets != nullptr);
-      put_values(p.out, unit, token, held[i]);
+      if (unit < units) put_values(p.out, unit, token, held[i].words);
     }
   }
-  const float sum = block_sum<kWarps>(squares, scratch);
+  squares = warp_sum(squares);
+  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = squares;
+  __syncthreads();
+  float sum = 0;
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) sum += scratch[w];
   if (p.next_x != nullptr) {
     if (threadIdx.x == 0) p.square_sums[token] = sum;
     return;
   }
   const float factor = rsqrtf(sum / static_cast<float>(p.hidden) + p.norm_eps);
 #pragma unroll
-  for (int i = 0; i < kMostUnits; ++i) {
-    const int unit = warp + i * kWarps;
-    if (unit < units) put_scales(p.out, unit, token, held[i], factor);
+  for (int i = 0; i < kMostPasses; ++i) {
+    if (!busy(i)) break;
+    const int unit = threadIdx.x / 16 + i * stride;
+    const Scales scales = scales_of(p.out, held[i], factor);
+    if (unit < units && l == 0) put_scales(p.out, unit, token, scales);
   }
 }
 
 }  // namespace
 
 cudaError_t LaunchQuantise(const QuantiseParams& p, cudaStream_t stream) {
-  const int warps = (p.tokens + kHeld - 1) / kHeld * p.units;
-  return Launch(quantise_rows, dim3((warps + kWarps - 1) / kWarps + (p.tiles != nullptr ? 1 : 0)), dim3(kThreads), 0,
+  const int warps = (p.tokens + kHeld - 1) / kHeld * ((p.units + 1) / 2);
+  const auto kernel = p.x != nullptr ? quantise_rows<uint2> : quantise_rows<float4>;
+  return Launch(kernel, dim3((warps + kWarps - 1) / kWarps + (p.tiles != nullptr ? 1 : 0)), dim3(kThreads), 0,
                 stream, p);
 }
 
 cudaError_t LaunchCombine(const CombineParams& p, cudaStream_t stream) {
-  return Launch(combine, dim3(p.tokens), dim3(kThreads), 0, stream, p);
+  const int pairs = (p.hidden + 2 * kUnitCols - 1) / (2 * kUnitCols);
+  return Launch(combine, dim3(p.tokens), dim3(std::min((pairs + 1) / 2, kWarps) * 32), 0, stream, p);
 }
 
 }  // namespace minimo::cuda

@@ -12,20 +12,25 @@
 namespace minimo::cuda {
 
 constexpr int kChunkUnits = 8;
+constexpr int kPrefetchUnits = 12;  // before a tile's end
 
 template <TileFormat kFormat, int kGroups_, int kProducts_, int kMostN_, int kStages_>
 struct Fp8Config {
   static constexpr TileFormat kF = kFormat;
-  static constexpr bool kInt4 = kFormat == TileFormat::kInt4;
+  static constexpr bool kInt4 = kFormat == TileFormat::kInt4, kBf16 = kFormat == TileFormat::kBf16;
+  static constexpr bool kFp8 = kFormat == TileFormat::kFp8;
   static constexpr int kGroups = kGroups_, kProducts = kProducts_, kMostN = kMostN_, kStages = kStages_;
   static constexpr int kWarps = 4 * kGroups;  // that multiply
   static constexpr int kThreads = kWarps * 32 + 128;
   static constexpr int kTiles = kWarps * kProducts;  // of 16 rows
+  // bf16: a stage holds half a unit, in as many bytes as one of FP8.
+  static constexpr int kHalves = kBf16 ? 2 : 1;
+  static constexpr int kUnitBytes = UnitBytes(kFormat) / kHalves;
   // A tile of weights; the second half of its 512-byte pieces lies 32 bytes further, for the sake of the banks.
-  static constexpr int kPieces = UnitBytes(kFormat) / 512;
+  static constexpr int kPieces = kUnitBytes / 512;
   static constexpr int kHalf = kPieces / 2 * 512 + 32;
-  static constexpr int kTile = UnitBytes(kFormat) + 32;
-  static constexpr int kTileScale = kInt4 ? 0 : 8;
+  static constexpr int kTile = kUnitBytes + 32;
+  static constexpr int kTileScale = kFp8 ? 8 : 0;
   static constexpr int kScales = kMostN * 128, kWeights = kScales + kMostN * 4, kTileScales = kWeights + kTiles * kTile;
   static constexpr int kStage = (kTileScales + kTiles * kTileScale + 1023) / 1024 * 1024;
   // A chunk, 4 bits: [tile][unit][groups][8][2] bf16, then [unit][tokens] offsets, rows 32 bytes apart beyond the
@@ -79,12 +84,12 @@ struct Fp8Schedule {
   }
 };
 
-// Columns of wgmma for so many tokens: a multiple of 32 where tiles are up to 128 wide, else 16, 24, 32, 40, 48, 64, 72
+// Columns of wgmma for so many tokens: a multiple of 32 or 120 where tiles are up to 128 wide, else 16, 24, 32, 40, 48, 64, 72
 // or 96.
 template <typename C>
 __device__ __forceinline__ int fp8_columns(const Fp8Where& t) {
   const int tokens = t.end - t.first;
-  if constexpr (C::kMostN > 96) return (tokens + 31) / 32 * 32;
+  if constexpr (C::kMostN > 96) return tokens > 96 && tokens <= 120 ? 120 : (tokens + 31) / 32 * 32;
   if (tokens > 48) return tokens > 72 ? 96 : tokens > 64 ? 72 : 64;
   return max((tokens + 7) / 8 * 8, 16);
 }
@@ -128,8 +133,21 @@ __device__ __forceinline__ void copy_chunk(const Fp8LinearParams& p, const Fp8Wh
   }
 }
 
-// Four warps copy every tile's units in turn.
+// The residual that a tile's results will be added to, into L2: its reads at the end would all wait for memory at once.
 template <typename C>
+__device__ __forceinline__ void prefetch_residual(const Fp8LinearParams& p, const Fp8Where& t, int thread,
+                                                  int threads) {
+  const int first = t.row_block * C::kTiles * kTileRows, rows = min(C::kTiles * kTileRows, p.out_rows - first);
+  if (rows % 4 != 0) return;
+  for (int token = t.first + thread; token < t.end; token += threads) {
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p.residual + int64_t{token} * p.out_rows + first),
+                 "r"(rows * 4)
+                 : "memory");
+  }
+}
+
+// Four warps copy every tile's units in turn.
+template <typename C, bool kPrefetch>
 __device__ __forceinline__ void copy_stages(const Fp8LinearParams& p, const Fp8Schedule& schedule, uint8_t* stages,
                                             Fp8Barriers& barriers) {
   constexpr int kTilesWarp = C::kTiles / 4;  // warp w: tiles w, w + 4 ..
@@ -138,18 +156,18 @@ __device__ __forceinline__ void copy_stages(const Fp8LinearParams& p, const Fp8S
   uint32_t stage_phase = 1, chunk_phase = 1;
   for (int i = blockIdx.x; i < schedule.count; i += gridDim.x) {
     const Fp8Where t = schedule.at(i);
-    const int columns = fp8_columns<C>(t), units = p.shape.units;
+    const int columns = fp8_columns<C>(t), units = p.shape.units * C::kHalves;
     const int last = p.shape.tiles - 1, first = t.row_block * C::kTiles;
     const uint8_t* weights = p.weights + t.expert * p.expert_weight_bytes + lane * 16;
     uint32_t tile_at[kTilesWarp];  // a matrix is smaller than 4 GB
 #pragma unroll
     for (int k = 0; k < kTilesWarp; ++k) {
       const int tile = min(first + 4 * k + warp, last);
-      tile_at[k] = static_cast<uint32_t>(tile) * static_cast<uint32_t>(units * UnitBytes(C::kF));
+      tile_at[k] = static_cast<uint32_t>(tile) * static_cast<uint32_t>(units * C::kUnitBytes);
     }
     const float2* tile_scale = nullptr;
     float2 next_scale = {0, 0};
-    if constexpr (!C::kInt4) {
+    if constexpr (C::kFp8) {
       if (warp == 0 && lane < C::kTiles) {
         tile_scale = reinterpret_cast<const float2*>(p.scales + t.expert * p.expert_scale_bytes) +
                      int64_t{min(first + lane, last)} * units;
@@ -157,6 +175,9 @@ __device__ __forceinline__ void copy_stages(const Fp8LinearParams& p, const Fp8S
       }
     }
     for (int u = 0; u < units; ++u) {
+      if (kPrefetch && u == max(0, units - kPrefetchUnits)) {
+        prefetch_residual<C>(p, t, thread, 128);
+      }
       if constexpr (C::kInt4) {
         if (u % kChunkUnits == 0) {
           barrier_wait(&barriers.chunk_empty[chunk], chunk_phase);
@@ -178,10 +199,10 @@ __device__ __forceinline__ void copy_stages(const Fp8LinearParams& p, const Fp8S
           copy_async16(there + c * 512 + (c >= C::kPieces / 2 ? 32 : 0), from + c * 512);
         }
       }
-      weights += UnitBytes(C::kF);
+      weights += C::kUnitBytes;
       arrive_after_copies(full);
       if (warp == 0) {
-        if constexpr (!C::kInt4) {
+        if constexpr (C::kFp8) {
           if (lane < C::kTiles) {
             *reinterpret_cast<float2*>(to + C::kTileScales + lane * 8) = next_scale;
             if (u + 1 < units) next_scale = __ldcg(tile_scale + u + 1);
@@ -190,9 +211,9 @@ __device__ __forceinline__ void copy_stages(const Fp8LinearParams& p, const Fp8S
         }
         if (lane == 0) {
           const int64_t row = int64_t{u} * p.x.rows + t.first;
-          barrier_expect(full, columns * 132);
+          barrier_expect(full, columns * (C::kBf16 ? 128 : 132));
           bulk_copy(to, p.x.values + row * 128, columns * 128, full);
-          bulk_copy(to + C::kScales, p.x.scales + row, columns * 4, full);
+          if (!C::kBf16) bulk_copy(to + C::kScales, p.x.scales + row, columns * 4, full);
         }
       }
       if (++stage == C::kStages) stage = 0, stage_phase ^= 1;

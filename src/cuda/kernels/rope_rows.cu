@@ -39,20 +39,28 @@ __device__ __forceinline__ Row<Kv> row_of(const KvView& view, void* fresh, const
   return {static_cast<Kv*>(view.data) + cache_row(view, meta, token, position, 0), int64_t{view.rows} * view.dim};
 }
 
-template <typename Kv>
-__global__ void __launch_bounds__(kThreads, 3) rope_rows(const RopeParams p) {
+// Four columns as the product left them.
+__device__ __forceinline__ float4 widen4(float4 v) { return v; }
+__device__ __forceinline__ float4 widen4(uint2 v) {
+  return {__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000), __uint_as_float(v.y << 16),
+          __uint_as_float(v.y & 0xffff0000)};
+}
+
+template <typename Kv, typename Qkv, typename Four>
+__global__ void __launch_bounds__(kThreads, sizeof(Qkv) == 2 ? 5 : 3) rope_rows(const RopeParams p) {
   __shared__ float partial[2][kWarps];
   __shared__ __align__(16) float sine[kMostAngles], cosine[kMostAngles];
   const int token = blockIdx.x, warp = threadIdx.x / 32;
   allow_next_kernel();
   wait_previous_kernel();
-  const float* row = p.qkv + int64_t{token} * p.qkv_stride;
+  const void* rows = sizeof(Qkv) == 2 ? p.qkv_bf16 : p.qkv;
+  const Qkv* row = static_cast<const Qkv*>(rows) + int64_t{token} * p.qkv_stride;
   const int position = load_l2(p.meta.position + token), half = p.rotary_dim / 2;
   const int eights = p.head_dim / 8, key_heads = p.heads + p.kv_heads, all = key_heads * eights;
   const bool norm = p.q_norm != nullptr;
 
   struct Item {
-    float4 a, b;
+    Four a, b;
   };
   // Eight columns of a head: i .. i + 3 and j .. j + 3.
   const auto columns_of = [&](int at, int& head, int& i, int& j) {
@@ -68,8 +76,8 @@ __global__ void __launch_bounds__(kThreads, 3) rope_rows(const RopeParams p) {
     columns_of(at, head, i, j);
     const bool key = head >= p.heads;
     const int start = (key ? head - p.heads : head) * p.head_dim;
-    const float* from = row + (key ? p.k_offset : 0) + start;
-    x.a = load_l2(reinterpret_cast<const float4*>(from + i)), x.b = load_l2(reinterpret_cast<const float4*>(from + j));
+    const Qkv* from = row + (key ? p.k_offset : 0) + start;
+    x.a = __ldcg(reinterpret_cast<const Four*>(from + i)), x.b = __ldcg(reinterpret_cast<const Four*>(from + j));
     return x;
   };
   Item held[kHeld];
@@ -115,7 +123,7 @@ __global__ void __launch_bounds__(kThreads, 3) rope_rows(const RopeParams p) {
     int head, i, j;
     columns_of(at, head, i, j);
     const bool is_key = head >= p.heads;
-    float4 a = x.a, b = x.b;
+    float4 a = widen4(x.a), b = widen4(x.b);
     if (norm) {
       const float* weight = is_key ? p.k_norm + (head - p.heads) * p.head_dim : p.q_norm + head * p.head_dim;
       a = scaled(a, __ldg(reinterpret_cast<const float4*>(weight + i)), factor[is_key]);
@@ -139,7 +147,7 @@ __global__ void __launch_bounds__(kThreads, 3) rope_rows(const RopeParams p) {
   for (int at = kHeld * kThreads + static_cast<int>(threadIdx.x); at < all; at += kThreads) put(at, load(at));
   const int fours = p.v_head_dim / 4;
   for (int at = threadIdx.x; at < p.kv_heads * fours; at += kThreads) {
-    const float4 v = load_l2(reinterpret_cast<const float4*>(row + p.v_offset) + at);
+    const float4 v = widen4(__ldcg(reinterpret_cast<const Four*>(row + p.v_offset) + at));
     const float4 one = {1, 1, 1, 1};
     store4(value.first + at / fours * value.pitch + at % fours * 4, scaled(v, one, p.value_scale));
   }
@@ -148,12 +156,14 @@ __global__ void __launch_bounds__(kThreads, 3) rope_rows(const RopeParams p) {
 }  // namespace
 
 bool HasRopeRows(const RopeParams& p) {
-  return p.head_dim % 8 == 0 && p.v_head_dim % 8 == 0 && p.rotary_dim % 8 == 0 && p.rotary_dim / 2 <= kMostAngles &&
-         p.qkv_stride % 4 == 0 && p.k_offset % 16 == 0 && p.v_offset % 16 == 0;
+  return p.tokens >= kRopeRowsTokens && p.head_dim % 8 == 0 && p.v_head_dim % 8 == 0 && p.rotary_dim % 8 == 0 &&
+         p.rotary_dim / 2 <= kMostAngles && p.qkv_stride % 4 == 0 && p.k_offset % 16 == 0 && p.v_offset % 16 == 0;
 }
 
 cudaError_t LaunchRopeRows(const RopeParams& p, cudaStream_t stream) {
-  const auto kernel = p.k.element_bytes == 1 ? rope_rows<e4m3> : rope_rows<bf16>;
+  const bool fp8 = p.k.element_bytes == 1;
+  const auto kernel = p.qkv_bf16 != nullptr ? (fp8 ? rope_rows<e4m3, bf16, uint2> : rope_rows<bf16, bf16, uint2>)
+                                            : (fp8 ? rope_rows<e4m3, float, float4> : rope_rows<bf16, float, float4>);
   return Launch(kernel, dim3(p.tokens), dim3(kThreads), 0, stream, p);
 }
 

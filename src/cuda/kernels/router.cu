@@ -1,7 +1,7 @@
 // Scores in float32 throughout: near ties must fall as in the reference.
 // One to eight tokens: 1 block for 2 experts reads its rows before waiting; the last block to finish chooses. Up to
-// 256: router_batch.cu. More: a product split over the columns into kRouterSplits partial sums (router_logits.cu), one
-// warp a token to choose, one block an expert to sort.
+// 256: router_batch.cu. More, with FP8 activations: router_many.cu; else a product split over the columns into
+// kRouterSplits partial sums (router_logits.cu), one warp a token to choose, one block an expert to sort.
 #include "cuda/kernels/choice_lists.cuh"
 #include "cuda/kernels/choose.cuh"
 #include "cuda/kernels/common.cuh"
@@ -17,7 +17,7 @@ constexpr int kThreads = 256;
 __device__ __forceinline__ void choose_experts(const RouterParams& p, int token, int splits, int& my_expert,
                                                float& my_weight) {
   const int lane = threadIdx.x % 32;
-  float logit[kMostExpertsLane] = {}, sum = 0;
+  float logit[kMostExpertsLane] = {};
   for (int s = 0; s < splits; ++s) {
 #pragma unroll
     for (int i = 0; i < kMostExpertsLane; ++i) {
@@ -25,21 +25,7 @@ __device__ __forceinline__ void choose_experts(const RouterParams& p, int token,
       if (e < p.experts) logit[i] += load_l2(p.logits + (int64_t{s} * p.tokens + token) * p.experts + e);
     }
   }
-#pragma unroll 8
-  for (int i = lane; i < p.square_sum_count; i += 32) {
-    sum += load_l2(p.square_sums + int64_t{token} * p.square_sum_count + i);
-  }
-  sum = warp_sum(sum);
-  const float norm = rsqrtf(sum / static_cast<float>(p.hidden) + p.norm_eps);
-#pragma unroll
-  for (int i = 0; i < kMostExpertsLane; ++i) logit[i] *= norm;
-  if (lane == 0) p.token_squares[token] = sum;
-  choose_from(p, logit, my_expert, my_weight);
-  if (lane < p.top_k) {
-    const int64_t at = int64_t{token} * p.top_k + lane;
-    p.chosen[at] = my_expert;
-    p.chosen_weight[at] = my_weight;
-  }
+  choose_token(p, token, logit, my_expert, my_weight);
 }
 
 __device__ void list_one_token(const RouterParams& p, int my_expert, float my_weight) {  // one warp
@@ -57,7 +43,7 @@ __device__ void list_one_token(const RouterParams& p, int my_expert, float my_we
 
 __global__ void __launch_bounds__(kThreads) router_few(const RouterParams p) {
   constexpr int kExperts = 2, kHeld = 4;  // float4 a thread and expert, read before the wait: 4096 columns
-  __shared__ ListScratch scratch;
+  __shared__ ListScratch<kMostListTokens> scratch;
   __shared__ float partial[kThreads / 32][kFewTokens][kExperts];
   __shared__ bool last;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -203,6 +189,7 @@ cudaError_t LaunchRouter(const RouterParams& p, cudaStream_t stream) {
   if (p.tokens <= kFewTokens) {
     return Launch(router_few, dim3((p.experts + 1) / 2), dim3(kThreads), 0, stream, p);
   }
+  if (p.split_weights != nullptr) return LaunchRouterMany(p, stream);
   if (cudaError_t e = LaunchRouterLogits(p, stream)) return e;
   if (cudaError_t e = Launch(router_choose, dim3((p.tokens + 7) / 8), dim3(kThreads), 0, stream, p)) return e;
   return Launch(router_sort, dim3(p.experts), dim3(kThreads), 0, stream, p);

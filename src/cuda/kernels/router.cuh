@@ -3,6 +3,8 @@
 
 #include <cuda_runtime.h>
 
+#include <cstdint>
+
 namespace minimo::cuda {
 
 inline constexpr int kRouterSplits = 8;
@@ -22,6 +24,7 @@ struct RouterParams {
   int square_sum_count = 0;
   float norm_eps = 0;
   const float* weights = nullptr;  // [experts, hidden]
+  const uint8_t* split_weights = nullptr;  // of LaunchSplitRouter: for more than 256 tokens; null: none
   const float* bias = nullptr;     // [experts] for the choice only; null: none
   bool renormalise = true;
   float renormalise_epsilon = 0;
@@ -29,6 +32,7 @@ struct RouterParams {
 
   float* logits = nullptr;       // workspace [kRouterSplits, or kBatchSplits, tokens, experts]
   int* counter = nullptr;        // zero between launches
+  int* counts = nullptr;         // workspace of RouterCounts(tokens), with split_weights
   float* token_squares = nullptr;  // out [tokens]: sums of square_sums
   int* chosen = nullptr;         // out [tokens, top_k] experts, best first
   float* chosen_weight = nullptr;  // out [tokens, top_k]
@@ -52,6 +56,17 @@ cudaError_t LaunchRouter(const RouterParams& params, cudaStream_t stream);
 // Up to 256 tokens (router_batch.cu); the only one that makes rows.
 bool CanRouteBatch(const RouterParams& params);
 cudaError_t LaunchRouterBatch(const RouterParams& params, cudaStream_t stream);
+
+// More than 256 tokens, weights as two bf16 each: the product within 1e-5 of float32's (router_many.cu).
+cudaError_t LaunchRouterMany(const RouterParams& params, cudaStream_t stream);
+inline constexpr int kRouterTokens = 128;  // of a block
+constexpr int64_t RouterCounts(int64_t tokens) {
+  return ((tokens + kRouterTokens - 1) / kRouterTokens + 132) * kRouterExperts;
+}
+constexpr int64_t SplitRouterBytes(int64_t hidden) { return (hidden + 63) / 64 * 64 * kRouterExperts * 4; }
+// weights [experts, hidden] times norm_weight [hidden] -> split_weights.
+cudaError_t LaunchSplitRouter(const float* weights, const float* norm_weight, int experts, int hidden, uint8_t* to,
+                              cudaStream_t stream);
 
 // logits only, of many tokens (router_logits.cu).
 cudaError_t LaunchRouterLogits(const RouterParams& params, cudaStream_t stream);

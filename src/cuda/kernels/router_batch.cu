@@ -128,7 +128,7 @@ struct RowMaker {
 
 // A block a token, a thread an expert.
 __global__ void __launch_bounds__(kThreads) router_choices(const RouterParams p) {
-  __shared__ ListScratch scratch;
+  __shared__ ListScratch<kMostListTokens> scratch;
   __shared__ Choice choice;
   __shared__ bool last;
   __shared__ unsigned most;

@@ -15,6 +15,7 @@ enum class Epilogue : int {
   kResidual,  // residual[token][row] += y; next_x[token][row] = residual * next_norm; sum of squares of the 16 rows
   kSwiGlu,    // gate/up tile: out_x[slot][row] = silu(gate) * up
   kSlot,      // out[slot][row] = slot_weight[slot] * y (float32)
+  kStoreBf16, // as kStore, but out_x[token][row] in bf16 (fp8_linear alone)
 };
 
 enum class LinearMode : int {

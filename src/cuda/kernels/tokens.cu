@@ -175,10 +175,8 @@ cudaError_t LaunchRow(const RowParams& p, bool f32_activations, cudaStream_t str
                          : Launch(start_row<bf16>, dim3(p.tokens), dim3(kThreads), 0, stream, p);
 }
 
-constexpr int kManyTokens = 64;  // fewer leave rope_rows' blocks alone on the device
-
 cudaError_t LaunchRope(const RopeParams& p, bool f32_activations, cudaStream_t stream) {
-  if (!f32_activations && p.tokens >= kManyTokens && HasRopeRows(p)) return LaunchRopeRows(p, stream);
+  if (!f32_activations && HasRopeRows(p)) return LaunchRopeRows(p, stream);
   const bool fp8 = p.k.element_bytes == 1;
   const auto kernel = f32_activations ? (fp8 ? rope_cache<float, e4m3> : rope_cache<float, float>)
                                       : (fp8 ? rope_cache<bf16, e4m3> : rope_cache<bf16, bf16>);

@@ -52,6 +52,7 @@ struct RopeParams {
   int tokens = 0;
   int heads = 0, kv_heads = 0, head_dim = 0, v_head_dim = 0, rotary_dim = 0;
   const float* qkv = nullptr;  // [tokens, qkv_stride]: q at 0, k at k_offset, v at v_offset
+  const void* qkv_bf16 = nullptr;  // instead of qkv, where HasRopeRows
   int qkv_stride = 0, k_offset = 0, v_offset = 0;
   const float* q_norm = nullptr;  // [heads * head_dim]; null: no norm
   const float* k_norm = nullptr;  // [kv_heads * head_dim]
@@ -71,7 +72,8 @@ struct RopeParams {
   TokenMeta meta;
 };
 cudaError_t LaunchRope(const RopeParams& params, bool f32_activations, cudaStream_t stream);
-// The same for bf16 queries, many tokens and heads of whole eights of columns (rope_rows.cu).
+// The same for bf16 queries, at least kRopeRowsTokens tokens and heads of whole eights of columns (rope_rows.cu).
+inline constexpr int kRopeRowsTokens = 64;  // fewer leave its blocks alone on the device
 bool HasRopeRows(const RopeParams& params);
 cudaError_t LaunchRopeRows(const RopeParams& params, cudaStream_t stream);
 

@@ -1,0 +1,24 @@
+// float32 to e4m3, two at a time.
+#pragma once
+
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+namespace minimo::cuda {
+
+inline constexpr float kMostE4m3 = 448.0f;
+
+__device__ __forceinline__ uint32_t to_e4m3x2(float low, float high) {
+  uint16_t d;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(d) : "f"(high), "f"(low));
+  return d;
+}
+__device__ __forceinline__ float sum_e4m3x2(uint32_t pair) {
+  uint32_t d;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(d) : "h"(static_cast<uint16_t>(pair)));
+  const float2 v = __half22float2(*reinterpret_cast<const __half2*>(&d));
+  return v.x + v.y;
+}
+
+}  // namespace minimo::cuda
