@@ -147,30 +147,41 @@ class CaseMaker {
         [state, &team = team_, keep = scales_] { LinearCpu(state->tasks, team); });
   }
 
-  // One new token of every sequence against its cache.
+  // One new token of every sequence against its cache: pages of kPage tokens, or the ring of a window; with sinks where
+  // the model has them.
   void Attention(const std::string& op, const AttentionSpec& a) {
     struct State {
       Inputs io;
       std::vector<AttentionSequence> sequences;
+      std::vector<float> sinks;
       AttentionArgs args;
     };
+    constexpr int kPage = 16;  // EngineOptions::block_size
     auto state = std::make_shared<State>();
     const int keys = a.window > 0 ? std::min(a.window, context_ + 1) : context_ + 1;
     state->io.x = Normal(static_cast<size_t>(int64_t{tokens_} * a.q_size()), seed_);
     state->io.out.resize(static_cast<size_t>(int64_t{tokens_} * a.o_size()));
     state->sequences.resize(static_cast<size_t>(tokens_));
+    if (a.sink) state->sinks = Normal(static_cast<size_t>(a.heads), seed_);
     state->args = {state->io.x.data(), a.q_size(), state->io.out.data(), a.o_size(), a.heads, a.kv_heads,
-                   a.head_dim, a.v_head_dim, a.window, nullptr, kv_dtype_, state->sequences};
+                   a.head_dim, a.v_head_dim, a.window, a.sink ? state->sinks.data() : nullptr, kv_dtype_, state->sequences};
     const auto prepare = [state, &pool = pool_, a, keys, context = context_, size = SizeOf(kv_dtype_)] {
       for (size_t i = 0; i < state->sequences.size(); ++i) {
-        KvSegment segment;
-        segment.k = pool.Next(int64_t{keys} * a.k_size() * size);
-        segment.v = pool.Next(int64_t{keys} * a.v_size() * size);
-        segment.k_head_stride = int64_t{keys} * a.head_dim;
-        segment.v_head_stride = int64_t{keys} * a.v_head_dim;
-        segment.first = context + 1 - keys;
-        segment.count = keys;
-        state->sequences[i] = {static_cast<int64_t>(i), 1, context, {segment}};
+        AttentionSequence& sequence = state->sequences[i];
+        sequence = {static_cast<int64_t>(i), 1, context, std::move(sequence.segments)};
+        sequence.segments.clear();
+        for (int at = 0; at < keys;) {
+          const int page = a.window > 0 ? keys : kPage, count = std::min(page, keys - at);
+          KvSegment segment;
+          segment.k = pool.Next(int64_t{page} * a.k_size() * size);
+          segment.v = pool.Next(int64_t{page} * a.v_size() * size);
+          segment.k_head_stride = int64_t{page} * a.head_dim;
+          segment.v_head_stride = int64_t{page} * a.v_head_dim;
+          segment.first = context + 1 - keys + at;
+          segment.count = count;
+          sequence.segments.push_back(segment);
+          at += count;
+        }
       }
     };
     const double bytes = static_cast<double>(SizeOf(kv_dtype_)) * keys * (a.k_size() + a.v_size()) * tokens_;
