@@ -47,7 +47,7 @@ class EngineObserver {
   virtual ~EngineObserver() = default;
   virtual void OnStep(const StepStats& stats) = 0;
   virtual void OnFinished(const FinishedStats& stats) = 0;
-  // The sinks have been called for all the news there was, that of one step as a rule.
+  // The sinks have been called for all the news there was: that of a step, or of a part of it with more to follow.
   virtual void OnSent() {}
 };
 

@@ -25,6 +25,9 @@ inline void CpuRelax() {
 constexpr auto kWorkerSpin = microseconds(300);
 // The same where there are more members than cores: whom a spinning worker waits for may need its core.
 constexpr auto kCrowdedSpin = microseconds(5);
+// Before who spins offers its core after every round: longer than the gaps within a step, shorter than the time in
+// which its tokens are chosen and written, by threads that may have this core alone.
+constexpr auto kAlone = microseconds(20);
 // Before the caller, which never sleeps, offers its core after every round.
 constexpr auto kCallerSpin = microseconds(50);
 // A round of kPauses takes 2 to 5 us. One that took longer than this was interrupted: the core is shared with others,
@@ -53,12 +56,13 @@ void Bind(pthread_t thread, std::span<const int> cores) {  // a refusal only cos
 template <typename Done>
 bool SpinUntil(steady_clock::duration limit, Done&& done) {
   auto now = steady_clock::now();
-  const auto deadline = now + limit;
+  const auto offer = now + kAlone, deadline = now + limit;
   while (true) {
     for (int i = 0; i < kPauses; ++i) {
       if (done()) return true;
       CpuRelax();
     }
+    if (now >= offer) std::this_thread::yield();
     const auto before = now;
     now = steady_clock::now();
     if (now >= deadline || now - before > kInterrupted) return done();

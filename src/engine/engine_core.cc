@@ -15,6 +15,9 @@ namespace {
 constexpr size_t kMostRowsAhead = 8;
 // Below it waking the team costs more than choosing from candidates.
 constexpr size_t kRowsWorthTheTeam = 16;
+// Rows are answered in groups: the tokens of one are written to their clients while the next are chosen. With 8 the
+// writers are woken too often, with 64 the last token waits for all (server_bench, 2 cores).
+constexpr size_t kRowsAtOnce = 16;
 
 }  // namespace
 
@@ -22,8 +25,6 @@ void Outbox::Clear() {
   deliveries.clear();
   ended.clear();
   finished.clear();
-  time_to_first_token_us.clear();
-  inter_token_us.clear();
 }
 
 EngineCore::EngineCore(const Parts& parts, const SchedulerOptions& scheduler, const KvCacheOptions& kv)
@@ -52,29 +53,31 @@ void EngineCore::EndAll(FinishReason reason, const std::string& error, Outbox* o
   while (!requests_.empty()) EndRequest(requests_.begin()->second.get(), reason, error, outbox);
 }
 
-Status EngineCore::Step(Outbox* outbox) {
-  const int64_t start_us = clock_->NowUs();
+Status EngineCore::Step() {
+  start_us_ = clock_->NowUs();
   replicas_.Plan(&plan_);
   if (plan_.sequences.empty()) {
     return Errorf("{} requests wait and none can run: the scheduler has lost its way", requests_.size());
   }
-  if (executor_->OffersCandidates()) RequestRows();
-  const int64_t planned_us = clock_->NowUs();
-  StepOutput output;
+  const bool candidates = executor_->OffersCandidates();
+  if (candidates) RequestRows();
+  planned_us_ = clock_->NowUs();
+  output_ = {};
   const bool goes_on = LikelyToGoOn();
-  output.goes_on = goes_on && plan_.sequences.size() <= kMostRowsAhead && AllTakeTheBest();
-  MINIMO_TRY(executor_->Run(plan_.record, &output));
-  const int64_t run_us = clock_->NowUs();
-
+  output_.goes_on = goes_on && plan_.sequences.size() <= kMostRowsAhead && AllTakeTheBest();
+  MINIMO_TRY(executor_->Run(plan_.record, &output_));
+  run_us_ = clock_->NowUs();
   replicas_.Advance(plan_);
-  CollectRows(&output);
-  MINIMO_TRY(SampleRows(&output));
-  if (goes_on && !output.goes_on) MINIMO_TRY(StartNext());
-  for (size_t i = 0; i < rows_.size(); ++i) TakeRow(i, outbox);
-  FillStepStats(start_us, planned_us, run_us, outbox);
-  ++stats_.steps;
-  stats_.last_step_us = clock_->NowUs() - start_us;
-  stats_.last_step_tokens = static_cast<int64_t>(plan_.record.tokens.size());
+  CollectRows();
+  if (candidates) MINIMO_TRY(SampleRows(rows_.size()));
+  return goes_on && !output_.goes_on ? StartNext() : Status();
+}
+
+Status EngineCore::Answer(Outbox* outbox) {
+  const size_t end = std::min(answered_ + kRowsAtOnce, rows_.size());
+  MINIMO_TRY(SampleRows(end));
+  while (answered_ < end) TakeRow(answered_++, outbox);
+  if (Answered()) FillStepStats();
   return {};
 }
 
@@ -90,24 +93,29 @@ void EngineCore::RequestRows() {
   }
 }
 
-Status EngineCore::SampleRows(StepOutput* output) {
-  SampleBatch(rows_, rows_.size() < kRowsWorthTheTeam && output->logits.empty() ? nullptr : team_);
+Status EngineCore::SampleRows(size_t end) {
+  if (sampled_ >= end) return {};
+  const std::span<SampleRow> rows = std::span(rows_).subspan(sampled_, end - sampled_);
+  SampleBatch(rows, rows.size() < kRowsWorthTheTeam && output_.logits.empty() ? nullptr : team_);
   std::vector<int32_t> places;
   std::vector<SampleRow> again;
-  for (size_t i = 0; i < rows_.size(); ++i) {
-    if (!rows_[i].needs_logits) continue;
-    places.push_back(row_places_[i]);
-    again.push_back({{}, rows_[i].sequence});
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (!rows[i].needs_logits) continue;
+    places.push_back(row_places_[sampled_ + i]);
+    again.push_back({{}, rows[i].sequence});
   }
-  if (places.empty()) return {};
-  MINIMO_TRY(executor_->FetchLogits(places, output));
-  const size_t vocab = static_cast<size_t>(executor_->vocab_size());
-  for (size_t i = 0; i < again.size(); ++i) again[i].logits = output->logits.subspan(i * vocab, vocab);
-  SampleBatch(again, team_);
-  auto from = again.begin();
-  for (SampleRow& row : rows_) {
-    if (row.needs_logits) row = std::move(*from++);
+  if (!places.empty()) {
+    MINIMO_TRY(executor_->FetchLogits(places, &output_));
+    const size_t vocab = static_cast<size_t>(executor_->vocab_size());
+    for (size_t i = 0; i < again.size(); ++i) again[i].logits = output_.logits.subspan(i * vocab, vocab);
+    SampleBatch(again, team_);
+    auto from = again.begin();
+    for (SampleRow& row : rows) {
+      if (row.needs_logits) row = std::move(*from++);
+    }
   }
+  sampled_ = end;
+  sampled_us_ = clock_->NowUs();
   return {};
 }
 
@@ -144,14 +152,17 @@ Status EngineCore::StartNext() {
   return executor_->StartNext(plan_.record, tokens);
 }
 
-void EngineCore::CollectRows(StepOutput* output) {
+void EngineCore::CollectRows() {
   rows_.clear();
+  sampled_ = answered_ = 0;
   row_places_.clear();
   row_choices_.clear();
   row_parents_.clear();
   fork_logits_.clear();
+  time_to_first_token_us_.clear();
+  inter_token_us_.clear();
   const size_t vocab = static_cast<size_t>(executor_->vocab_size());
-  float* row = output->logits.data();
+  float* row = output_.logits.data();
   int32_t place = 0;
   size_t listed = 0;  // candidates taken
   for (const ScheduledSequence& scheduled : plan_.sequences) {
@@ -159,7 +170,7 @@ void EngineCore::CollectRows(StepOutput* output) {
     place += scheduled.num_logits;
     if (scheduled.num_logits > 0 && !plan_.record.row_requests.empty() &&
         plan_.record.row_requests[static_cast<size_t>(place) - 1].candidates > 0) {
-      const RowCandidates* candidates = &output->candidates[listed++];
+      const RowCandidates* candidates = &output_.candidates[listed++];
       if (choice->Remaining() > 0) continue;
       rows_.push_back({{}, &choice->sampler, candidates, {}, {}});
       row_choices_.push_back(choice);
@@ -224,16 +235,15 @@ void EngineCore::TakeRow(size_t index, Outbox* outbox) {
     event.error = row.status.error().message;
     EndChoice(choice, FinishReason::kError, &event);
   } else {
-    const int64_t now_us = clock_->NowUs();
     Timing& timing = choice->timing;
     if (choice->OutputTokens() == 0) {
-      timing.first_token_us = now_us;
-      outbox->time_to_first_token_us.push_back(now_us - timing.arrival_us);
+      timing.first_token_us = sampled_us_;
+      time_to_first_token_us_.push_back(sampled_us_ - timing.arrival_us);
       stats_.prompt_tokens += choice->prompt_tokens;
     } else {
-      outbox->inter_token_us.push_back(now_us - timing.last_token_us);
+      inter_token_us_.push_back(sampled_us_ - timing.last_token_us);
     }
-    timing.last_token_us = now_us;
+    timing.last_token_us = sampled_us_;
     ++stats_.generation_tokens;
     TakeToken(choice, std::move(row.token), &event);
   }
@@ -303,8 +313,9 @@ void EngineCore::Deliver(LiveChoice* choice, Event event, Outbox* outbox) {
   }
 }
 
-void EngineCore::FillStepStats(int64_t start_us, int64_t planned_us, int64_t run_us, Outbox* outbox) const {
-  StepStats& step = outbox->step;
+void EngineCore::FillStepStats() {
+  const int64_t now_us = clock_->NowUs();
+  StepStats& step = last_step_;
   step.step = static_cast<int64_t>(plan_.record.id);
   step.sequences = static_cast<int32_t>(plan_.sequences.size());
   step.prefill_tokens = plan_.prefill_tokens;
@@ -314,11 +325,14 @@ void EngineCore::FillStepStats(int64_t start_us, int64_t planned_us, int64_t run
   step.running = replicas_.num_running();
   step.waiting = replicas_.num_waiting();
   step.kv_usage = replicas_.kv_usage();
-  step.schedule_us = planned_us - start_us;
-  step.model_us = run_us - planned_us;
-  step.output_us = clock_->NowUs() - run_us;
-  step.time_to_first_token_us = outbox->time_to_first_token_us;
-  step.inter_token_us = outbox->inter_token_us;
+  step.schedule_us = planned_us_ - start_us_;
+  step.model_us = run_us_ - planned_us_;
+  step.output_us = now_us - run_us_;
+  step.time_to_first_token_us = time_to_first_token_us_;
+  step.inter_token_us = inter_token_us_;
+  ++stats_.steps;
+  stats_.last_step_us = now_us - start_us_;
+  stats_.last_step_tokens = static_cast<int64_t>(plan_.record.tokens.size());
 }
 
 EngineStats EngineCore::Stats() const {

@@ -26,15 +26,12 @@ struct Delivery {
   Event event;
 };
 
-// What one step, cancel or fault has produced. A request in `ended` is no longer the core's; its deliveries are still
-// to be made before it is destroyed.
+// What some rows of a step, a cancel or a fault have produced. A request in `ended` is no longer the core's; its
+// deliveries are still to be made before it is destroyed.
 struct Outbox {
   std::vector<Delivery> deliveries;
   std::vector<std::unique_ptr<LiveRequest>> ended;
   std::vector<FinishedStats> finished;
-  std::vector<int64_t> time_to_first_token_us;
-  std::vector<int64_t> inter_token_us;
-  StepStats step;  // of the last Step; its spans are the two lists above
 
   void Clear();
 };
@@ -57,8 +54,15 @@ class EngineCore {
   void Cancel(const std::string& id, Outbox* outbox);
   bool HasWork() const { return !requests_.empty(); }
 
-  // Plans, runs and answers one step. An error is a fault that the engine cannot survive; EndAll is all that is left.
-  Status Step(Outbox* outbox);
+  // Plans and runs one step. An error, of Answer too, is a fault that the engine cannot survive; EndAll is all that is
+  // left.
+  Status Step();
+
+  // Answers the next few rows of the step, so that their tokens are on their way while others are still chosen. Called
+  // until the step is answered, at least once.
+  Status Answer(Outbox* outbox);
+  bool Answered() const { return answered_ == rows_.size(); }
+  const StepStats& last_step() const { return last_step_; }  // once it is answered; valid until the next
 
   // Answers everything that lives.
   void EndAll(FinishReason reason, const std::string& error, Outbox* outbox);
@@ -74,15 +78,15 @@ class EngineCore {
   bool LikelyToGoOn() const;
   bool AllTakeTheBest() const;
   Status StartNext();
-  void CollectRows(StepOutput* output);
-  // Chooses a token for every row; whole rows are fetched for those that candidates do not decide.
-  Status SampleRows(StepOutput* output);
+  void CollectRows();
+  // Chooses a token for every row before `end`; whole rows are fetched for those that candidates do not decide.
+  Status SampleRows(size_t end);
   void AddPromptLogprobs(LiveChoice* choice, const ScheduledSequence& scheduled, const float* rows);
   void ForkRows(LiveChoice* parent, std::span<float> row);
   void TakeRow(size_t index, Outbox* outbox);
   void EndRequest(LiveRequest* request, FinishReason reason, const std::string& error, Outbox* outbox);
   void Deliver(LiveChoice* choice, Event event, Outbox* outbox);
-  void FillStepStats(int64_t start_us, int64_t planned_us, int64_t run_us, Outbox* outbox) const;
+  void FillStepStats();
 
   Executor* executor_;
   const Tokenizer* tokenizer_;
@@ -95,12 +99,19 @@ class EngineCore {
   StepPlan plan_;
   EngineStats stats_;  // the counters; Stats adds the gauges
 
-  // Of the step being answered: a row of logits and its choice for each sequence that gets a token.
-  std::vector<SampleRow> rows_;
+  // Of the step being answered.
+  int64_t start_us_ = 0, planned_us_ = 0, run_us_ = 0;
+  StepOutput output_;
+  std::vector<SampleRow> rows_;  // a row of logits, and in row_choices_ its choice, for each that gets a token
+  size_t sampled_ = 0;           // rows that have a token
+  int64_t sampled_us_ = 0;       // when the last of them got it
+  size_t answered_ = 0;          // rows
   std::vector<int32_t> row_places_;              // its row of the step
   std::vector<LiveChoice*> row_choices_;
   std::vector<LiveChoice*> row_parents_;         // for a choice that forks in this step: from whom; else null
   std::vector<std::vector<float>> fork_logits_;  // [forks][vocab]: the sampler changes rows in place
+  std::vector<int64_t> time_to_first_token_us_, inter_token_us_;
+  StepStats last_step_;  // its spans are the two lists above
 };
 
 }  // namespace minimo

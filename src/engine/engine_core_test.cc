@@ -67,7 +67,11 @@ class Bench {
 
   Status Step() {
     clock_.AdvanceUs(1000);
-    const Status status = core_.Step(&outbox_);
+    Status status = core_.Step();
+    if (!status.ok()) return status;
+    do {
+      status = core_.Answer(&outbox_);
+    } while (status.ok() && !core_.Answered());
     Collect();
     return status;
   }

@@ -119,19 +119,35 @@ void EngineThread::Loop() {
         core_.Cancel(message.cancel_id, &outbox);
       }
     }
-    bool stepped = false;
+    Status status;
     if (!running) {
       core_.EndAll(FinishReason::kCancelled, "", &outbox);
     } else if (core_.HasWork()) {
-      const Status status = core_.Step(&outbox);
-      stepped = status.ok();
-      if (!status.ok()) Fail(status.error().message, &outbox);
+      status = Step(&outbox);
     } else if (healthy_.load(std::memory_order_relaxed)) {
-      const Status status = parts_.executor->Check();
-      if (!status.ok()) Fail(status.error().message, &outbox);
+      status = parts_.executor->Check();
     }
-    Send(&outbox, stepped);
+    if (!status.ok()) Fail(status.error().message, &outbox);
+    Send(&outbox);
   }
+}
+
+Status EngineThread::Step(Outbox* outbox) {
+  MINIMO_TRY(core_.Step());
+  int groups = 0;
+  do {
+    MINIMO_TRY(core_.Answer(outbox));
+    Send(outbox);
+    ++groups;
+  } while (!core_.Answered());
+  {
+    const std::lock_guard lock(observer_mutex_);
+    if (observer_ != nullptr) observer_->OnStep(core_.last_step());
+  }
+  // Whoever writes many tokens may wait for this core: behind the next step they would be milliseconds late. With few a
+  // step is short, and to give the core away costs more, where others want it.
+  if (groups > 1) std::this_thread::yield();
+  return {};
 }
 
 // From here on Submit refuses; what it let in before is answered here.
@@ -150,7 +166,7 @@ void EngineThread::Fail(const std::string& error, Outbox* outbox) {
   core_.EndAll(FinishReason::kError, error, outbox);
 }
 
-void EngineThread::Send(Outbox* outbox, bool stepped) {
+void EngineThread::Send(Outbox* outbox) {
   // Before the sinks hear of an end: the id is free again, and Stats shows the blocks as given back.
   Publish(*outbox);
   for (Delivery& delivery : outbox->deliveries) delivery.request->sink(std::move(delivery.event));
@@ -158,7 +174,6 @@ void EngineThread::Send(Outbox* outbox, bool stepped) {
     std::lock_guard lock(observer_mutex_);
     if (observer_ != nullptr) {
       if (!outbox->deliveries.empty()) observer_->OnSent();
-      if (stepped) observer_->OnStep(outbox->step);
       for (const FinishedStats& stats : outbox->finished) observer_->OnFinished(stats);
     }
   }

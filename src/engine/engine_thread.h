@@ -62,7 +62,8 @@ class EngineThread final : public Engine {
   void Loop();
   bool TakeInbox(std::vector<Message>* messages);
   void Fail(const std::string& error, Outbox* outbox);
-  void Send(Outbox* outbox, bool stepped);
+  Status Step(Outbox* outbox);
+  void Send(Outbox* outbox);
   void Publish(const Outbox& outbox);
 
   EngineParts parts_;
