@@ -15,13 +15,13 @@ namespace {
 
 constexpr int kVocab = 32;
 
-KvLayout Layout(int num_blocks) {
+KvLayout Layout(int num_blocks, int num_rings) {
   KvLayout layout;
   layout.groups = {{0, 1, 1, 8, 8}, {8, 1, 1, 8, 8}};
   layout.block_size = 4;
   layout.ring_tokens = 8;
   layout.num_blocks = num_blocks;
-  layout.num_rings = 12;
+  layout.num_rings = num_rings;
   return layout;
 }
 
@@ -29,23 +29,23 @@ KvLayout Layout(int num_blocks) {
 class Bench {
  public:
   // ahead: behind an executor that offers candidates and begins steps early.
-  explicit Bench(int num_blocks = 64, std::vector<int32_t> eos_ids = {}, bool ahead = false)
+  explicit Bench(int num_blocks = 64, std::vector<int32_t> eos_ids = {}, bool ahead = false, int max_num_seqs = 8)
       : model_(8, kVocab),
-        executor_(model_, Layout(num_blocks)),
+        executor_(model_, Layout(num_blocks, max_num_seqs + 4)),
         ahead_(&executor_),
         core_({ahead ? static_cast<Executor*>(&ahead_) : &executor_, nullptr, &clock_, nullptr, &mail_},
-              Scheduling(ahead), Caching()) {
+              Scheduling(ahead, max_num_seqs), Caching()) {
     limits_.vocab_size = kVocab;
     limits_.max_model_len = 200;
     limits_.kv_capacity_tokens = int64_t{num_blocks} * 4;
     limits_.eos_ids = std::move(eos_ids);
   }
 
-  static SchedulerOptions Scheduling(bool ahead) {
+  static SchedulerOptions Scheduling(bool ahead, int max_num_seqs) {
     SchedulerOptions options;
     options.lookahead = ahead ? 1 : 0;
-    options.max_num_seqs = 8;
-    options.max_num_batched_tokens = 16;
+    options.max_num_seqs = max_num_seqs;
+    options.max_num_batched_tokens = 2 * max_num_seqs;
     options.max_model_len = 200;
     return options;
   }
@@ -67,13 +67,14 @@ class Bench {
 
   Status Step() {
     clock_.AdvanceUs(1000);
-    Status status = core_.Step();
-    if (!status.ok()) return status;
+    MINIMO_TRY(core_.Step());
+    groups_.clear();
     do {
-      status = core_.Answer(&outbox_);
-    } while (status.ok() && !core_.Answered());
-    Collect();
-    return status;
+      MINIMO_TRY(core_.Answer(&outbox_));
+      groups_.push_back(outbox_.deliveries.size());
+      Collect();
+    } while (!core_.Answered());
+    return {};
   }
   void RunAll() {
     for (int i = 0; core_.HasWork(); ++i) {
@@ -112,6 +113,7 @@ class Bench {
   EngineCore core_;
   AdmissionLimits limits_;
   Outbox outbox_;
+  std::vector<size_t> groups_;  // deliveries of each Answer of the last step
   std::map<std::string, std::map<int, Choice>> said_;
   std::vector<FinishedStats> finished_;
 };
@@ -228,6 +230,35 @@ TEST(EngineCore, CandidatesOfFaultyLogitsEndTheirSequenceAlone) {
   ASSERT_TRUE(bench.Add("b", b).ok());
   bench.RunAll();
   EXPECT_EQ(bench.said_["b"][0].tokens, Truth(bench.model_, b, 20));
+}
+
+// 40 rows are three groups; what belongs to a group is freed before the next is chosen.
+TEST(EngineCore, AStepIsAnsweredInGroupsOfRows) {
+  Bench bench(400, {}, false, 40);
+  std::map<std::string, std::vector<int32_t>> truth;
+  for (int i = 0; i < 38; ++i) {
+    const std::string id = std::to_string(i);
+    const Request request = Greedy(2, 3 + i % 5, i);
+    truth[id] = Truth(bench.model_, request, 3 + i % 5);
+    ASSERT_TRUE(bench.Add(id, request).ok());
+  }
+  Request two = Greedy(2, 6, 3);  // its choices are in the last group, and one ends before the other
+  two.n = 2;
+  two.params.temperature = 1;
+  two.params.seed = 5;
+  ASSERT_TRUE(bench.Add("two", two).ok());
+  std::vector<size_t> most;
+  while (bench.core_.HasWork()) {
+    ASSERT_TRUE(bench.Step().ok());
+    ASSERT_EQ(bench.core_.Verify(), "");
+    if (bench.groups_.size() > most.size()) most = bench.groups_;
+    EXPECT_EQ(bench.core_.last_step().time_to_first_token_us.size() + bench.core_.last_step().inter_token_us.size(),
+              std::accumulate(bench.groups_.begin(), bench.groups_.end(), size_t{0}));
+  }
+  EXPECT_EQ(most, (std::vector<size_t>{16, 16, 8}));
+  for (const auto& [id, tokens] : truth) EXPECT_EQ(bench.said_[id][0].tokens, tokens) << id;
+  EXPECT_EQ(bench.said_["two"].size(), 2u);
+  EXPECT_EQ(bench.finished_.size(), 40u);  // choices
 }
 
 TEST(EngineCore, GreedyTokensAreTheModelsOwnWhateverElseRuns) {
