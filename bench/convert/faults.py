@@ -166,7 +166,9 @@ def main():
     made = flags.source or flags.folder / "made"
     if not (made / "config.json").exists():
         subprocess.run([flags.minimo, "synth", made, *SYNTH], check=True)
-    source = flags.folder / "source"
+    source = flags.folder / "source"  # links to made, to be spoilt
+    if made.resolve() == source.resolve():
+        parser.error(f"--source {made} is what this test makes anew; give it another name")
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir(parents=True)
     for path in made.iterdir():
