@@ -25,9 +25,9 @@ foreach(model nano-minimax-m2 nano-mimo-v2-flash)
   message(STATUS "${model}: ${ended}")
 endforeach()
 run(${stream} ${work}/prefix/share/minimo/models/nano-minimax-m2 "One two three" 3)
-# Cancelled after 3 tokens, seen by a thread that shares the cores with the engine: a few more may have been sampled by
-# then, but far from all that the model would say.
-if(NOT output MATCHES "abort after ([3-9]|1[0-9]) tokens")
+# Cancelled after 3 tokens, seen by a thread that shares the cores with the engine: where all of them are busy it may wait
+# for a slice of the system's scheduler, 3 to 4 ms, in which this model says some 40 tokens; far from all that it would say.
+if(NOT output MATCHES "abort after ([3-9]|[1-9][0-9]) tokens")
   message(FATAL_ERROR "the example did not cancel after 3 tokens:\n${output}")
 endif()
 execute_process(COMMAND ${stream} /nowhere/at/all hello RESULT_VARIABLE code OUTPUT_QUIET ERROR_VARIABLE output)
