@@ -124,6 +124,7 @@ void EngineThread::Loop() {
       core_.EndAll(FinishReason::kCancelled, "", &outbox);
     } else if (core_.HasWork()) {
       status = Step(&outbox);
+      if (status.ok()) continue;  // and all is sent
     } else if (healthy_.load(std::memory_order_relaxed)) {
       status = parts_.executor->Check();
     }
