@@ -46,7 +46,8 @@ TEST_P(ThreadRanks, SplitIntoRowsAndColumns) {
   for (const std::string& error : OnRanks(GetParam(), 60000, CheckSplit)) EXPECT_EQ(error, "");
 }
 
-INSTANTIATE_TEST_SUITE_P(Sizes, ThreadRanks, ::testing::Values(1, 2, 3, 4, 8, 16, 64), ::testing::PrintToStringParamName());
+INSTANTIATE_TEST_SUITE_P(Sizes, ThreadRanks, ::testing::Values(1, 2, 3, 4, 8, 16, 64),
+                         ::testing::PrintToStringParamName());
 
 double SecondsSince(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -109,7 +110,7 @@ TEST(Failure, RanksThatCallDifferentThingsAreToldSo) {
 }
 
 TEST(Nccl, WhereItIsMissingEveryRankIsToldWhatToInstall) {
-  setenv("MINIMO_NCCL_LIBRARY", "/nonexistent/libnccl.so.2", 1);  // the library is opened once: here, by this test alone
+  setenv("MINIMO_NCCL_LIBRARY", "/nonexistent/libnccl.so.2", 1);  // opened once: here, by this test alone
   for (const std::string& error : OnRanks(2, 2000, [](Communicator& comm) -> Status {
          MINIMO_TRY(NcclCommunicator::Create(comm));
          return {};

@@ -81,7 +81,8 @@ Result<ParallelPlan> PlanFor(const EngineOptions& options, const LoadedModel& mo
   if (flags.tensor_parallel_size == 0) flags.tensor_parallel_size = processes / std::max(1, replicas);
   if (replicas > 1 && flags.tensor_parallel_size == 0) flags.tensor_parallel_size = 1;
   if (processes > 1 && flags.tensor_parallel_size * replicas != processes) {
-    return Errorf("--tensor-parallel-size is {}{}, but {} processes were started; make them equal, or leave the flag out",
+    return Errorf("--tensor-parallel-size is {}{}, but {} processes were started; make them equal, or leave the flag "
+                  "out",
                   flags.tensor_parallel_size, replicas > 1 ? fmt::format(" in each of {} replicas", replicas) : "",
                   processes);
   }

@@ -32,7 +32,8 @@ class PatientRanks {
 };
 
 // The leader's executor for the plan, on the CPU or on CUDA devices: one rank, thread ranks, or rank 0 of
-// options.ranks, whose followers are told the layout. Every process has passed AgreeOn before. The model outlives the executor.
+// options.ranks, whose followers are told the layout. Every process has passed AgreeOn before. The model outlives the
+// executor.
 Result<RankedExecutor> MakeRankedExecutor(const EngineOptions& options, const EngineModel& model, bool cuda,
                                           const ParallelPlan& plan, const KvLayout& layout, DType kv_dtype);
 

@@ -19,7 +19,9 @@ Replicas::Replicas(int count, const KvLayout& layout, const SchedulerOptions& op
 }
 
 void Replicas::Add(LiveChoice* choice) {
-  const auto load = [](const std::unique_ptr<Replica>& r) { return r->scheduler.num_waiting() + r->scheduler.num_running(); };
+  const auto load = [](const std::unique_ptr<Replica>& r) {
+    return r->scheduler.num_waiting() + r->scheduler.num_running();
+  };
   const auto least = std::min_element(all_.begin(), all_.end(),
                                       [&](const auto& a, const auto& b) { return load(a) < load(b); });
   choice->replica = static_cast<int32_t>(least - all_.begin());

@@ -1,5 +1,6 @@
 // The replicas of attention that an engine leads: each has KV memory and a scheduler of its own and a part of the
-// requests, and one step of all of them runs together, because they share the experts. One replica is the ordinary case.
+// requests, and one step of all of them runs together, because they share the experts. One replica is the ordinary
+// case.
 //
 // A request goes to the replica with the fewest requests, its choices with it; it stays there. The step's budgets are
 // shared evenly. A replica with nothing to run has no sequences in the step.

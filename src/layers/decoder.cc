@@ -78,7 +78,7 @@ void Decoder::CountRows(const StepRecord& step, ReplicaRows* tokens, ReplicaRows
       counts = step.replicas[static_cast<size_t>(r)];
     }
     int64_t rows_of_logits = 0;
-    for (const auto end = sequence + counts.sequences; sequence != end; ++sequence) rows_of_logits += sequence->num_logits;
+    for (int32_t i = 0; i < counts.sequences; ++i) rows_of_logits += (sequence++)->num_logits;
     for (const auto& [rows, count] : {std::pair(tokens, int64_t{counts.tokens}), std::pair(logits, rows_of_logits)}) {
       rows->floats[static_cast<size_t>(r * share_.attention_ranks())] = count * spec_.hidden;
       if (r == share_.replica()) rows->before = rows->all, rows->mine = count;
@@ -125,7 +125,8 @@ Status Decoder::FeedForward(bool decode, int layer, int64_t rows, const ReplicaR
     rows = of_replicas.all;
     all_out_.Reserve(static_cast<size_t>(rows * spec_.hidden));
   }
-  const std::span<float> partial(replicas ? all_out_.data() : block_out_.data(), static_cast<size_t>(rows * spec_.hidden));
+  const std::span<float> partial(replicas ? all_out_.data() : block_out_.data(),
+                                 static_cast<size_t>(rows * spec_.hidden));
   float* to = share_.alone() ? x_.data() : partial.data();
   if (!share_.alone()) std::fill(partial.begin(), partial.end(), 0.0f);
   if (spec_.layers[layer].moe) {

@@ -108,7 +108,8 @@ int64_t RowGrain(const DecoderWeights& whole) {
   return grain;
 }
 
-RankShare MakeRankShare(const ModelSpec& whole, const ParallelPlan& plan, Communicator* comm, int64_t expert_row_grain) {
+RankShare MakeRankShare(const ModelSpec& whole, const ParallelPlan& plan, Communicator* comm,
+                        int64_t expert_row_grain) {
   RankShare share;
   share.comm = comm;
   share.replicas = plan.replicas;
@@ -143,7 +144,8 @@ Result<RankModel> ShardModel(const LoadedModel& whole, const ParallelPlan& plan,
 uint64_t Fingerprint(const LoadedModel& model) {
   Hash hash;
   const ModelSpec& s = model.spec;
-  const int64_t sizes[] = {s.hidden, s.vocab, s.num_layers(), s.moe.experts, s.moe.top_k, s.moe.intermediate, s.mtp_layers};
+  const int64_t sizes[] = {s.hidden,    s.vocab,            s.num_layers(), s.moe.experts,
+                           s.moe.top_k, s.moe.intermediate, s.mtp_layers};
   hash.Add(sizes, sizeof sizes);
   hash.Add(&s.norm_eps, sizeof s.norm_eps);
   hash.Add(s.model_type.data(), s.model_type.size());

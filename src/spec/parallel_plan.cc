@@ -194,7 +194,9 @@ std::vector<std::string> Describe(const ModelSpec& spec, const ParallelPlan& pla
   constexpr double kGb = 1e9;
   const RankMemory most = MemoryOf(spec, plan, 0, bits);
   std::string experts = fmt::format("experts {}", ToString(plan.decode));
-  if (plan.hybrid()) experts = fmt::format("experts {} in prefill, {} in decode", ToString(plan.prefill), ToString(plan.decode));
+  if (plan.hybrid()) {
+    experts = fmt::format("experts {} in prefill, {} in decode", ToString(plan.prefill), ToString(plan.decode));
+  }
   if (plan.replicas > 1) {
     experts = fmt::format("{} replicas of attention with {} each, {}", plan.replicas,
                           plan.attention_ranks() == 1 ? "one" : std::to_string(plan.attention_ranks()), experts);

@@ -72,14 +72,19 @@ TEST_P(ParallelEngine, TextsOfManyRequestsAreThoseOfOneRank) {
 
   struct Layout {
     int ranks;
-    const char* prefill;
-    const char* decode;
+    std::string prefill;
+    std::string decode;
     int replicas = 1;
   };
-  for (const Layout& layout :
-       {Layout{2, "", ""}, Layout{3, "tp", "ep"}, Layout{8, "ep", "tp"}, Layout{16, "4x4", "4x4"},
-        Layout{1, "ep", "ep", 2}, Layout{1, "ep", "tp", 3}, Layout{2, "tp", "tp", 4}}) {
-    SCOPED_TRACE(::testing::Message() << layout.ranks << " ranks in each of " << layout.replicas << " replicas");
+  std::vector<Layout> layouts = {{1, "", ""}, {2, "", ""}, {1, "ep", "ep", 2}, {1, "ep", "tp", 3}, {2, "tp", "tp", 4}};
+  for (const int ranks : {2, 3, 4, 8, 16, 64}) {
+    layouts.insert(layouts.end(), {{ranks, "tp", "tp"}, {ranks, "ep", "ep"}, {ranks, "ep", "tp"}});
+    const std::string mixed = std::to_string(ranks / 2) + "x2";
+    if (ranks > 2 && ranks % 2 == 0) layouts.push_back({ranks, mixed, mixed});
+  }
+  for (const Layout& layout : layouts) {
+    SCOPED_TRACE(::testing::Message() << layout.ranks << " ranks in each of " << layout.replicas << " replicas, experts "
+                                      << layout.prefill << " in prefill, " << layout.decode << " in decode");
     EngineOptions options = Options(GetParam());
     options.tensor_parallel_size = layout.ranks;
     options.data_parallel_size = layout.replicas;

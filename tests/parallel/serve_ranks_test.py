@@ -56,7 +56,8 @@ class Group:
         self.log = tempfile.TemporaryFile("w+")
         command = [MINIMO, "launch", "-n", str(ranks), *launch, "--", "serve", "--model", str(model), "--port",
                    str(self.port), "--threads", "1", "--log-level", "info", *flags]
-        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, env={**os.environ, **(environment or {})})
+        environment = {**os.environ, **(environment or {})}
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, env=environment)
 
     def text(self):
         self.log.flush()
