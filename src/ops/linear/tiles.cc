@@ -52,11 +52,13 @@ void DequantizeRow(const WeightView& w, int64_t r, float* out) {
 
 struct TileWriter {
   TileLayout layout;
-  uint16_t* scales;
-  uint8_t* codes;
+  std::byte* tile;
 
+  uint16_t& Scale(int64_t group, int64_t row) const {
+    return reinterpret_cast<uint16_t*>(tile + layout.ScalesAt(group))[row];
+  }
   uint8_t* Quad(int64_t group, int64_t quad, int64_t row) const {  // of int8, or the byte pair's of int4
-    return codes + group * layout.group_bytes() + (quad * kTileRows + row) * 4;
+    return reinterpret_cast<uint8_t*>(tile) + layout.CodesAt(group) + (quad * kTileRows + row) * 4;
   }
 };
 
@@ -68,7 +70,7 @@ void PackInt8Row(const TileWriter& to, int64_t row, const float* values) {
     for (int64_t i = 0; i < kInt8Group; ++i) most = std::max(most, std::fabs(x[i]));
     const Bf16 scale = Bf16Above(most / 127.0f);
     const float step = ToFloat(scale);
-    to.scales[g * kTileRows + row] = scale.bits;
+    to.Scale(g, row) = scale.bits;
     const float inverse = step > 0 ? 1.0f / step : 0.0f;
     uint8_t codes[kInt8Group];
     for (int64_t i = 0; i < kInt8Group; ++i) {  // in the low byte: the rounded value; its offset flips the top bit
@@ -82,7 +84,7 @@ void PackInt4Row(const TileWriter& to, int64_t row, const WeightView& w, int64_t
   const auto* bytes = reinterpret_cast<const uint8_t*>(w.Row(r));
   const int64_t pairs = to.layout.group / 8;
   for (int64_t g = 0; g < to.layout.groups; ++g) {
-    to.scales[g * kTileRows + row] = w.group_scales[r * w.scale_stride + g].bits;
+    to.Scale(g, row) = w.group_scales[r * w.scale_stride + g].bits;
     for (int64_t p = 0; p < pairs; ++p) {  // 4 bytes: 8 columns, two to a byte
       const uint8_t* from = bytes + (g * pairs + p) * 4;
       uint8_t* quad = to.Quad(g, p, row);
@@ -94,8 +96,11 @@ void PackInt4Row(const TileWriter& to, int64_t row, const WeightView& w, int64_t
   }
 }
 
-TileWriter WriterAt(const TileLayout& layout, std::byte* tile) {
-  return {layout, reinterpret_cast<uint16_t*>(tile), reinterpret_cast<uint8_t*>(tile) + layout.scale_bytes()};
+void FillWithZeros(const TileLayout& layout, std::byte* tile) {
+  for (int64_t g = 0; g < layout.groups; ++g) {
+    if (g % 2 == 0) std::memset(tile + layout.ScalesAt(g), 0, kScaleLine);
+    std::memset(tile + layout.CodesAt(g), layout.int4 ? 0x88 : 0x80, static_cast<size_t>(layout.group_bytes()));
+  }
 }
 
 }  // namespace
@@ -111,12 +116,9 @@ void PackTiles(const WeightView& w, ThreadTeam& team, std::byte* tiles) {
     std::vector<float> values(static_cast<size_t>(layout.padded_cols()), 0.0f);
     for (int64_t t = first / kTileRows; t < TileLayout::Tiles(last); ++t) {
       std::byte* tile = tiles + t * layout.tile_bytes();
-      const TileWriter to = WriterAt(layout, tile);
+      const TileWriter to{layout, tile};
       const int64_t rows = std::min(kTileRows, w.rows - t * kTileRows);
-      if (rows < kTileRows || layout.scale_bytes() > layout.groups * kTileRows * 2) {
-        std::memset(tile, 0, static_cast<size_t>(layout.scale_bytes()));
-        std::memset(to.codes, layout.int4 ? 0x88 : 0x80, static_cast<size_t>(layout.groups * layout.group_bytes()));
-      }
+      if (rows < kTileRows || layout.groups % 2 != 0) FillWithZeros(layout, tile);
 #if defined(__x86_64__)
       if (vectors) {
         PackTileAvx512(w, t * kTileRows, rows, tile);
@@ -139,8 +141,8 @@ float DequantizeTile(const WeightView& w, int64_t r, int64_t c) {
   const TileLayout layout(w);
   const std::byte* tile = w.tiles + r / kTileRows * layout.tile_bytes();
   const int64_t row = r % kTileRows, g = c / layout.group, quad = c % layout.group / 4, i = c % 4;
-  const float scale = ToFloat(reinterpret_cast<const Bf16*>(tile)[g * kTileRows + row]);
-  const auto* codes = reinterpret_cast<const uint8_t*>(tile) + layout.scale_bytes() + g * layout.group_bytes();
+  const float scale = ToFloat(reinterpret_cast<const Bf16*>(tile + layout.ScalesAt(g))[row]);
+  const auto* codes = reinterpret_cast<const uint8_t*>(tile) + layout.CodesAt(g);
   if (!layout.int4) return scale * static_cast<float>(codes[(quad * kTileRows + row) * 4 + i] - 128);
   const int byte = codes[(quad / 2 * kTileRows + row) * 4 + i];
   return scale * static_cast<float>((quad % 2 ? byte >> 4 : byte & 0xf) - 8);

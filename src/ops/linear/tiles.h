@@ -1,10 +1,12 @@
 // Weights laid out for integer products with dynamically quantised activations: `--activations int8`.
 //
-// A tile is 16 rows (output features) over all columns: first its scales, bf16 [groups][16], padded to whole cache
-// lines; then its codes, unsigned with an offset, in groups of columns that share a scale:
-//   int8  [groups of 128][32 quads][16 rows][4 columns], offset 128
-//   int4  [groups of 32, 64 or 128][pairs of quads][16 rows][4 columns], offset 8; the low nibble belongs to the first
+// A tile is 16 rows (output features) over all columns, in groups of columns that share a scale. Codes are unsigned
+// with an offset:
+//   int8  a group of 128: [32 quads][16 rows][4 columns], offset 128
+//   int4  a group of 32, 64 or 128: [pairs of quads][16 rows][4 columns], offset 8; the low nibble belongs to the first
 //         quad of the pair
+// Two groups share a line of scales, bf16 [2][16], which lies before their codes, so that a tile is one stream:
+//   | scales 0, 1 |- codes 0 -|- codes 1 -| scales 2, 3 |- codes 2 -| ...
 // One load is 4 columns of 16 rows: what VPDPBUSD, or a row of an AMX tile, multiplies by 4 broadcast activations.
 // Rows and columns beyond the matrix hold zeros (the offset).
 //
@@ -24,6 +26,7 @@ class ThreadTeam;
 
 inline constexpr int64_t kTileRows = 16;
 inline constexpr int64_t kInt8Group = 128;
+inline constexpr int64_t kScaleLine = 2 * kTileRows * 2;  // bytes: of two groups
 
 struct TileLayout {
   int64_t cols = 0;    // of the matrix
@@ -39,9 +42,12 @@ struct TileLayout {
 
   int32_t offset() const { return int4 ? 8 : 128; }
   int64_t padded_cols() const { return groups * group; }
-  int64_t scale_bytes() const { return (groups * kTileRows * 2 + 63) / 64 * 64; }
   int64_t group_bytes() const { return group * kTileRows / (int4 ? 2 : 1); }
-  int64_t tile_bytes() const { return scale_bytes() + groups * group_bytes(); }
+  int64_t pair_bytes() const { return kScaleLine + 2 * group_bytes(); }
+  int64_t tile_bytes() const { return (groups + 1) / 2 * kScaleLine + groups * group_bytes(); }
+  // Of group g in its tile.
+  int64_t ScalesAt(int64_t g) const { return g / 2 * pair_bytes() + g % 2 * (kScaleLine / 2); }
+  int64_t CodesAt(int64_t g) const { return g / 2 * pair_bytes() + kScaleLine + g % 2 * group_bytes(); }
   static int64_t Tiles(int64_t rows) { return (rows + kTileRows - 1) / kTileRows; }
 };
 

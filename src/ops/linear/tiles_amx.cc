@@ -48,7 +48,7 @@ struct Scratch {
 
 // Codes of `step` (64 columns) of a tile; int4: unpacked into `to`.
 inline const uint8_t* Codes(const TileLayout& layout, const std::byte* tile, int64_t g, int64_t step, uint8_t* to) {
-  const auto* codes = reinterpret_cast<const uint8_t*>(tile) + layout.scale_bytes() + g * layout.group_bytes();
+  const auto* codes = reinterpret_cast<const uint8_t*>(tile) + layout.CodesAt(g);
   if (!layout.int4) return codes + step * kStep * kTileRows;
   const __m512i nibble = _mm512_set1_epi8(0xf);
   codes += step * kStep * kTileRows / 2;
@@ -114,7 +114,7 @@ void Block(Scratch* s, const LinearTask& task, const TileLayout& layout, int64_t
     const int64_t meta = layout.padded_cols() + g * static_cast<int64_t>(sizeof(ScaleAndStart));
     for (int r = 0; r < R; ++r) {
       float* to = totals + r * 2 * kTokenTile * kTileRows;
-      const std::byte* scales = tile[r] + g * kTileRows * 2;
+      const std::byte* scales = tile[r] + layout.ScalesAt(g);
       AddGroup(s->sums[r], x, row_bytes, meta, scales, std::min<int64_t>(count, kTokenTile), to);
       if (second) {
         AddGroup(s->sums[2 + r], x2, row_bytes, meta, scales, count - kTokenTile, to + kTokenTile * kTileRows);

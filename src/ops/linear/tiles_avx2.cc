@@ -30,7 +30,6 @@ inline void HalfTile(const TileLayout& layout, const std::byte* tile, int half, 
   const __m256i nibble = _mm256_set1_epi8(0xf), flip = _mm256_set1_epi8(static_cast<char>(0x80));
   __m256 total[T];
   for (int t = 0; t < T; ++t) total[t] = _mm256_setzero_ps();
-  const std::byte* codes = tile + layout.scale_bytes() + half * 32;
   for (int64_t g = 0; g < layout.groups; ++g) {
     const int64_t meta = layout.padded_cols() + g * static_cast<int64_t>(sizeof(ScaleAndStart));
     __m256i sum[T];
@@ -39,6 +38,7 @@ inline void HalfTile(const TileLayout& layout, const std::byte* tile, int half, 
                      : _mm256_setzero_si256();
     }
     int64_t column = g * layout.group;
+    const std::byte* codes = tile + layout.CodesAt(g) + half * 32;
     for (int64_t s = 0; s < layout.group_bytes() / kLine; ++s, codes += kLine) {
       const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
       if constexpr (kInt4) {
@@ -58,7 +58,7 @@ inline void HalfTile(const TileLayout& layout, const std::byte* tile, int half, 
         column += 4;
       }
     }
-    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(tile + g * kTileRows * 2 + half * 16));
+    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(tile + layout.ScalesAt(g) + half * 16));
     const __m256 scales = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
     for (int t = 0; t < T; ++t) {
       const __m256 x_scale = _mm256_set1_ps(reinterpret_cast<const ScaleAndStart*>(x[t] + meta)->scale);

@@ -53,7 +53,6 @@ inline void Tile(const LinearTask& task, const TileLayout& layout, const StagedR
   }
   const __m512i nibble = _mm512_set1_epi8(0xf);
   const int64_t steps = layout.group_bytes() / kLine;
-  int64_t at = layout.scale_bytes();  // of codes in the tile
   for (int64_t g = 0; g < layout.groups; ++g) {
     const int64_t meta = layout.padded_cols() + g * static_cast<int64_t>(sizeof(ScaleAndStart));
     __m512i sum[R][T];
@@ -61,7 +60,7 @@ inline void Tile(const LinearTask& task, const TileLayout& layout, const StagedR
       const __m512i start = _mm512_set1_epi32(reinterpret_cast<const ScaleAndStart*>(x[t] + meta)->start);
       for (int r = 0; r < R; ++r) sum[r][t] = start;
     }
-    int64_t column = g * layout.group;
+    int64_t column = g * layout.group, at = layout.CodesAt(g);
     for (int64_t s = 0; s < steps; ++s, at += kLine) {
       __m512i w[R];
       for (int r = 0; r < R; ++r) w[r] = _mm512_loadu_si512(tile[r] + at);
@@ -87,7 +86,7 @@ inline void Tile(const LinearTask& task, const TileLayout& layout, const StagedR
       }
     }
     for (int r = 0; r < R; ++r) {
-      const __m512 scales = LoadScales(tile[r] + g * kTileRows * 2);
+      const __m512 scales = LoadScales(tile[r] + layout.ScalesAt(g));
       for (int t = 0; t < T; ++t) {
         const __m512 x_scale = _mm512_set1_ps(reinterpret_cast<const ScaleAndStart*>(x[t] + meta)->scale);
         total[r][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][t]), _mm512_mul_ps(scales, x_scale), total[r][t]);
@@ -134,12 +133,16 @@ void OneToken(const LinearTask& task, const TileLayout& layout, const StagedRows
   const __m512i low = _mm512_set1_epi8(0xf), high = _mm512_set1_epi8(static_cast<char>(0xf0));
   const int64_t steps = layout.group_bytes() / (kLines * kLine);
   for (int64_t row = begin; row < end; row += kTileRows) {
-    const std::byte* tile = task.weight.tiles + row / kTileRows * layout.tile_bytes();
-    const std::byte* at = tile + layout.scale_bytes();
+    const std::byte* at = task.weight.tiles + row / kTileRows * layout.tile_bytes();
+    const std::byte* scale_line = at;
     const auto* codes = reinterpret_cast<const int8_t*>(x);
     __m512 total = _mm512_setzero_ps();
     for (int64_t g = 0; g < layout.groups; ++g) {
-      Prefetch(tile + g * kTileRows * 2 + kAhead);  // with the lines below: every line of the tile, kAhead on
+      if (g % 2 == 0) {
+        scale_line = at;
+        Prefetch(at + kAhead);
+        at += kScaleLine;
+      }
       __m512i sum[kSums] = {_mm512_set1_epi32(meta[g].start)};
       for (int64_t s = 0; s < steps; ++s) {
         for (int i = 0; i < kLines; ++i, at += kLine) {
@@ -157,7 +160,7 @@ void OneToken(const LinearTask& task, const TileLayout& layout, const StagedRows
       }
       const __m512i even = _mm512_add_epi32(sum[0], sum[2]), odd = _mm512_add_epi32(sum[1], sum[3]);
       const __m512i all = _mm512_add_epi32(even, kInt4 ? _mm512_srai_epi32(odd, 4) : odd);
-      const __m512 scales = _mm512_mul_ps(LoadScales(tile + g * kTileRows * 2), _mm512_set1_ps(meta[g].scale));
+      const __m512 scales = _mm512_mul_ps(LoadScales(scale_line + g % 2 * (kScaleLine / 2)), _mm512_set1_ps(meta[g].scale));
       total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(all), scales, total);
     }
     const int64_t left = task.weight.rows - row;

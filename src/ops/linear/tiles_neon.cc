@@ -92,8 +92,6 @@ struct Dotted {
 template <class Products, bool kInt4, int T>
 void Tile(const LinearTask& task, const TileLayout& layout, const StagedRows& staged, int64_t row, int64_t token) {
   const std::byte* tile = task.weight.tiles + row / kTileRows * layout.tile_bytes();
-  const auto* scales = reinterpret_cast<const uint16_t*>(tile);
-  const auto* codes = reinterpret_cast<const uint8_t*>(tile) + layout.scale_bytes();
   const int8_t* x[T];
   const ScaleAndStart* meta[T];
   float32x4_t total[T][kVectors];
@@ -103,14 +101,16 @@ void Tile(const LinearTask& task, const TileLayout& layout, const StagedRows& st
     meta[t] = reinterpret_cast<const ScaleAndStart*>(x[t] + layout.padded_cols());
     for (int i = 0; i < kVectors; ++i) total[t][i] = vdupq_n_f32(0);
   }
-  for (int64_t g = 0; g < layout.groups; ++g, codes += layout.group_bytes()) {
+  for (int64_t g = 0; g < layout.groups; ++g) {
+    const auto* scales = reinterpret_cast<const uint16_t*>(tile + layout.ScalesAt(g));
+    const auto* codes = reinterpret_cast<const uint8_t*>(tile) + layout.CodesAt(g);
     int32_t sums[T][kTileRows];
     Products::template Sums<kInt4, T>(codes, x, layout.group, sums);
     for (int t = 0; t < T; ++t) {
       const int32x4_t start = vdupq_n_s32(kInt4 ? meta[t][g].start : 0);
       const float32x4_t x_scale = vdupq_n_f32(meta[t][g].scale);
       for (int i = 0; i < kVectors; ++i) {
-        const uint32x4_t bits = vshll_n_u16(vld1_u16(scales + g * kTileRows + 4 * i), 16);
+        const uint32x4_t bits = vshll_n_u16(vld1_u16(scales + 4 * i), 16);
         const float32x4_t scale = vmulq_f32(vreinterpretq_f32_u32(bits), x_scale);
         total[t][i] = vfmaq_f32(total[t][i], vcvtq_f32_s32(vaddq_s32(vld1q_s32(sums[t] + 4 * i), start)), scale);
       }

@@ -75,20 +75,23 @@ inline __m512i SpreadNibbles(__m512i v) {
 }
 
 void PackInt4Tile(const WeightView& w, const TileLayout& layout, int64_t first_row, int64_t rows, std::byte* tile) {
-  auto* scales = reinterpret_cast<uint16_t*>(tile);
   for (int64_t r = 0; r < rows; ++r) {
     const Bf16* from = w.group_scales + (first_row + r) * w.scale_stride;
-    for (int64_t g = 0; g < layout.groups; ++g) scales[g * kTileRows + r] = from[g].bits;
+    for (int64_t g = 0; g < layout.groups; ++g) {
+      reinterpret_cast<uint16_t*>(tile + layout.ScalesAt(g))[r] = from[g].bits;
+    }
   }
   const __m512i row_starts = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
                                                 _mm512_set1_epi32(static_cast<int>(w.row_bytes)));
   const std::byte* from = w.Row(first_row);
-  std::byte* to = tile + layout.scale_bytes();
   const __m512i zeros = _mm512_set1_epi32(static_cast<int>(0x88888888u));  // rows beyond the last one
-  for (int64_t c = 0; c < w.cols; c += 8, from += 4, to += 64) {
-    const __m512i v = _mm512_mask_i32gather_epi32(zeros, MaskOf(rows), row_starts, from, 1);
-    const __m512i high = SpreadNibbles(_mm512_srli_epi32(v, 16));
-    _mm512_storeu_si512(to, _mm512_or_si512(SpreadNibbles(v), _mm512_slli_epi32(high, 4)));
+  for (int64_t g = 0; g < layout.groups; ++g) {
+    std::byte* to = tile + layout.CodesAt(g);
+    for (int64_t c = 0; c < layout.group; c += 8, from += 4, to += 64) {
+      const __m512i v = _mm512_mask_i32gather_epi32(zeros, MaskOf(rows), row_starts, from, 1);
+      const __m512i high = SpreadNibbles(_mm512_srli_epi32(v, 16));
+      _mm512_storeu_si512(to, _mm512_or_si512(SpreadNibbles(v), _mm512_slli_epi32(high, 4)));
+    }
   }
 }
 
@@ -102,17 +105,17 @@ bool CanPackTilesAvx512(const WeightView& w) {
 void PackTileAvx512(const WeightView& w, int64_t first_row, int64_t rows, std::byte* tile) {
   const TileLayout layout(w);
   if (layout.int4) return PackInt4Tile(w, layout, first_row, rows, tile);
-  auto* scales = reinterpret_cast<uint16_t*>(tile);
-  std::byte* to = tile + layout.scale_bytes();
   alignas(64) uint8_t codes[kTileRows][kInt8Group];
   std::memset(codes, 0x80, sizeof codes);
   const __m512i row_starts = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
                                                 _mm512_set1_epi32(kInt8Group));
   for (int64_t g = 0; g < layout.groups; ++g) {
+    auto* scales = reinterpret_cast<uint16_t*>(tile + layout.ScalesAt(g));
     for (int64_t r = 0; r < rows; ++r) {
       const float* row_scales = w.scales ? w.ScaleRow(first_row + r) : nullptr;
-      scales[g * kTileRows + r] = PackGroup(w, w.Row(first_row + r), row_scales, g * kInt8Group, codes[r]);
+      scales[r] = PackGroup(w, w.Row(first_row + r), row_scales, g * kInt8Group, codes[r]);
     }
+    std::byte* to = tile + layout.CodesAt(g);
     for (int64_t quad = 0; quad < kInt8Group / 4; ++quad, to += 64) {
       _mm512_storeu_si512(to, _mm512_i32gather_epi32(row_starts, &codes[0][4 * quad], 1));
     }

@@ -39,8 +39,6 @@ void TileRowsPortable(const LinearTask& task, const StagedRows& staged, int64_t 
   const TileLayout layout(task.weight);
   for (int64_t row = begin; row < end; row += kTileRows) {
     const std::byte* tile = task.weight.tiles + row / kTileRows * layout.tile_bytes();
-    const auto* scales = reinterpret_cast<const Bf16*>(tile);
-    const auto* codes = reinterpret_cast<const uint8_t*>(tile) + layout.scale_bytes();
     for (int64_t t = 0; t < task.tokens; ++t) {
       const std::byte* x = staged.data + (task.x_rows ? task.x_rows[t] : t) * staged.row_bytes;
       const auto* meta = reinterpret_cast<const ScaleAndStart*>(x + layout.padded_cols());
@@ -48,9 +46,11 @@ void TileRowsPortable(const LinearTask& task, const StagedRows& staged, int64_t 
       for (int64_t g = 0; g < layout.groups; ++g) {
         int32_t sums[kTileRows];
         std::fill_n(sums, kTileRows, meta[g].start);
-        AddGroup(layout, codes + g * layout.group_bytes(), reinterpret_cast<const int8_t*>(x) + g * layout.group, sums);
+        const auto* codes = reinterpret_cast<const uint8_t*>(tile) + layout.CodesAt(g);
+        const auto* scales = reinterpret_cast<const Bf16*>(tile + layout.ScalesAt(g));
+        AddGroup(layout, codes, reinterpret_cast<const int8_t*>(x) + g * layout.group, sums);
         for (int64_t r = 0; r < kTileRows; ++r) {
-          const float scale = ToFloat(scales[g * kTileRows + r]) * meta[g].scale;
+          const float scale = ToFloat(scales[r]) * meta[g].scale;
           total[r] = std::fma(static_cast<float>(sums[r]), scale, total[r]);
         }
       }
