@@ -23,6 +23,9 @@ namespace minimo {
 // blocks may be written in any order.
 class WriteQueue {
  public:
+  static constexpr size_t kDepth = 4;  // blocks that are queued or being written
+  static constexpr int kWriters = 2;   // requests in flight, as many as ReadAhead has: the disk gives both their share
+
   explicit WriteQueue(size_t block_bytes);  // a multiple of kBlockAlignment
   ~WriteQueue();
   size_t block_bytes() const { return block_bytes_; }
@@ -32,8 +35,6 @@ class WriteQueue {
   Status Close();  // waits for the rest
 
  private:
-  static constexpr size_t kDepth = 4;
-  static constexpr int kWriters = 2;  // requests in flight, as many as ReadAhead has: the disk gives both their share
   struct Item {
     int fd;
     const std::string* path;

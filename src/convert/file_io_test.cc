@@ -6,7 +6,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <csignal>
+#include <filesystem>
+#include <fstream>
 #include <random>
 #include <thread>
 
@@ -109,6 +113,68 @@ TEST(BlockFile, AFolderThatCannotBeWrittenIsToldAtOnce) {
   EXPECT_THAT(file.error().message, HasSubstr("/proc/nowhere/f.tmp: cannot create"));
 }
 
+// Stops threads wherever they are until it ends.
+class Hold {
+ public:
+  explicit Hold(const std::vector<pid_t>& threads) {
+    EXPECT_EQ(pipe(gate_), 0);
+    held_ = 0;
+    signal(SIGUSR1, [](int) {
+      ++held_;
+      char byte;
+      (void)!read(gate_[0], &byte, 1);  // until the other end is closed
+    });
+    for (const pid_t thread : threads) EXPECT_EQ(tgkill(getpid(), thread, SIGUSR1), 0);
+    while (held_ < std::ssize(threads)) std::this_thread::yield();
+  }
+  ~Hold() { close(gate_[1]); }
+
+ private:
+  static inline int gate_[2];
+  static inline std::atomic<int> held_;
+};
+
+std::vector<pid_t> Threads() {
+  std::vector<pid_t> threads;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/task")) {
+    threads.push_back(std::stoi(entry.path().filename().string()));
+  }
+  std::sort(threads.begin(), threads.end());
+  return threads;
+}
+
+TEST(WriteQueue, TakesSoManyBlocksAheadOfTheDisk) {
+  const ScratchDir dir;
+  constexpr size_t kBlock = 4096;
+  const std::string text = Noise(10 * kBlock);
+  const std::vector<pid_t> before = Threads();
+  WriteQueue queue(kBlock);
+  const std::vector<pid_t> after = Threads();
+  std::vector<pid_t> writers;
+  std::set_difference(after.begin(), after.end(), before.begin(), before.end(), std::back_inserter(writers));
+  ASSERT_EQ(std::ssize(writers), WriteQueue::kWriters);
+  auto file = BlockFile::Create(dir.File("f"), queue);
+  ASSERT_TRUE(file.ok());
+  std::atomic<size_t> pushed{0};
+  std::jthread producer;
+  {
+    const Hold disk(writers);
+    producer = std::jthread([&] {
+      for (size_t at = 0; at < text.size(); at += kBlock, ++pushed) {
+        if (!file->Append(Bytes(text) + at, kBlock)) return;
+      }
+    });
+    while (pushed < WriteQueue::kDepth) std::this_thread::yield();
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    EXPECT_EQ(pushed, WriteQueue::kDepth);
+  }
+  producer.join();
+  EXPECT_EQ(pushed, 10u);
+  ASSERT_TRUE(queue.Close().ok());
+  ASSERT_TRUE(file->Finish().ok());
+  EXPECT_TRUE(ReadBytes(dir.File("f")) == text);
+}
+
 // A checkpoint of two tensors of bytes and its files.
 struct Source {
   ScratchDir dir;
@@ -181,21 +247,40 @@ TEST(SourceReader, AFileThatHasBecomeShorterIsTold) {
   EXPECT_THAT(status.error().message, HasSubstr("model.safetensors: cannot read: it has become shorter"));
 }
 
+// By any thread of this process, by way of read(2) and its kin.
+int64_t BytesRead() {
+  std::ifstream io("/proc/self/io");
+  std::string name;
+  int64_t bytes = -1;
+  io >> name >> bytes;
+  return name == "rchar:" ? bytes : -1;
+}
+
 // More than the read-ahead may hold: it waits for what is taken, and what nobody takes does not keep it from ending.
 TEST(ReadAhead, HoldsSoManyBlocksAtMost) {
   const ScratchDir dir;
-  constexpr int64_t kBytes = (ReadAhead::kBlocks + 8) * ReadAhead::kBlockBytes;
+  constexpr int64_t kBlock = ReadAhead::kBlockBytes, kBytes = (ReadAhead::kBlocks + 8) * kBlock;
   dir.Write("f", "");
   ASSERT_EQ(truncate(dir.File("f").c_str(), kBytes), 0);  // holes: zeros
   const std::string path = dir.File("f");
   const int fd = open(path.c_str(), O_RDONLY);
+  const int64_t before = BytesRead();
   {
     ReadAhead ahead;
     ahead.Ask(4096, kBytes, fd, 0, path);
+    // The counter is that of finished reads, /proc's own few bytes among them.
+    const auto blocks_read = [&] { return (BytesRead() - before) / kBlock; };
+    const auto expect_blocks = [&](int64_t blocks) {
+      if (before < 0) return;
+      while (blocks_read() < blocks) std::this_thread::yield();
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      EXPECT_EQ(blocks_read(), blocks);
+    };
+    expect_blocks(ReadAhead::kBlocks);
     const auto drop = [](std::span<const std::byte>) {};
-    for (int64_t at = 0; at < kBytes - 4 * ReadAhead::kBlockBytes; at += ReadAhead::kBlockBytes) {
-      EXPECT_EQ(ahead.Take(static_cast<uintptr_t>(4096 + at), ReadAhead::kBlockBytes, drop).value(),
-                ReadAhead::kBlockBytes);
+    for (int64_t at = 0; at < kBytes - 4 * kBlock; at += kBlock) {
+      EXPECT_EQ(ahead.Take(static_cast<uintptr_t>(4096 + at), kBlock, drop).value(), kBlock);
+      if (at == kBlock) expect_blocks(ReadAhead::kBlocks + 2);
     }
     EXPECT_EQ(ahead.Take(0, 1, drop).value(), 0);
     EXPECT_EQ(ahead.Take(4096 + kBytes, 1, drop).value(), 0);
