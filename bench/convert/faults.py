@@ -65,27 +65,36 @@ class Convert:
 
 
 def finished(out):
-    return sorted(path.name for path in out.glob("*.safetensors"))
+    return sorted(str(path.relative_to(out)) for path in out.rglob("*.safetensors"))
+
+
+def size_of(path):
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # renamed meanwhile
+        return 0
 
 
 def wait_for(out, process, files, more_bytes):
-    """Until so many files are finished and the next one has begun."""
+    """Until so many files are finished and the next ones have begun."""
     while process.poll() is None:
-        growing = sum(path.stat().st_size for path in out.glob("*.tmp")) if out.exists() else 0
+        growing = sum(map(size_of, out.rglob("*.tmp")))
         if len(finished(out)) >= files and growing >= more_bytes:
             return
         time.sleep(0.02)
     raise SystemExit(f"ended before {files} files: {process.communicate()[1]}")
 
 
-def killed_and_interrupted(convert, source, folder):
+def killed_and_interrupted(convert, source, folder, flags=("--to", "bf16"), stops=((0, "KILL"), (1, "KILL"), (2, "INT"))):
+    """Stopped after so many files, gone on, and each kind of damage found and mended."""
     out = folder / "out"
-    seconds, _ = convert.whole(source, out, "--to", "bf16")
+    seconds, _ = convert.whole(source, out, *flags)
     wanted = digests(out)
-    note("convert --to bf16, undisturbed", seconds=round(seconds, 1), files=len(finished(out)))
+    note(f"convert {' '.join(flags)}, undisturbed", seconds=round(seconds, 1), files=len(finished(out)))
     shutil.rmtree(out)
-    for files, how in [(0, signal.SIGKILL), (1, signal.SIGKILL), (2, signal.SIGINT)]:
-        process = convert.start(source, out, "--to", "bf16")
+    for files, name in stops:
+        how = signal.Signals["SIG" + name]
+        process = convert.start(source, out, *flags)
         wait_for(out, process, files, 1 << 30)
         process.send_signal(how)
         line = None
@@ -94,18 +103,37 @@ def killed_and_interrupted(convert, source, folder):
         process.wait()
         assert len(finished(out)) == files and not (out / "config.json").exists()
         convert.fails("files are finished", "--verify", out)
-        note(how.name, finished_files=files, temporary=len(list(out.glob("*.tmp"))), said=line)
-    seconds, text = convert.whole(source, out, "--to", "bf16")
+        note(how.name, finished_files=files, temporary=len(list(out.rglob("*.tmp"))), said=line)
+    seconds, text = convert.whole(source, out, *flags)
     assert digests(out) == wanted
     note("resumed: every file equal", seconds=round(seconds, 1), said=text.splitlines()[0])
     seconds, _ = convert.whole("--verify", out)
     note("--verify", seconds=round(seconds, 1))
-    with open(max(out.glob("*.safetensors")), "r+b") as file:
-        file.seek(1 << 30)
+    last = out / finished(out)[-1]
+    with open(last, "r+b") as file:
+        middle = size_of(last) // 2
+        file.seek(middle)
         byte = file.read(1)[0]
-        file.seek(1 << 30)
+        file.seek(middle)
         file.write(bytes([byte ^ 1]))
     note("one bit changed", said=convert.fails("damaged", "--verify", out))
+    last.unlink()
+    note("a file gone", said=convert.fails("cannot open", "--verify", out))
+    seconds, text = convert.whole(source, out, *flags)
+    assert digests(out) == wanted
+    note("written again: every file equal", seconds=round(seconds, 1), said=text.splitlines()[0])
+    shutil.rmtree(out)
+
+
+def rank_sets(convert, source, folder):
+    ranks = 8
+    killed_and_interrupted(convert, source, folder, ("--tensor-parallel-size", str(ranks)), ((0, "KILL"), (ranks, "INT")))
+    out = folder / "out"
+    process = convert.start(source, out, "--tensor-parallel-size", str(ranks))
+    wait_for(out, process, 0, 1 << 29)
+    process.send_signal(signal.SIGTERM)
+    note("SIGTERM", said=convert.failed(process, "the same command goes on", 1))
+    note("other ranks", said=convert.fails("name another folder", source, out, "--tensor-parallel-size", "4"))
     shutil.rmtree(out)
 
 
@@ -177,7 +205,7 @@ def main():
         else:
             shutil.copyfile(path, source / path.name)
     convert = Convert(flags.minimo)
-    for part in (killed_and_interrupted, out_of_room, misdirected):
+    for part in (killed_and_interrupted, rank_sets, out_of_room, misdirected):
         part(convert, source, flags.folder)
     if flags.out:
         bytes_in = sum(path.stat().st_size for path in made.glob("*.safetensors"))

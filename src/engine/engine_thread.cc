@@ -53,7 +53,7 @@ Result<std::string> EngineThread::Submit(Request request, EventSink sink) {
   if (const Status check = parts_.executor->Check(); !check.ok()) {
     return Errorf("the engine has failed: {}", check.error().message);
   }
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   if (!fault_.empty()) return Errorf("the engine has failed: {}", fault_);
   if (stop_) return Error{"the engine is shutting down"};
   if (parts_.max_queue > 0 && queued_ >= parts_.max_queue) {
@@ -66,15 +66,18 @@ Result<std::string> EngineThread::Submit(Request request, EventSink sink) {
   inbox_.push_back({std::move(live), {}});
   ++queued_;
   mail_.store(true, std::memory_order_relaxed);
+  lock.unlock();  // before the engine's thread wakes up, on this core perhaps, and wants it
   wake_.notify_one();
   return id;
 }
 
 void EngineThread::Cancel(const std::string& id) {
-  std::lock_guard lock(mutex_);
-  if (live_ids_.count(id) == 0) return;
-  inbox_.push_back({nullptr, id});
-  mail_.store(true, std::memory_order_relaxed);
+  {
+    std::lock_guard lock(mutex_);
+    if (live_ids_.count(id) == 0) return;
+    inbox_.push_back({nullptr, id});
+    mail_.store(true, std::memory_order_relaxed);
+  }
   wake_.notify_one();
 }
 

@@ -3,6 +3,7 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <thread>
 #include <utility>
 
 #include "base/error.h"
@@ -14,12 +15,22 @@ struct Stream::Shared {
   std::condition_variable wake;
   std::deque<Event> events;
   int open_choices = 1;  // choices whose last event has not come yet
+  bool waiting = false;  // the reader sleeps in Next, or has been woken there and has not run yet
 
+  // On the engine's thread, which may be bound to a core and is never done with it. A reader that has been woken for an
+  // earlier event and has not run since may wait for this core until the system takes it away: for milliseconds, in which
+  // a small model says dozens of tokens that the reader may not want. It is woken without the lock, for on this core it
+  // would run at once, into the lock.
   void Push(Event&& event) {
-    std::lock_guard lock(mutex);
-    open_choices -= event.finish != FinishReason::kNone;
-    events.push_back(std::move(event));
+    bool starved;
+    {
+      std::lock_guard lock(mutex);
+      starved = waiting && !events.empty();
+      open_choices -= event.finish != FinishReason::kNone;
+      events.push_back(std::move(event));
+    }
     wake.notify_one();
+    if (starved) std::this_thread::yield();
   }
   // Requires the mutex and an event or the end.
   std::optional<Event> Pop() {
@@ -55,13 +66,17 @@ Stream::~Stream() {
 
 std::optional<Event> Stream::Next() {
   std::unique_lock lock(shared_->mutex);
+  shared_->waiting = true;
   shared_->wake.wait(lock, [&] { return shared_->Ready(); });
+  shared_->waiting = false;
   return shared_->Pop();
 }
 
 std::optional<Event> Stream::Next(std::chrono::microseconds timeout) {
   std::unique_lock lock(shared_->mutex);
+  shared_->waiting = true;
   shared_->wake.wait_for(lock, timeout, [&] { return shared_->Ready(); });
+  shared_->waiting = false;
   return shared_->Pop();
 }
 
