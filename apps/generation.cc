@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "apps/flag_checks.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "checkpoint/mapped_file.h"
@@ -15,8 +16,8 @@ namespace minimo {
 
 void SamplingFlags::Add(CLI::App& command) {
   command.add_option("--max-tokens", max_tokens, "New tokens at most; default: up to the context limit")
-      ->check(CLI::PositiveNumber);
-  command.add_option("--min-tokens", min_tokens, "New tokens before the text may end")->check(CLI::NonNegativeNumber);
+      ->check(AtLeast(1));
+  command.add_option("--min-tokens", min_tokens, "New tokens before the text may end")->check(AtLeast(0));
   command.add_option("--temperature", temperature, "0: greedy");
   command.add_option("--top-p", top_p, "(0, 1]");
   command.add_option("--top-k", top_k, "0: off");
@@ -24,7 +25,7 @@ void SamplingFlags::Add(CLI::App& command) {
   command.add_option("--repetition-penalty", repetition_penalty, "> 0; 1: off");
   command.add_option("--presence-penalty", presence_penalty, "[-2, 2]");
   command.add_option("--frequency-penalty", frequency_penalty, "[-2, 2]");
-  command.add_option("--seed", seed, "The same seed gives the same text");
+  command.add_option("--seed", seed, "The same seed gives the same text")->check(AtLeast(0));
   command.add_option("--stop", stop, "A text to end before; may be given again");
   command.add_option("--stop-token-ids", stop_token_ids, "Ids to end at: 1,2,3")->delimiter(',');
   command.add_option("--logprobs", logprobs, "With --json: log probabilities of the N best tokens")

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "apps/commands.h"
+#include "apps/flag_checks.h"
 #include "apps/rank_flags.h"
 #include "base/error.h"
 #include "base/thread_team.h"
@@ -151,7 +152,7 @@ void AddLogits(Commands& commands) {
   command.add_option("--ids-file", flags->ids_file, "A JSON list of token ids")->excludes(ids);
   command.add_option("--out", flags->out, "The safetensors file to write")->required();
   command.add_flag("--hidden", flags->hidden, "Also hidden.N, router_index.N and router_weight.N after each layer");
-  command.add_option("--chunk", flags->chunk, "Tokens a prefill chunk; 0: 512")->check(CLI::NonNegativeNumber);
+  command.add_option("--chunk", flags->chunk, "Tokens a prefill chunk; 0: 512")->check(AtLeast(0));
   commands.Body(command, [flags] { return Body(*flags); });
 }
 

@@ -94,7 +94,9 @@ int Main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& fault) {
     if (fault.get_exit_code() == 0) return app.exit(fault);  // --help, --version
-    fmt::print(stderr, "minimo: {} (see minimo --help)\n", fault.what());
+    const bool unknown = app.get_subcommands().empty() && argc > 1 && argv[1][0] != '-';
+    fmt::print(stderr, "minimo: {} (see minimo --help)\n",
+               unknown ? fmt::format("{}: no such command", argv[1]) : fault.what());
     return 2;
   }
   const std::pair<const char*, LogLevel> levels[] = {{"debug", LogLevel::kDebug}, {"info", LogLevel::kInfo},

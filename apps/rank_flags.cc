@@ -4,6 +4,7 @@
 
 #include <csignal>
 
+#include "apps/flag_checks.h"
 #include "comm/communicator.h"
 #include "comm/mpi.h"
 
@@ -30,7 +31,7 @@ void RankFlags::AddTo(CLI::App& command) {
   command.add_option("--moe-prefill", moe_prefill, "How ranks share experts in steps with prompts: " + layouts);
   command.add_option("--moe-decode", moe_decode, "The same in decode steps; where they differ both are held");
   command.add_option("--rank-timeout", rank_timeout_s, "Seconds after which a silent rank is lost")
-      ->check(CLI::Range(0.1, 86400.0))->capture_default_str();
+      ->check(NumberIn(0.1, 86400))->capture_default_str();
 }
 
 Status RankFlags::Fill(EngineOptions* options) const {

@@ -6,6 +6,7 @@
 #include "apps/generation.h"
 #include "apps/rank_flags.h"
 #include "base/error.h"
+#include "models/loader.h"
 
 namespace minimo {
 namespace {
@@ -76,11 +77,12 @@ ordered_json ToJson(const LocalModel& local, const Completion& c, const ParsedOu
 
 Status Body(const Flags& flags, bool is_chat) {
   EngineOptions options = LocalOptions(flags.common, 1);
+  MINIMO_ASSIGN(const std::string folder, ResolveModelFolder(options.model));
+  MINIMO_TRY(flags.common.CheckQuantization(folder));
   MINIMO_TRY(flags.ranks.Fill(&options));
   if (Follows(options)) return Follow(options);
   MINIMO_ASSIGN(const LocalModel local, OpenLocalModel(options));
-  MINIMO_TRY(flags.common.CheckQuantization(local.folder));
-  MINIMO_ASSIGN(const Prompt prompt, MakePrompt(flags, local.folder, is_chat));
+  MINIMO_ASSIGN(const Prompt prompt, MakePrompt(flags, folder, is_chat));
   Request request;
   MINIMO_ASSIGN(request.prompt_ids, local.engine->tokenizer().Encode(prompt.text));
   request.params = flags.sampling.Apply(local.engine->default_params());

@@ -1,9 +1,11 @@
 // minimo serve: the HTTP server.
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <csignal>
 
 #include "apps/commands.h"
+#include "apps/flag_checks.h"
 #include "apps/rank_flags.h"
 #include "base/clock.h"
 #include "base/error.h"
@@ -19,6 +21,8 @@
 namespace minimo {
 namespace {
 
+constexpr double kMostGb = 1e6, kMostSeconds = 1e6;
+
 struct Flags {
   CommonFlags common;
   EngineOptions engine;
@@ -33,23 +37,29 @@ struct Flags {
   double write_timeout_s = 30;
   double keep_alive_s = 15;
   double kv_cache_gb = 0;
-  double gpu_memory_utilization = 0.9;
 };
 
 void AddEngineFlags(CLI::App& app, Flags& f) {
   EngineOptions& e = f.engine;
   app.add_option("--max-model-len", e.max_model_len, "Longest prompt and answer together; 0: the model's own");
-  app.add_option("--max-num-seqs", e.max_num_seqs, "Sequences in one step")->capture_default_str();
+  app.add_option("--max-num-seqs", e.max_num_seqs, "Sequences in one step")
+      ->check(AtLeast(1))->capture_default_str();
   app.add_option("--max-num-batched-tokens", e.max_num_batched_tokens, "Tokens in one step; 0: chosen");
   app.add_option("--kv-cache-dtype", e.kv_cache_dtype, "auto, f32, bf16 or fp8")->capture_default_str();
   app.add_option("--prefill-activations", e.prefill_activations, "CUDA: auto, bf16 or fp8 (of FP8 and 4-bit weights)")
       ->check(CLI::IsMember({"auto", "bf16", "fp8"}))->capture_default_str();
-  app.add_option("--kv-cache-gb", f.kv_cache_gb, "Memory of the KV cache in GB; 0: chosen from what is free");
-  app.add_option("--gpu-memory-utilization", f.gpu_memory_utilization, "As in vLLM; of no effect on the CPU");
-  app.add_option("--num-gpu-blocks-override", e.kv_blocks, "Blocks of the KV cache, instead of its memory");
+  app.add_option("--kv-cache-gb", f.kv_cache_gb, "Memory of the KV cache in GB; 0: chosen from what is free")
+      ->check(NumberIn(0, kMostGb));
+  app.add_option("--gpu-memory-utilization", e.gpu_memory_utilization,
+                 "CUDA: share of the free memory for weights, buffers and KV cache")
+      ->check(NumberIn(0.01, 1))->capture_default_str();
+  app.add_option("--num-gpu-blocks-override", e.kv_blocks, "Blocks of the KV cache, instead of its memory")
+      ->check(AtLeast(0));
   app.add_option("--block-size", e.block_size, "Tokens in a KV block")->capture_default_str();
-  app.add_flag("--enable-prefix-caching,!--no-enable-prefix-caching", e.enable_prefix_caching);
-  app.add_flag("--enable-chunked-prefill,!--no-enable-chunked-prefill", e.enable_chunked_prefill);
+  app.add_flag("--enable-prefix-caching,!--no-enable-prefix-caching", e.enable_prefix_caching,
+               "Prompts that begin alike are computed once");
+  app.add_flag("--enable-chunked-prefill,!--no-enable-chunked-prefill", e.enable_chunked_prefill,
+               "Long prompts share their steps with decoding");
   app.add_option("--numa", e.numa, "CPU, several memory nodes: isolate (on one of them), distribute (rows over all)")
       ->check(CLI::IsMember({"off", "isolate", "distribute"}))->capture_default_str();
   app.add_option("--load-format", e.load_format,
@@ -65,33 +75,37 @@ void AddServerFlags(CLI::App& app, Flags& f) {
   app.add_option("--api-key-file", f.api_key_file, "File with one key a line");
   app.add_option("--allowed-origins", f.origins, "CORS: web origins that may call, or '*'; a JSON array as in vLLM");
   app.add_option("--max-queue", f.server.max_queue, "Sequences that may wait; beyond: 429. 0: no limit")
-      ->capture_default_str();
-  app.add_option("--max-connections", http.max_connections)->check(CLI::Range(1, 1000000))->capture_default_str();
-  app.add_option("--max-body-bytes", http.max_body_bytes)->check(CLI::Range(1024, 1 << 30))->capture_default_str();
+      ->check(AtLeast(0))->capture_default_str();
+  app.add_option("--max-connections", http.max_connections, "Connections at once; beyond: 503")
+      ->check(CLI::Range(1, 1000000))->capture_default_str();
+  app.add_option("--max-body-bytes", http.max_body_bytes, "Longest request; beyond: 413")
+      ->check(CLI::Range(1024, 1 << 30))->capture_default_str();
   app.add_option("--io-threads", http.io_threads, "Threads of the connections; 0: a quarter of the cores, 2 to 4")
       ->check(CLI::Range(0, 64))->capture_default_str();
   app.add_option("--drain-timeout", f.drain_timeout_s, "Seconds that running requests get after SIGTERM")
-      ->capture_default_str();
-  app.add_option("--idle-timeout", f.idle_timeout_s, "Seconds for a request's header to arrive")->capture_default_str();
-  app.add_option("--body-timeout", f.body_timeout_s, "Seconds for its body")->capture_default_str();
+      ->check(NumberIn(0, kMostSeconds))->capture_default_str();
+  app.add_option("--idle-timeout", f.idle_timeout_s, "Seconds for a request's header to arrive")
+      ->check(NumberIn(0.001, kMostSeconds))->capture_default_str();
+  app.add_option("--body-timeout", f.body_timeout_s, "Seconds for its body")
+      ->check(NumberIn(0.001, kMostSeconds))->capture_default_str();
   app.add_option("--write-timeout", f.write_timeout_s, "Seconds for a client to read what is written")
-      ->capture_default_str();
+      ->check(NumberIn(0.001, kMostSeconds))->capture_default_str();
   app.add_option("--keep-alive", f.keep_alive_s, "Seconds of silence in a stream before a comment line")
-      ->capture_default_str();
+      ->check(NumberIn(0.001, kMostSeconds))->capture_default_str();
 }
 
 // vLLM takes '["https://a", "https://b"]'.
-std::vector<std::string> Origins(const std::vector<std::string>& given) {
+Result<std::vector<std::string>> Origins(const std::vector<std::string>& given) {
   std::vector<std::string> origins;
   for (const std::string& text : given) {
-    const auto list = nlohmann::json::parse(text, nullptr, false);
-    if (!list.is_array()) {
+    if (!text.starts_with('[')) {
       origins.push_back(text);
       continue;
     }
-    for (const auto& item : list) {
-      if (item.is_string()) origins.push_back(item.get<std::string>());
-    }
+    const auto list = nlohmann::json::parse(text, nullptr, false);
+    const bool strings = list.is_array() && std::all_of(list.begin(), list.end(), [](auto& i) { return i.is_string(); });
+    if (!strings) return Errorf("--allowed-origins {}: expected an origin, '*' or a JSON array of origins", text);
+    for (const auto& item : list) origins.push_back(item.get<std::string>());
   }
   return origins;
 }
@@ -103,7 +117,7 @@ std::string ShownModelName(const std::string& model) {
   return slash == std::string::npos ? name : name.substr(slash + 1);
 }
 
-int Ms(double seconds) { return static_cast<int>(std::clamp(seconds, 0.0, 1e6) * 1000.0); }
+int Ms(double seconds) { return static_cast<int>(seconds * 1000); }
 
 // Waits for one of the signals; 0 if a rank is lost before.
 int WaitForEnd(const sigset_t& signals, const EngineOptions& options) {
@@ -123,6 +137,16 @@ Status Body(Flags& f) {
   for (const int signal : {SIGTERM, SIGINT, SIGUSR1}) sigaddset(&signals, signal);  // mpirun forwards SIGUSR1
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
 
+  // Before the ranks meet: each finds the same fault.
+  server::ServerOptions& options = f.server;
+  MINIMO_ASSIGN(options.api_keys, server::CollectApiKeys(f.api_keys, f.api_key_file));
+  MINIMO_ASSIGN(options.allowed_origins, Origins(f.origins));
+  for (const std::string& name : options.served_model_names) {
+    if (name.empty()) return Error{"--served-model-name is empty; give a name or leave the flag out"};
+  }
+  MINIMO_ASSIGN(const std::string folder, ResolveModelFolder(f.common.model));
+  MINIMO_TRY(f.common.CheckQuantization(folder));
+
   EngineOptions& engine_options = f.engine;
   engine_options.model = f.common.model;
   engine_options.backend = f.common.backend;
@@ -139,9 +163,6 @@ Status Body(Flags& f) {
         server::EngineThreadsBeside(io_threads > 0 ? io_threads : server::DefaultIoThreads(cores), cores);
   }
 
-  server::ServerOptions& options = f.server;
-  MINIMO_ASSIGN(options.api_keys, server::CollectApiKeys(f.api_keys, f.api_key_file));
-  options.allowed_origins = Origins(f.origins);
   if (options.served_model_names.empty()) options.served_model_names = {ShownModelName(f.common.model)};
   options.max_num_seqs = engine_options.max_num_seqs;
   options.drain_timeout_ms = Ms(f.drain_timeout_s);
@@ -151,8 +172,6 @@ Status Body(Flags& f) {
   options.http.keep_alive_comment_ms = Ms(f.keep_alive_s);
   options.cache = {engine_options.block_size, engine_options.enable_prefix_caching, engine_options.kv_cache_dtype};
 
-  MINIMO_ASSIGN(const std::string folder, ResolveModelFolder(f.common.model));
-  MINIMO_TRY(f.common.CheckQuantization(folder));
   MINIMO_ASSIGN(const std::unique_ptr<Engine> engine, Engine::Create(engine_options));
   MINIMO_ASSIGN(const auto chat, server::TemplateChat::Load(folder, *engine));
   server::Server server(*engine, *chat, options);

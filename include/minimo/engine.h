@@ -36,6 +36,7 @@ struct EngineOptions {
   int max_num_seqs = 256;           // sequences in one step
   int max_num_batched_tokens = 0;   // token budget of one step; 0: chosen by backend
   int64_t kv_cache_bytes = 0;       // a rank; 0: chosen from free memory
+  double gpu_memory_utilization = 0.94;  // CUDA: share of what is free for weights, buffers and KV cache, if chosen
   int kv_blocks = 0;                // overrides kv_cache_bytes: blocks of the full-attention pool
   int block_size = 16;              // tokens a block
   bool enable_prefix_caching = true;

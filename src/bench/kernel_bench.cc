@@ -86,7 +86,9 @@ void PrintLine(const Json& l) {
 }  // namespace
 
 Result<bool> RunKernelBench(const KernelBenchOptions& o) {
-  const InterruptScope interrupt;
+  for (const int tokens : o.tokens) {
+    if (tokens < 1) return Errorf("--tokens {}: expected at least 1", tokens);
+  }
   DType kv_dtype = DType::kBf16;
   if (o.kv_cache_dtype == "f32") kv_dtype = DType::kF32;
   if (o.kv_cache_dtype == "fp8") kv_dtype = DType::kF8E4M3;
@@ -102,6 +104,7 @@ Result<bool> RunKernelBench(const KernelBenchOptions& o) {
   }
   ThreadTeam team(o.threads);
   WeightPool pool(PoolBytes(facts, o.pool_bytes), o.seed, team);
+  const InterruptScope interrupt;  // until here there is nothing to print
 
   fmt::print("{}, {}, context {}, cache {}, {} threads\n", facts.name, facts.bits.name, o.context, o.kv_cache_dtype,
              team.size());
@@ -109,7 +112,6 @@ Result<bool> RunKernelBench(const KernelBenchOptions& o) {
              "median us", "least", "most", "GB/s", "TFLOPS", "floor us", "reached");
   Json lines = Json::array();
   for (const int tokens : o.tokens) {
-    if (tokens < 1) return Errorf("--tokens {}: expected at least 1", tokens);
     for (const KernelCase& c : MakeKernelCases(facts, tokens, o.context, kv_dtype, tiled, pool, team, o.seed)) {
       if (InterruptScope::Requested()) break;
       if (!o.only.empty() && c.op.find(o.only) == std::string::npos) continue;

@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 
@@ -47,6 +48,8 @@ void MappedFile::ReadAhead(bool on) const {
 Result<std::string> ReadTextFile(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   if (!in) return Errorf("{}: cannot open: {}", path, std::strerror(errno));
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) return Errorf("{}: a folder; expected a file", path);
   std::ostringstream text;
   text << in.rdbuf();
   if (in.bad()) return Errorf("{}: cannot read: {}", path, std::strerror(errno));

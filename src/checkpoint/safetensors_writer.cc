@@ -1,6 +1,7 @@
 #include "checkpoint/safetensors_writer.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -49,6 +50,10 @@ std::string SafetensorsHeader(const std::vector<TensorDeclaration>& tensors,
 Result<SafetensorsWriter> SafetensorsWriter::Create(const std::string& path,
                                                     const std::vector<TensorDeclaration>& tensors,
                                                     const std::map<std::string, std::string>& metadata) {
+  struct stat found {};
+  if (stat(path.c_str(), &found) == 0 && !S_ISREG(found.st_mode)) {  // a device would be replaced by a file
+    return Errorf("{}: is not a regular file; name another", path);
+  }
   const std::string temporary = Temporary(path);
   const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (fd < 0) return Errorf("{}: cannot create: {}", temporary, std::strerror(errno));

@@ -241,6 +241,12 @@ Result<Ledger> FinishedLedger(const std::string& out) {
     return Errorf("{}: {} of {} files are finished; run the conversion again to go on", out, ledger->done.size(),
                   ledger->files);
   }
+  for (const FileRecord& record : ledger->done) {
+    if (Finished(*ledger, out, record.file) == nullptr) {
+      return Errorf("{}: missing or of another size than was written; convert again",
+                    (fs::path(out) / record.file).string());
+    }
+  }
   return *std::move(ledger);
 }
 
@@ -255,13 +261,7 @@ Status RecordQuality(const std::string& out, const std::string& text, const Text
 }
 
 Status CheckConversion(const std::string& out) {
-  MINIMO_ASSIGN(const Ledger ledger, FinishedLedger(out));
-  for (const FileRecord& record : ledger.done) {
-    if (Finished(ledger, out, record.file) == nullptr) {
-      return Errorf("{}: missing or of another size than was written; convert again",
-                    (fs::path(out) / record.file).string());
-    }
-  }
+  MINIMO_TRY(FinishedLedger(out));
   return CheckLoads(out);
 }
 
@@ -273,7 +273,9 @@ Status VerifyConversion(const std::string& out, const std::function<bool(int64_t
     const std::string path = (fs::path(out) / record.file).string();
     const auto advance = [&](int64_t bytes) { return !progress || progress(before + bytes, total); };
     MINIMO_ASSIGN(const std::string sum, FileChecksum(path, advance));
-    if (sum != record.xxh3) return Errorf("{}: checksum {}, expected {}: damaged; delete it and convert again", path, sum, record.xxh3);
+    if (sum != record.xxh3) {
+      return Errorf("{}: checksum {}, expected {}: damaged; delete it and convert again", path, sum, record.xxh3);
+    }
     before += record.bytes;
   }
   return CheckLoads(out);

@@ -66,6 +66,9 @@ Status CheckOptions(const EngineOptions& o) {
                   o.max_num_batched_tokens);
   }
   if (o.block_size < 1 || o.block_size > 1024) return Errorf("block_size is {}; it must be in [1, 1024]", o.block_size);
+  if (!(o.gpu_memory_utilization > 0 && o.gpu_memory_utilization <= 1)) {
+    return Errorf("gpu_memory_utilization is {}; it must be in (0, 1]", o.gpu_memory_utilization);
+  }
   if (o.kv_blocks < 0 || o.kv_cache_bytes < 0) return Error{"the size of the KV cache must not be negative"};
   if (o.threads < 0 || o.num_layers < 0 || o.max_queue < 0) {
     return Error{"threads, num_layers and max_queue must not be negative"};

@@ -17,7 +17,6 @@ namespace minimo {
 namespace {
 
 constexpr int kBatchedTokens = 2048;        // of a step: a prompt of 2048 tokens keeps decoding waiting 50 to 100 ms
-constexpr double kShareOfFreeMemory = 0.94;  // for weights, buffers and KV cache
 constexpr int kDummyInt4Group = 64;          // 4.25 bits a weight
 
 bool ManyProcesses(const EngineOptions& options) { return options.ranks != nullptr && options.ranks->size() > 1; }
@@ -193,7 +192,8 @@ Result<KvPlan> PlanCudaKv(const EngineOptions& options, const EngineModel& model
   if (kv.budget_bytes == 0) {
     MINIMO_ASSIGN(const int64_t beside, cuda::CudaExecutor::BytesBesideKv(*d.spec, d.weights, d.options));
     // At least a block or two is planned, so that Create can say in words what does not fit.
-    kv.budget_bytes = std::max(static_cast<int64_t>(kShareOfFreeMemory * device.free_bytes) - beside, int64_t{256} << 20);
+    const auto ours = static_cast<int64_t>(options.gpu_memory_utilization * static_cast<double>(device.free_bytes));
+    kv.budget_bytes = std::max(ours - beside, int64_t{256} << 20);
   }
   return PlanKv(MakeKvLayout(*d.spec, d.kv_dtype, options.block_size), kv);
 }

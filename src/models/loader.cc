@@ -91,6 +91,7 @@ void CheckMtp(const Manifest& manifest, const Checkpoint& checkpoint, LoadedMode
 }  // namespace
 
 Result<std::string> ResolveModelFolder(const std::string& model) {
+  if (model.empty()) return Error{"the model's name is empty; give a checkpoint folder or a shipped model's name"};
   std::error_code ignored;
   if (fs::exists(model, ignored) || model.find('/') != std::string::npos) return model;
   for (const char* root : {MINIMO_MODELS_DIR, MINIMO_INSTALLED_MODELS_DIR}) {

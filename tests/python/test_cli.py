@@ -148,6 +148,53 @@ def test_usage_errors_exit_2():
     assert minimo("--version").stdout.startswith("minimo ")
 
 
+@pytest.mark.parametrize("arguments, says", [
+    (["frobnicate"], "frobnicate: no such command"),
+    (["serve", "--port", "99999"], "--port"),
+    (["serve", "--max-num-seqs", "-1"], "found -1, expected a whole number of at least 1"),
+    (["serve", "--max-queue", "-1"], "found -1, expected a whole number of at least 0"),
+    (["serve", "--kv-cache-gb", "nan"], "found nan, expected a number from 0 to"),
+    (["serve", "--kv-cache-gb", "-1"], "found -1, expected"),
+    (["serve", "--kv-cache-gb", "1e30"], "found 1e30, expected"),
+    (["serve", "--gpu-memory-utilization", "7"], "expected a number from 0.01 to 1"),
+    (["serve", "--drain-timeout", "nan"], "found nan, expected"),
+    (["serve", "--keep-alive", "0"], "found 0, expected"),
+    (["serve", "--idle-timeout", "inf"], "found inf, expected"),
+    (["serve", "--rank-timeout", "nan"], "found nan, expected"),
+    (["run", "--chat", "x", "--max-tokens", "0"], "found 0, expected a whole number of at least 1"),
+    (["run", "--chat", "x", "--seed", "-1"], "found -1, expected"),
+    (["bench", "kernels", "--seconds", "nan"], "found nan, expected"),
+    (["bench", "kernels", "--tokens", "1,0"], "--tokens: found 0, expected a whole number of at least 1"),
+    (["bench", "latency", "--batch-size", "0"], "--batch-size: found 0, expected a whole number of at least 1"),
+])
+def test_flags_out_of_range(arguments, says):
+    fails(*arguments, code=2, says=says)
+
+
+def test_flags_that_only_the_command_can_judge():
+    fails("serve", "--served-model-name", "", says="--served-model-name is empty")
+    fails("serve", "--allowed-origins", "[", says="--allowed-origins [: expected an origin")
+    fails("serve", "--max-model-len", "-5", says="max_model_len is -5; the model takes 2 to 4096")
+    fails("serve", "--host", "300.1.1.1", "--log-level", "error", says="not an IP address")
+    fails("run", "--chat", "x", "--model", "", says="name is empty")
+
+
+def test_files_of_another_kind(tmp_path):
+    fails("tokenize", "--file", tmp_path, says="a folder; expected a file")
+    fails("run", "--chat", "x", "--tools", tmp_path, says="a folder; expected a file")
+    device = tmp_path / "device"
+    os.mkfifo(device)
+    fails("logits", "--ids", "1", "--out", device, says="is not a regular file")
+    assert device.is_fifo()
+
+
+def test_launch_ends_soon_after_its_ranks():
+    done = minimo("launch", "-n", "2", "--", "serve", "--model", "no-such-model", timeout=20)  # until mpirun has ended, too
+    assert done.returncode == 1 and done.stdout == ""
+    assert "no-such-model: no such folder" in done.stderr
+    assert "Segmentation fault" not in done.stderr
+
+
 def test_bad_input_ends_in_one_line(broken, tmp_path):
     out = tmp_path / "x.safetensors"
     fails("run", "--model", "no-such-model", "--chat", "x", says="no such folder")
