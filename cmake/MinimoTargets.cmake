@@ -30,10 +30,10 @@ if(MINIMO_SANITIZE)
   add_link_options(-fsanitize=${MINIMO_SANITIZE})
 endif()
 
-# Highway's targets that only cost compile time: between SSE2 and AVX2, AVX-512 variants that no kernel of ours uses; and
-# SVE, whose vectors have no size that a compiler knows, so that there are no arrays of them to hold tiles of sums.
+# Highway's targets that only cost compile time, between SSE2 and AVX2; and SVE, whose vectors have no size that a
+# compiler knows, so that there are no arrays of them to hold tiles of sums.
 set(MINIMO_HWY_TARGETS
-  "HWY_DISABLED_TARGETS=(HWY_SSSE3|HWY_SSE4|HWY_AVX3_DL|HWY_SVE|HWY_SVE2|HWY_SVE_256|HWY_SVE2_128)")
+  "HWY_DISABLED_TARGETS=(HWY_SSSE3|HWY_SSE4|HWY_SVE|HWY_SVE2|HWY_SVE_256|HWY_SVE2_128)")
 
 find_program(CCACHE ccache)
 if(CCACHE)

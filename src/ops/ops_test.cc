@@ -256,7 +256,8 @@ TEST(Attention, MatchesTheReference) {
   ThreadTeam team(2);
   const AttentionCase cases[] = {{6, 1, 128, 128, 0, false, DType::kF32},    {16, 1, 192, 128, 0, false, DType::kBf16},
                                  {8, 1, 192, 128, 128, true, DType::kBf16},  {4, 2, 24, 16, 5, true, DType::kF32},
-                                 {6, 1, 128, 128, 0, false, DType::kF8E4M3}, {2, 2, 7, 9, 3, false, DType::kF32}};
+                                 {6, 1, 128, 128, 0, false, DType::kF8E4M3}, {2, 2, 7, 9, 3, false, DType::kF32},
+                                 {15, 3, 64, 40, 0, true, DType::kF8E4M3},   {8, 2, 40, 72, 0, false, DType::kBf16}};
   for (const AttentionCase& c : cases) {
     constexpr int32_t kPast = 290, kNew = 7;  // crosses a tile of kAttentionTile keys
     const int64_t size = SizeOf(c.dtype);
@@ -299,6 +300,7 @@ TEST(Attention, ChunksAndBatchesGiveTheSameBits) {
   ThreadTeam team(2);
   const AttentionCase cases[] = {{12, 2, 128, 128, 0, false, DType::kBf16}, {16, 2, 192, 128, 128, true, DType::kBf16},
                                  {12, 2, 128, 128, 0, true, DType::kF8E4M3}, {4, 2, 24, 16, 5, true, DType::kF32},
+                                 {15, 3, 64, 40, 0, false, DType::kF8E4M3},
                                  {8, 2, 24, 16, 300, true, DType::kBf16}};  // a window of more than one tile
   for (const AttentionCase& c : cases) {
     const int32_t total = c.window > kAttentionTile ? 3 * kAttentionTile : 300;
