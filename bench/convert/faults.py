@@ -26,6 +26,13 @@ def note(step, **facts):
     print(json.dumps(steps[-1]), flush=True)
 
 
+def results(made, folder):
+    """What --out gets: the folder by its role."""
+    bytes_in = sum(path.stat().st_size for path in made.glob("*.safetensors"))
+    return {"bench": "bench/convert/faults.py FOLDER", "source_gb": round(bytes_in * 1e-9, 2),
+            "steps": json.loads(json.dumps(steps).replace(str(folder), "FOLDER"))}
+
+
 def digests(folder):
     """sha256 of every file but the ledger, whose sums are those of one run or another."""
     found = {}
@@ -118,7 +125,7 @@ def killed_and_interrupted(convert, source, folder, flags=("--to", "bf16"), stop
         file.write(bytes([byte ^ 1]))
     note("one bit changed", said=convert.fails("damaged", "--verify", out))
     last.unlink()
-    note("a file gone", said=convert.fails("cannot open", "--verify", out))
+    note("a file gone", said=convert.fails("missing", "--verify", out))
     seconds, text = convert.whole(source, out, *flags)
     assert digests(out) == wanted
     note("written again: every file equal", seconds=round(seconds, 1), said=text.splitlines()[0])
@@ -208,9 +215,7 @@ def main():
     for part in (killed_and_interrupted, rank_sets, out_of_room, misdirected):
         part(convert, source, flags.folder)
     if flags.out:
-        bytes_in = sum(path.stat().st_size for path in made.glob("*.safetensors"))
-        flags.out.write_text(json.dumps({"bench": "bench/convert/faults.py FOLDER", "source_gb": round(bytes_in * 1e-9, 2),
-                                         "steps": steps}, indent=1) + "\n")
+        flags.out.write_text(json.dumps(results(made, flags.folder), indent=1) + "\n")
 
 
 if __name__ == "__main__":
