@@ -54,12 +54,15 @@ Status Body(Flags& flags) {
   MINIMO_ASSIGN(const ConvertReport report, Convert(flags.options, progress));
   fmt::print("{:.2f} GB -> {:.2f} GB in {:.1f} s", static_cast<double>(report.input_bytes) * 1e-9,
              static_cast<double>(report.output_bytes) * 1e-9, report.seconds);
-  if (report.resumed_bytes > 0) fmt::print(", {:.2f} GB found finished", static_cast<double>(report.resumed_bytes) * 1e-9);
+  if (report.resumed_bytes > 0) {
+    fmt::print(", {:.2f} GB found finished", static_cast<double>(report.resumed_bytes) * 1e-9);
+  }
   fmt::print("\n");
   for (size_t i = 0; i < report.layer_error.size(); ++i) {
     if (report.layer_error[i] == 0) continue;
     const bool outside = i + 1 == report.layer_error.size();
-    fmt::print("{:<10} relative error {:.3e}\n", outside ? "elsewhere" : fmt::format("layer {}", i), report.layer_error[i]);
+    fmt::print("{:<10} relative error {:.3e}\n", outside ? "elsewhere" : fmt::format("layer {}", i),
+               report.layer_error[i]);
   }
   MINIMO_TRY(CheckConversion(flags.options.out));
   if (flags.eval_text.empty()) return {};
@@ -86,8 +89,10 @@ void AddConvert(Commands& commands) {
   command.add_option("--expert-parallel-size", flags->options.request.expert_parallel_size,
                      "Shares of the experts among those ranks; 1: every rank rows of all; 0: as run chooses")
       ->check(CLI::Range(0, 512))->needs(ranks)->capture_default_str();
-  command.add_flag("--released-keys", flags->options.request.released_keys,
-                   "With --to bf16: config.json keeps the keys as released, for vLLM and mlx-lm; without, transformers' own")
+  command
+      .add_flag(
+          "--released-keys", flags->options.request.released_keys,
+          "With --to bf16: config.json keeps the keys as released, for vLLM and mlx-lm; without, transformers' own")
       ->needs(to);
   auto* verify = command.add_flag("--verify", flags->verify, "Check a finished conversion against its checksums");
   command.add_option("--eval-text", flags->eval_text,

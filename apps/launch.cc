@@ -37,8 +37,8 @@ constexpr char kEndAfterSeconds[] = "12";
 // Restarts wait longer each time, unless the last run lived this long.
 constexpr auto kGoodRun = seconds(60);
 constexpr auto kLongestPause = seconds(30);
-// Once a rank has failed mpirun sleeps for twice kEndAfterSeconds, also when no rank is left. It is not asked to end: Open
-// MPI 4.1 answers SIGTERM then with a segmentation fault and its trace.
+// Once a rank has failed mpirun sleeps for twice kEndAfterSeconds, also when no rank is left. It is not asked to end:
+// Open MPI 4.1 answers SIGTERM then with a segmentation fault and its trace.
 constexpr auto kLookEvery = seconds(1);
 constexpr auto kMpirunLate = seconds(5);
 // Ranks that were never seen have failed at once, or mpirun is slow to start them.

@@ -103,7 +103,8 @@ Result<std::vector<std::string>> Origins(const std::vector<std::string>& given) 
       continue;
     }
     const auto list = nlohmann::json::parse(text, nullptr, false);
-    const bool strings = list.is_array() && std::all_of(list.begin(), list.end(), [](auto& i) { return i.is_string(); });
+    const bool strings =
+        list.is_array() && std::all_of(list.begin(), list.end(), [](auto& i) { return i.is_string(); });
     if (!strings) return Errorf("--allowed-origins {}: expected an origin, '*' or a JSON array of origins", text);
     for (const auto& item : list) origins.push_back(item.get<std::string>());
   }

@@ -56,7 +56,8 @@ TEST(Includes, GoOneWay) {
     const std::string extension = entry.path().extension().string();
     if (extension != ".h" && extension != ".cc" && extension != ".cu" && extension != ".cuh") continue;
     const std::string relative = fs::relative(entry.path(), RepoDir() / "src").string();
-    const bool is_test = relative.find("_test.") != std::string::npos || relative.find("_bench.") != std::string::npos ||
+    const bool is_test = relative.find("_test.") != std::string::npos ||
+                         relative.find("_bench.") != std::string::npos ||
                          relative.find("test_support") != std::string::npos;
     if (is_test) continue;
     const std::string room = relative.substr(0, relative.find('/'));

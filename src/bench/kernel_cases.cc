@@ -164,7 +164,8 @@ class CaseMaker {
     state->sequences.resize(static_cast<size_t>(tokens_));
     if (a.sink) state->sinks = Normal(static_cast<size_t>(a.heads), seed_);
     state->args = {state->io.x.data(), a.q_size(), state->io.out.data(), a.o_size(), a.heads, a.kv_heads,
-                   a.head_dim, a.v_head_dim, a.window, a.sink ? state->sinks.data() : nullptr, kv_dtype_, state->sequences};
+                   a.head_dim, a.v_head_dim, a.window, a.sink ? state->sinks.data() : nullptr,
+                   kv_dtype_, state->sequences};
     const auto prepare = [state, &pool = pool_, a, keys, context = context_, size = SizeOf(kv_dtype_)] {
       for (size_t i = 0; i < state->sequences.size(); ++i) {
         AttentionSequence& sequence = state->sequences[i];

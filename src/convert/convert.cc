@@ -50,8 +50,9 @@ std::string FolderName(const ConvertPlan& plan, int rank) {
 std::vector<OutputFile> FilesOf(const ConvertPlan& plan, size_t group) {
   std::vector<OutputFile> files;
   for (const int rank : plan.groups[group].ranks) {
-    files.push_back({rank, (fs::path(FolderName(plan, rank)) / FileName(plan, group)).string(),
-                     plan.layout ? RankMetadata(*plan.layout, rank) : std::map<std::string, std::string>{{"format", "pt"}}});
+    files.push_back(
+        {rank, (fs::path(FolderName(plan, rank)) / FileName(plan, group)).string(),
+         plan.layout ? RankMetadata(*plan.layout, rank) : std::map<std::string, std::string>{{"format", "pt"}}});
   }
   return files;
 }
@@ -215,7 +216,9 @@ Result<ConvertReport> Convert(const ConvertOptions& options, const std::function
     for (size_t i = 0; i < sums && i < record.layer_error.size(); ++i) all[i] += record.layer_error[i];
   }
   MINIMO_TRY(WriteAround(plan, options));
-  for (size_t i = 0; i < sums; i += 2) report.layer_error.push_back(all[i + 1] > 0 ? std::sqrt(all[i] / all[i + 1]) : 0);
+  for (size_t i = 0; i < sums; i += 2) {
+    report.layer_error.push_back(all[i + 1] > 0 ? std::sqrt(all[i] / all[i + 1]) : 0);
+  }
   ledger.relative_error = report.layer_error;
   MINIMO_TRY(ledger.Write(options.out));
   report.seconds = static_cast<double>(clock.NowUs() - began) * 1e-6;

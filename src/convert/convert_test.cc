@@ -27,7 +27,8 @@ Result<ConvertReport> ConvertTo(const std::string& in, const std::string& out, T
 }
 
 // Every weight of the converted checkpoint against the source's, element by element.
-void ForWeights(const LoadedModel& a, const LoadedModel& b, const std::function<void(const WeightView&, const WeightView&)>& fn) {
+void ForWeights(const LoadedModel& a, const LoadedModel& b,
+                const std::function<void(const WeightView&, const WeightView&)>& fn) {
   for (int i = 0; i < a.spec.num_layers(); ++i) {
     const LayerWeights &x = a.weights.layers[i], &y = b.weights.layers[i];
     fn(x.q.view, y.q.view);
@@ -78,7 +79,8 @@ TEST(Convert, MisalignedTensors) {
     ASSERT_TRUE(ConvertTo(in.path().string(), out.File(name), target).ok());
     for (const auto& entry : std::filesystem::directory_iterator(out.File(name))) {
       if (entry.path().extension() != ".safetensors") continue;
-      EXPECT_EQ(ReadBytes(entry.path().string()), ReadBytes(out.File("plain-" + name) + "/" + entry.path().filename().string()));
+      EXPECT_EQ(ReadBytes(entry.path().string()),
+                ReadBytes(out.File("plain-" + name) + "/" + entry.path().filename().string()));
     }
   }
 }
@@ -146,7 +148,8 @@ TEST(Convert, FourBitTensorsThatCannotBeReadAreRefused) {
     return refused("\"" + expert + "_shape\"", "\"" + expert + name + "\"" + std::string(6 - name.size(), ' '));
   };
   EXPECT_THAT(renamed("_g_idx"), HasSubstr(expert + ": found a group index, only groups of neighbouring columns"));
-  EXPECT_THAT(refused("experts.0.w1.weight_scale\"", "experts.0.w1.weight_scalx\""), HasSubstr("missing tensors: " + expert));
+  EXPECT_THAT(refused("experts.0.w1.weight_scale\"", "experts.0.w1.weight_scalx\""),
+              HasSubstr("missing tensors: " + expert));
 }
 
 TEST(Convert, QualityOnAText) {
@@ -163,7 +166,8 @@ TEST(Convert, QualityOnAText) {
   EXPECT_NEAR(same->kl_divergence, 0, 1e-12);
   EXPECT_EQ(same->perplexity, same->source_perplexity);
   EXPECT_EQ(same->same_choice, 1);
-  const auto bf16 = CompareOnText(nano, dir.File("bf16"), ids, options, {}), w4 = CompareOnText(nano, dir.File("w4"), ids, options, {});
+  const auto bf16 = CompareOnText(nano, dir.File("bf16"), ids, options, {}),
+             w4 = CompareOnText(nano, dir.File("w4"), ids, options, {});
   EXPECT_GT(bf16->kl_divergence, 0);
   EXPECT_LT(bf16->kl_divergence, 0.02);  // random ids: near ties between experts flip
   EXPECT_GT(w4->kl_divergence, 10 * bf16->kl_divergence);
@@ -179,7 +183,8 @@ TEST(Convert, AStoppedRunGoesOnAndEndsBitEqual) {
   ASSERT_TRUE(ConvertTo(Nano("nano-mimo-v2-flash"), dir.File("whole"), TargetFormat::kBf16).ok());
   for (const int64_t stop : {int64_t{1}, int64_t{5} << 20, int64_t{9} << 20}) {
     const std::string out = dir.File("part" + std::to_string(stop));
-    const auto stopped = ConvertTo(Nano("nano-mimo-v2-flash"), out, TargetFormat::kBf16, [&](int64_t done, int64_t) { return done < stop; });
+    const auto stopped = ConvertTo(Nano("nano-mimo-v2-flash"), out, TargetFormat::kBf16,
+                                   [&](int64_t done, int64_t) { return done < stop; });
     ASSERT_FALSE(stopped.ok());
     EXPECT_THAT(stopped.error().message, HasSubstr("the same command goes on"));
     EXPECT_FALSE(std::filesystem::exists(out + "/config.json"));
@@ -191,7 +196,8 @@ TEST(Convert, AStoppedRunGoesOnAndEndsBitEqual) {
     int compared = 0;
     for (const auto& entry : std::filesystem::directory_iterator(dir.File("whole"))) {
       if (entry.path().filename() == "minimo-convert.json") continue;
-      EXPECT_EQ(ReadBytes(entry.path().string()), ReadBytes(out + "/" + entry.path().filename().string())) << entry.path();
+      EXPECT_EQ(ReadBytes(entry.path().string()), ReadBytes(out + "/" + entry.path().filename().string()))
+          << entry.path();
       ++compared;
     }
     EXPECT_GT(compared, 5);

@@ -63,7 +63,8 @@ Result<std::string> SourceFingerprint(const std::string& folder) {
     const std::string extension = entry.path().extension().string();
     if (extension != ".safetensors" && extension != ".json") continue;
     const auto time = fs::last_write_time(entry.path(), fault).time_since_epoch().count();
-    lines.push_back(fmt::format("{} {} {}", entry.path().filename().string(), fs::file_size(entry.path(), fault), time));
+    lines.push_back(
+        fmt::format("{} {} {}", entry.path().filename().string(), fs::file_size(entry.path(), fault), time));
   }
   if (fault) return Errorf("{}: cannot list: {}", folder, fault.message());
   std::sort(lines.begin(), lines.end());

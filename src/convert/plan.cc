@@ -25,7 +25,8 @@ ConvertedTensor::Kind KindOf(const TensorSpec& t, WeightFormat have, TargetForma
     case TargetFormat::kBf16: return have != WeightFormat::kBf16 ? Kind::kBf16 : Kind::kCopy;
     case TargetFormat::kFp8: return have != WeightFormat::kFp8Block && t.released_fp8 ? Kind::kFp8 : Kind::kCopy;
     case TargetFormat::kW4:
-      return t.expert >= 0 && have != WeightFormat::kInt4Group && t.shape[1] % kW4Group == 0 ? Kind::kInt4 : Kind::kCopy;
+      return t.expert >= 0 && have != WeightFormat::kInt4Group && t.shape[1] % kW4Group == 0 ? Kind::kInt4
+                                                                                             : Kind::kCopy;
   }
   return Kind::kCopy;
 }
@@ -47,8 +48,8 @@ ordered_json Int4Config(const ordered_json& source) {
 }
 
 // Names under which transformers keeps what differs from layer to layer; it reads none of the released ones. Since some
-// version after 5.17 it takes sliding_window_size for a window that leaves the token itself out, 129 keys instead of 128,
-// so that key goes; `sliding_window` stays. vLLM and mlx-lm want it, as released: ConvertRequest::released_keys.
+// version after 5.17 it takes sliding_window_size for a window that leaves the token itself out, 129 keys instead of
+// 128, so that key goes; `sliding_window` stays. vLLM and mlx-lm want it, as released: ConvertRequest::released_keys.
 void AddLayerTypes(const ModelSpec& spec, ordered_json* config) {
   ordered_json layers = ordered_json::array(), mlps = ordered_json::array();
   ordered_json rope = ordered_json::object();
@@ -138,10 +139,13 @@ int64_t RowGrainOf(const std::vector<Source>& sources) {
 
 Result<ShardLayout> PlanLayout(const LoadedModel& model, const ConvertRequest& request, int64_t row_grain) {
   const int ranks = request.tensor_parallel_size, experts = request.expert_parallel_size;
-  if (ranks == 1) return Errorf("--tensor-parallel-size is 1: one rank loads the checkpoint as it is, expected 2 or more");
+  if (ranks == 1) {
+    return Errorf("--tensor-parallel-size is 1: one rank loads the checkpoint as it is, expected 2 or more");
+  }
   if (experts > 0 && ranks % experts != 0) {
-    return Errorf("--expert-parallel-size {} does not divide the {} ranks; each share of the experts needs as many ranks",
-                  experts, ranks);
+    return Errorf(
+        "--expert-parallel-size {} does not divide the {} ranks; each share of the experts needs as many ranks",
+        experts, ranks);
   }
   if (experts > model.spec.moe.experts) {
     return Errorf("--expert-parallel-size is {}, there are only {} experts to share", experts, model.spec.moe.experts);
@@ -245,7 +249,8 @@ std::vector<TensorDeclaration> ConvertedTensor::Outputs(const Part& part) const 
     case Kind::kCopy: break;
     case Kind::kBf16: return {{name, DType::kBf16, {rows, cols}}};
     case Kind::kFp8:
-      return {{name, DType::kF8E4M3, {rows, cols}}, {ScaleName(name), DType::kF32, {ScaleBlocks(rows), ScaleBlocks(cols)}}};
+      return {{name, DType::kF8E4M3, {rows, cols}},
+              {ScaleName(name), DType::kF32, {ScaleBlocks(rows), ScaleBlocks(cols)}}};
     case Kind::kInt4: {
       const PackedNames names = PackedNamesOf(name);
       return {{names.packed, DType::kI32, {rows, cols / 8}},
@@ -272,7 +277,9 @@ Result<ConvertPlan> PlanConversion(const LoadedModel& model, const ConvertReques
   for (const Source& source : sources) {
     const TensorSpec& t = *source.spec;
     changed += source.kind != ConvertedTensor::Kind::kCopy;
-    if (t.IsMatrix() && t.quantizable && !t.released_fp8) kept_bf16.push_back(t.name.substr(0, t.name.rfind(".weight")));
+    if (t.IsMatrix() && t.quantizable && !t.released_fp8) {
+      kept_bf16.push_back(t.name.substr(0, t.name.rfind(".weight")));
+    }
     for (const std::string& name : SourceNames(checkpoint, t.name)) plan.input_bytes += checkpoint.Find(name)->bytes();
     MINIMO_TRY(AddTensor(model, source, &plan));
   }

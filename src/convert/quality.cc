@@ -52,7 +52,8 @@ Result<TextQuality> CompareOnText(const std::string& source, const std::string& 
     b.Reset();
     for (size_t at = 0; at + 1 < text.size(); at += kChunk) {
       const auto chunk = text.subspan(at, std::min(kChunk, text.size() - at));
-      const auto x = a.Append(chunk, static_cast<int>(chunk.size())), y = b.Append(chunk, static_cast<int>(chunk.size()));
+      const auto x = a.Append(chunk, static_cast<int>(chunk.size())),
+                 y = b.Append(chunk, static_cast<int>(chunk.size()));
       for (size_t i = 0; i < chunk.size() && at + i + 1 < text.size(); ++i) {
         sums.Add(x.subspan(i * vocab, vocab), y.subspan(i * vocab, vocab), text[at + i + 1]);
       }

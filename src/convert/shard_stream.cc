@@ -11,7 +11,8 @@
 namespace minimo {
 namespace {
 
-constexpr int64_t kScatterBytes = int64_t{256} << 10;  // of the source, given to all parts while a core's cache has them
+// Of the source, given to all parts while a core's cache has them.
+constexpr int64_t kScatterBytes = int64_t{256} << 10;
 constexpr int64_t kBlocksBytes = int64_t{384} << 20;  // of all blocks that wait to be written
 constexpr int64_t kAheadBytes = int64_t{256} << 20;   // of the source, asked for early
 
@@ -69,8 +70,8 @@ bool Scatter(const ConvertedTensor& t, int64_t at, std::span<const std::byte> pi
   return true;
 }
 
-Result<bool> StreamCopy(const ConvertedTensor& t, const SourceReader& reader, const std::function<bool(int64_t)>& advance,
-                        Files* files) {
+Result<bool> StreamCopy(const ConvertedTensor& t, const SourceReader& reader,
+                        const std::function<bool(int64_t)>& advance, Files* files) {
   int64_t at = 0;
   bool more = true;
   MINIMO_TRY(reader.Stream(t.data, t.source.bytes(), [&](std::span<const std::byte> piece) {
@@ -90,7 +91,8 @@ Result<bool> StreamCopy(const ConvertedTensor& t, const SourceReader& reader, co
 // `spill` if they do not fit there.
 class Stretch {
  public:
-  Stretch(const ConvertedTensor& t, const PartEncoder& encoder, Files* files) : encoder_(encoder), spill_(t.parts.size()) {
+  Stretch(const ConvertedTensor& t, const PartEncoder& encoder, Files* files)
+      : encoder_(encoder), spill_(t.parts.size()) {
     for (const ConvertedTensor::Part& part : t.parts) files_.push_back(&files->at(part.rank));
   }
 

@@ -121,7 +121,8 @@ TEST(WriteConvertedFiles, PartsAreRowsAndColumnsOfTheWhole) {
       Written ranks;
       Write(source, kind, kLayouts[layout], &ranks);
       for (const Part& part : kLayouts[layout]) {
-        SCOPED_TRACE(::testing::Message() << "kind " << static_cast<int>(kind) << " layout " << layout << " rank " << part.rank);
+        SCOPED_TRACE(::testing::Message()
+                     << "kind " << static_cast<int>(kind) << " layout " << layout << " rank " << part.rank);
         EXPECT_EQ(ranks.Bytes(part.rank, "b", 0, 100, 0, 1), std::string(100, 'b'));
         for (size_t i = 0; i < std::min<size_t>(first.size(), 2); ++i) {  // not the shape of int4
           const int64_t rows = kRows / first[i].shape[0], bytes = first[i].bytes() / first[i].shape[0];

@@ -43,7 +43,8 @@ Result<std::unique_ptr<CpuExecutor>> CpuExecutor::CreateRank(const LoadedModel& 
                                                              std::vector<NumaNode> nodes) {
   MINIMO_ASSIGN(RankModel part, ShardModel(model, plan, comm));
   try {
-    std::unique_ptr<CpuExecutor> executor(new CpuExecutor(std::move(part), layout, kv_dtype, threads, std::move(nodes)));
+    std::unique_ptr<CpuExecutor> executor(
+        new CpuExecutor(std::move(part), layout, kv_dtype, threads, std::move(nodes)));
     if (model.activations == Activations::kInt8) {
       // Dummy weights are memory of ours, files only pages of a cache; ranks of one process read the same ones.
       const bool drop = model.dummy && plan.ranks == 1;
@@ -97,7 +98,9 @@ Status CpuExecutor::GatherCandidates(std::span<const RowRequest> requests, StepO
   std::vector<int64_t> send(ranks, 0), receive(ranks, 0);
   for (int r = 0; r < ranks; ++r) {
     parts[r] = static_cast<size_t>(ShareOf(model_.spec.vocab, ranks, r).count);
-    for (const CandidateNeed& need : needs) receive[r] += need.count > 0 ? static_cast<int64_t>(CandidateBytes(need, parts[r])) : 0;
+    for (const CandidateNeed& need : needs) {
+      receive[r] += need.count > 0 ? static_cast<int64_t>(CandidateBytes(need, parts[r])) : 0;
+    }
   }
   send[0] = receive[comm.rank()];
   sent_.resize(static_cast<size_t>(send[0]));

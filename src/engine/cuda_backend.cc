@@ -46,8 +46,8 @@ Result<std::unique_ptr<DeviceModel>> Describe(const EngineOptions& options, cons
   o.f32 = options.dtype == "f32";
   const std::string kv_dtype = o.f32 ? "f32" : "bf16";
   if (options.kv_cache_dtype != "auto" && options.kv_cache_dtype != kv_dtype && options.kv_cache_dtype != "fp8") {
-    return Errorf("kv_cache_dtype \"{}\" is not supported on CUDA with dtype \"{}\"; use {} or fp8", options.kv_cache_dtype,
-                  options.dtype, kv_dtype);
+    return Errorf("kv_cache_dtype \"{}\" is not supported on CUDA with dtype \"{}\"; use {} or fp8",
+                  options.kv_cache_dtype, options.dtype, kv_dtype);
   }
   d->kv_dtype = options.kv_cache_dtype == "fp8" ? DType::kF8E4M3 : o.f32 ? DType::kF32 : DType::kBf16;
   o.device = DeviceOf(options);

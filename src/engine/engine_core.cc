@@ -144,7 +144,9 @@ Status EngineCore::StartNext() {
   for (size_t i = 0; i < rows_.size(); ++i) {
     const LiveRequest& request = *row_choices_[i]->request;
     const int32_t token = rows_[i].token.token;
-    const auto is = [&](const std::vector<int32_t>& ids) { return std::find(ids.begin(), ids.end(), token) != ids.end(); };
+    const auto is = [&](const std::vector<int32_t>& ids) {
+      return std::find(ids.begin(), ids.end(), token) != ids.end();
+    };
     if (!rows_[i].status.ok() || is(request.eos_ids) || is(request.request.params.stop_token_ids)) return {};
     tokens.push_back(token);
   }

@@ -32,7 +32,8 @@ AdmissionLimits Limits(const EngineParts& parts) {
 EngineThread::EngineThread(EngineParts parts)
     : parts_(std::move(parts)),
       limits_(Limits(parts_)),
-      core_({parts_.executor.get(), parts_.tokenizer.get(), &clock_, parts_.team, &mail_, parts_.replicas}, parts_.scheduler, parts_.kv),
+      core_({parts_.executor.get(), parts_.tokenizer.get(), &clock_, parts_.team, &mail_, parts_.replicas},
+            parts_.scheduler, parts_.kv),
       stats_(core_.Stats()),
       expert_load_(parts_.executor->GetExpertLoad()),
       thread_([this] { Loop(); }) {}

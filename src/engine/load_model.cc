@@ -85,7 +85,9 @@ Result<EngineModel> LoadEngineModel(const EngineOptions& options) {
   loaded.activations = ActivationsOf(options);
   // A file's pages lie where whoever read it first ran.
   const bool place = options.numa == "distribute" && UsableNodes().size() > 1 && options.activations == "exact";
-  if ((options.load_format == "resident" || place) && !WantsCuda(options)) MINIMO_TRY(MakeResident(options, &loaded.weights));
+  if ((options.load_format == "resident" || place) && !WantsCuda(options)) {
+    MINIMO_TRY(MakeResident(options, &loaded.weights));
+  }
   model.model = std::make_shared<const LoadedModel>(std::move(loaded));
   return model;
 }

@@ -72,8 +72,8 @@ TEST_F(TwoReplicas, RequestsGoToTheOneWithTheFewestAndChoicesStayWithTheirParent
   EXPECT_EQ(Add({9})->replica, 1);
 }
 
-// A fork shares its parent's last, half full block until one of both writes: the copy's source is held until the step has
-// ended, in whichever replica it lies.
+// A fork shares its parent's last, half full block until one of both writes: the copy's source is held until the step
+// has ended, in whichever replica it lies.
 TEST_F(TwoReplicas, WhatAStepHeldIsGivenBackInEveryReplica) {
   for (const int32_t replica : {0, 1}) {
     SCOPED_TRACE(replica);

@@ -18,9 +18,9 @@ struct Stream::Shared {
   bool waiting = false;  // the reader sleeps in Next, or has been woken there and has not run yet
 
   // On the engine's thread, which may be bound to a core and is never done with it. A reader that has been woken for an
-  // earlier event and has not run since may wait for this core until the system takes it away: for milliseconds, in which
-  // a small model says dozens of tokens that the reader may not want. It is woken without the lock, for on this core it
-  // would run at once, into the lock.
+  // earlier event and has not run since may wait for this core until the system takes it away: for milliseconds, in
+  // which a small model says dozens of tokens that the reader may not want. It is woken without the lock, for on this
+  // core it would run at once, into the lock.
   void Push(Event&& event) {
     bool starved;
     {

@@ -92,8 +92,8 @@ int BehindAtTheThird() {
 TEST(Stream, AReaderOnTheEnginesCoreHearsOfATokenAtOnce) {
   std::vector<int> behind(20);
   std::generate(behind.begin(), behind.end(), BehindAtTheThird);
-  // Now and then others of this machine take the core. A reader that waits for the end of the engine's slice is 20 tokens
-  // behind in half of the cases.
+  // Now and then others of this machine take the core. A reader that waits for the end of the engine's slice is 20
+  // tokens behind in half of the cases.
   std::sort(behind.begin(), behind.end());
   EXPECT_LE(behind[behind.size() / 2], 2);
 }

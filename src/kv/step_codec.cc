@@ -44,7 +44,8 @@ bool ReplicasConsistent(const StepRecord& step) {
   if (step.replicas.empty()) return true;
   int64_t tokens = 0, sequences = 0, tables = 0, blocks = 0, restores = 0, snapshots = 0;
   for (const ReplicaCounts& r : step.replicas) {
-    for (const int32_t count : {r.tokens, r.sequences, r.block_tables, r.block_copies, r.ring_restores, r.ring_snapshots}) {
+    for (const int32_t count :
+         {r.tokens, r.sequences, r.block_tables, r.block_copies, r.ring_restores, r.ring_snapshots}) {
       if (count < 0) return false;
     }
     if (sequences + r.sequences > std::ssize(step.sequences)) return false;

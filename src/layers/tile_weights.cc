@@ -16,7 +16,8 @@ namespace {
 void Drop(const WeightView& view) {
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const auto begin = (reinterpret_cast<uintptr_t>(view.data) + page - 1) / page * page;
-  const auto end = (reinterpret_cast<uintptr_t>(view.data) + static_cast<uintptr_t>(view.rows * view.row_bytes)) / page * page;
+  const auto end =
+      (reinterpret_cast<uintptr_t>(view.data) + static_cast<uintptr_t>(view.rows * view.row_bytes)) / page * page;
   if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 

@@ -24,8 +24,8 @@ constexpr int64_t kBytes = int64_t{4} << 20;  // of each
 LoadedModel OpenHollow(const ScratchDir& dir, const std::string& from = "", const std::string& to = "") {
   std::string header = "{";
   for (int i = 0; i < kTensors; ++i) {
-    header += fmt::format(R"({}"t{}":{{"dtype":"U8","shape":[{}],"data_offsets":[{},{}]}})", i == 0 ? "" : ",", i, kBytes,
-                          i * kBytes, (i + 1) * kBytes);
+    header += fmt::format(R"({}"t{}":{{"dtype":"U8","shape":[{}],"data_offsets":[{},{}]}})", i == 0 ? "" : ",", i,
+                          kBytes, i * kBytes, (i + 1) * kBytes);
   }
   const std::string head = Safetensors(header.replace(header.find(from), from.size(), to) + "}", "");
   dir.Write("model.safetensors", head);

@@ -24,7 +24,9 @@ std::vector<Hardware> CommonHardware() {
   std::vector<Hardware> list;
   // Usable memory as the drivers report it, in bytes.
   for (const auto& [gpu, gib] : {std::pair{"H100 80GB", 79.6}, {"H200", 140.4}, {"B200", 178.4}}) {
-    for (const int count : {1, 2, 4, 8}) list.push_back({fmt::format("{}x {}", count, gpu), count, gib * (1 << 30), true});
+    for (const int count : {1, 2, 4, 8}) {
+      list.push_back({fmt::format("{}x {}", count, gpu), count, gib * (1 << 30), true});
+    }
   }
   for (const int gib : {128, 256, 384, 512, 768, 1024}) {
     list.push_back({fmt::format("CPU, {} GiB RAM", gib), 1, static_cast<double>(gib) * (1 << 30), false});

@@ -150,8 +150,10 @@ Result<LoadedModel> LoadModel(const std::string& folder, const LoadOptions& opti
   MINIMO_ASSIGN(const ModelConfig config, ReadModelConfig(folder));
   MINIMO_ASSIGN(std::optional<ShardLayout> layout, ReadShardLayout(folder));
   if (layout && !options.rank_files) {
-    return Errorf("{}: holds the files of {} ranks, not a whole checkpoint; name the one they were made from, or run them "
-                  "with run or serve", folder, layout->ranks);
+    return Errorf(
+        "{}: holds the files of {} ranks, not a whole checkpoint; name the one they were made from, or run them "
+        "with run or serve",
+        folder, layout->ranks);
   }
   if (layout) {
     LoadedModel model;

@@ -93,7 +93,9 @@ ModelSpec ParseConfig(ConfigFields& f) {
     scaling->Only("type", "\"default\"");
     f.Merge(*scaling);
   }
-  if (f.IntOr("n_shared_experts", 0, 0, kMax) != 0) f.Fault("n_shared_experts is not 0, shared experts are not implemented");
+  if (f.IntOr("n_shared_experts", 0, 0, kMax) != 0) {
+    f.Fault("n_shared_experts is not 0, shared experts are not implemented");
+  }
   f.Ignore({"attention_dropout", "attention_chunk_size", "auto_map", "dtype", "torch_dtype", "hybrid_block_size",
             "initializer_range", "pad_token_id", "quantization_config", "transformers_version", "use_cache",
             "moe_router_dtype", "id2label", "label2id", "return_dict", "output_attentions", "output_hidden_states",
@@ -118,7 +120,9 @@ void AddMtpLayer(const ModelSpec& spec, int depth, Manifest* manifest) {
   }
   manifest->push_back({p + "eh_proj.weight", {hidden, 2 * hidden}, TensorPart::kMtpProjection});
   AddAttention(p, "pre_mlp_layernorm", depth, spec.hidden, a, false, manifest);
-  if (a.sink) manifest->push_back({p + "self_attn.attention_sink_bias", {a.heads}, TensorPart::kSinks, ShardRule::kHeads});
+  if (a.sink) {
+    manifest->push_back({p + "self_attn.attention_sink_bias", {a.heads}, TensorPart::kSinks, ShardRule::kHeads});
+  }
   AddFfn(p + "mlp.", {"gate_proj", "up_proj", "down_proj"}, depth, -1, spec.hidden, intermediate, manifest);
   for (size_t i = first; i < manifest->size(); ++i) {
     (*manifest)[i].mtp = true;
@@ -136,14 +140,16 @@ Manifest MakeManifest(const ModelSpec& spec) {
     const std::string p = fmt::format("model.layers.{}.", layer);
     AddAttention(p, "post_attention_layernorm", layer, spec.hidden, l.attention, false, &manifest);
     if (l.attention.sink) {
-      manifest.push_back({p + "self_attn.attention_sink_bias", {l.attention.heads}, TensorPart::kSinks, ShardRule::kHeads, layer});
+      manifest.push_back(
+          {p + "self_attn.attention_sink_bias", {l.attention.heads}, TensorPart::kSinks, ShardRule::kHeads, layer});
     }
     if (!l.moe) {
       AddFfn(p + "mlp.", kNames, layer, -1, spec.hidden, l.intermediate, &manifest);
       continue;
     }
     manifest.push_back({p + "mlp.gate.weight", {experts, hidden}, TensorPart::kRouter, ShardRule::kReplicate, layer});
-    manifest.push_back({p + "mlp.gate.e_score_correction_bias", {experts}, TensorPart::kRouterBias, ShardRule::kReplicate, layer});
+    manifest.push_back(
+        {p + "mlp.gate.e_score_correction_bias", {experts}, TensorPart::kRouterBias, ShardRule::kReplicate, layer});
     for (int e = 0; e < spec.moe.experts; ++e) {
       AddFfn(fmt::format("{}mlp.experts.{}.", p, e), kNames, layer, e, spec.hidden, spec.moe.intermediate, &manifest);
     }

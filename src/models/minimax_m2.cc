@@ -1,5 +1,6 @@
 // MiniMax-M2, M2.1, M2.5, M2.7. What is unusual (docs/models/minimax-m2.md has the sources):
-// - QK norm runs over the flat query and key before the head split and before RoPE; "per_layer" means one weight a layer.
+// - QK norm runs over the flat query and key before the head split and before RoPE; "per_layer" means one weight a
+// layer.
 // - Only the first rotary_dim of head_dim are rotated.
 // - Every layer is MoE; the router's bias decides the choice alone and stays float32; weights are renormalised to 1.
 // - o_proj is FP8 here (unlike MiMo); gate.weight and the bias are float32 in the released files.
@@ -94,7 +95,8 @@ Manifest MakeManifest(const ModelSpec& spec) {
     }
     const std::string m = p + "block_sparse_moe.";
     manifest.push_back({m + "gate.weight", {experts, hidden}, TensorPart::kRouter, ShardRule::kReplicate, layer});
-    manifest.push_back({m + "e_score_correction_bias", {experts}, TensorPart::kRouterBias, ShardRule::kReplicate, layer});
+    manifest.push_back(
+        {m + "e_score_correction_bias", {experts}, TensorPart::kRouterBias, ShardRule::kReplicate, layer});
     for (int e = 0; e < spec.moe.experts; ++e) {
       AddFfn(fmt::format("{}experts.{}.", m, e), {"w1", "w3", "w2"}, layer, e, spec.hidden, spec.moe.intermediate,
              &manifest);

@@ -17,14 +17,15 @@ Result<Checkpoint> OpenFiles(const LoadedModel& whole, int rank) {
   const std::string folder = (fs::path(whole.folder) / RankFolderName(rank, layout.ranks)).string();
   std::error_code ignored;
   if (!fs::is_directory(folder, ignored)) {
-    return Errorf("{}: the files of rank {} are not there; copy them, or make them again with minimo convert", folder, rank);
+    return Errorf("{}: the files of rank {} are not there; copy them, or make them again with minimo convert", folder,
+                  rank);
   }
   MINIMO_ASSIGN(Checkpoint files, Checkpoint::Open(folder));
   const auto wanted = RankMetadata(layout, rank);
   for (const SafetensorsFile& file : files.shards()) {
     if (file.metadata() == wanted) continue;
-    return Errorf("{}: is not of rank {} of the model that {} describes; make the files of the ranks again", file.path(),
-                  rank, kShardLayoutFile);
+    return Errorf("{}: is not of rank {} of the model that {} describes; make the files of the ranks again",
+                  file.path(), rank, kShardLayoutFile);
   }
   return files;
 }

@@ -30,7 +30,9 @@ Result<ModelConfig> ParseModelConfig(const std::string& config_text, const std::
     return config;
   }
   std::string known;
-  for (const ModelFamily* family : ModelFamilies()) known += fmt::format("{}{}", known.empty() ? "" : ", ", family->model_type);
+  for (const ModelFamily* family : ModelFamilies()) {
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", family->model_type);
+  }
   return Errorf("{}: model_type is \"{}\" (architecture \"{}\"), minimo runs {}", where, type, architecture, known);
 }
 

@@ -83,8 +83,10 @@ Result<ParallelPlan> PlanModel(const LoadedModel& model, ParallelFlags flags, in
                   flags.data_parallel_size);
   }
   if (flags.tensor_parallel_size != 0 && flags.tensor_parallel_size != layout.ranks) {
-    return Errorf("{}: holds the files of {} ranks, asked for {}; use --tensor-parallel-size {}, or the checkpoint they "
-                  "were made from", model.folder, layout.ranks, flags.tensor_parallel_size, layout.ranks);
+    return Errorf(
+        "{}: holds the files of {} ranks, asked for {}; use --tensor-parallel-size {}, or the checkpoint they "
+        "were made from",
+        model.folder, layout.ranks, flags.tensor_parallel_size, layout.ranks);
   }
   if (!flags.enable_expert_parallel && flags.moe_prefill.empty() && flags.moe_decode.empty()) return layout.Plan();
   flags.tensor_parallel_size = layout.ranks;
@@ -177,9 +179,10 @@ Status CheckSameCheckpoint(const LoadedModel& model, Communicator& comm) {
     if (all[r] != all[0]) others.push_back(r);
   }
   if (others.empty()) return {};
-  return Errorf("the checkpoint of rank{} {} is not that of rank 0 (on rank {} it is {}); give all ranks the same files",
-                others.size() == 1 ? "" : "s", fmt::join(others, ", "), comm.rank(),
-                model.folder.empty() ? "random" : model.folder);
+  return Errorf(
+      "the checkpoint of rank{} {} is not that of rank 0 (on rank {} it is {}); give all ranks the same files",
+      others.size() == 1 ? "" : "s", fmt::join(others, ", "), comm.rank(),
+      model.folder.empty() ? "random" : model.folder);
 }
 
 }  // namespace minimo

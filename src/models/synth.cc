@@ -94,7 +94,8 @@ Synthesizer::Synthesizer(const ModelFamily& family, const ModelSpec& spec, const
   int4_.resize(gaussians_.size() / 2);
   for (size_t i = 0; i < gaussians_.size(); ++i) fp8_[i] = ToFp8E4M3(gaussians_[i] * (448.0f / kFp8Peak)).bits;
   const auto nibble = [&](size_t i) {
-    return static_cast<uint8_t>(8 + std::clamp(static_cast<int>(std::lround(gaussians_[i] * (7.0f / kInt4Peak))), -7, 7));
+    return static_cast<uint8_t>(8 +
+                                std::clamp(static_cast<int>(std::lround(gaussians_[i] * (7.0f / kInt4Peak))), -7, 7));
   };
   for (size_t i = 0; i < int4_.size(); ++i) int4_[i] = static_cast<uint8_t>(nibble(2 * i) | nibble(2 * i + 1) << 4);
 }
@@ -124,7 +125,9 @@ void Synthesizer::Fill(size_t i, int64_t begin, int64_t end, std::byte* out) con
       case Kind::kFp8Scales:
       case Kind::kInt4Scales: {
         const float unit = plan.deviation * (plan.kind == Kind::kFp8Scales ? kFp8Peak / 448.0f : kInt4Peak / 7.0f);
-        for (int64_t c = 0; c < cols; ++c) store(at + c, unit * Spread(seed_, i, static_cast<uint64_t>(row * cols + c)));
+        for (int64_t c = 0; c < cols; ++c) {
+          store(at + c, unit * Spread(seed_, i, static_cast<uint64_t>(row * cols + c)));
+        }
         break;
       }
       case Kind::kShape: reinterpret_cast<int64_t*>(out)[row - begin] = plan.matrix[static_cast<size_t>(row)]; break;

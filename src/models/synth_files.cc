@@ -57,7 +57,8 @@ ordered_json MiMoConfig(int layers) {
 
 ordered_json Quantization(const SynthOptions& options) {
   if (options.format == SynthFormat::kFp8) {
-    return {{"quant_method", "fp8"}, {"activation_scheme", "dynamic"}, {"fmt", "e4m3"}, {"weight_block_size", {128, 128}}};
+    return {
+        {"quant_method", "fp8"}, {"activation_scheme", "dynamic"}, {"fmt", "e4m3"}, {"weight_block_size", {128, 128}}};
   }
   return W4QuantizationConfig(options.quantize_all ? "Linear" : "re:.*experts.*");
 }
@@ -75,7 +76,8 @@ Status WriteText(const fs::path& path, const std::string& text) {
 
 Status CopySmallFiles(const std::string& like, const fs::path& folder) {
   MINIMO_ASSIGN(const std::string nano, ResolveModelFolder(NanoOf(like)));
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"}) {
+  for (const char* name :
+       {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"}) {
     std::error_code fault;
     fs::copy_file(fs::path(nano) / name, folder / name, fs::copy_options::overwrite_existing, fault);
     if (fault) return Errorf("{}: cannot copy: {}", (folder / name).string(), fault.message());
@@ -153,7 +155,9 @@ Status WriteSynthetic(const std::string& folder, const SynthOptions& options,
   MINIMO_ASSIGN(const ModelConfig config, ParseModelConfig(text, options.like));
   const fs::path root(folder);
   std::error_code fault;
-  if (fs::exists(root / "config.json", fault)) return Errorf("{}: holds a checkpoint already; name another folder", folder);
+  if (fs::exists(root / "config.json", fault)) {
+    return Errorf("{}: holds a checkpoint already; name another folder", folder);
+  }
   fs::create_directories(root, fault);
   if (fault) return Errorf("{}: cannot create: {}", folder, fault.message());
 

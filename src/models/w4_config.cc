@@ -13,7 +13,9 @@ void CheckWeights(const nlohmann::json& w, const std::string& where, std::vector
   const auto expect = [&](const char* key, const nlohmann::json& fallback, const nlohmann::json& wanted,
                           const char* words) {
     const nlohmann::json found = w.contains(key) && !w[key].is_null() ? w[key] : fallback;
-    if (found != wanted) faults->push_back(fmt::format("{}.{} is {}, minimo reads {}", where, key, found.dump(), words));
+    if (found != wanted) {
+      faults->push_back(fmt::format("{}.{} is {}, minimo reads {}", where, key, found.dump(), words));
+    }
   };
   if (w.contains("type") && w["type"] == "float") {
     expect("num_bits", 8, 8, "8 (e4m3 in 128x128 blocks) or 4-bit integers");
@@ -30,7 +32,8 @@ void CheckWeights(const nlohmann::json& w, const std::string& where, std::vector
   }
   const nlohmann::json order = w.value("actorder", nlohmann::json());
   if (order == "group" || order == "dynamic" || order == true) {
-    faults->push_back(fmt::format("{}.actorder is {}, minimo reads groups of neighbouring columns", where, order.dump()));
+    faults->push_back(
+        fmt::format("{}.actorder is {}, minimo reads groups of neighbouring columns", where, order.dump()));
   }
 }
 
@@ -40,7 +43,8 @@ nlohmann::ordered_json W4QuantizationConfig(const std::string& targets) {
   const nlohmann::ordered_json weights = {
       {"num_bits", 4}, {"type", "int"}, {"symmetric", true}, {"strategy", "group"}, {"group_size", kW4Group}};
   const nlohmann::ordered_json group = {{"format", "pack-quantized"}, {"targets", {targets}}, {"weights", weights}};
-  return {{"quant_method", "compressed-tensors"}, {"format", "mixed-precision"}, {"config_groups", {{"experts", group}}}};
+  return {
+      {"quant_method", "compressed-tensors"}, {"format", "mixed-precision"}, {"config_groups", {{"experts", group}}}};
 }
 
 std::vector<std::string> FaultsOfCompressedTensors(const std::string& config_text) {
@@ -50,8 +54,10 @@ std::vector<std::string> FaultsOfCompressedTensors(const std::string& config_tex
   std::vector<std::string> faults;
   const nlohmann::json format = quant.value("format", nlohmann::json());
   if (format != "pack-quantized" && format != "mixed-precision" && format != "float-quantized") {
-    faults.push_back(fmt::format("quantization_config.format is {}, minimo reads \"pack-quantized\", \"float-quantized\" "
-                                 "and both mixed", format.dump()));
+    faults.push_back(
+        fmt::format("quantization_config.format is {}, minimo reads \"pack-quantized\", \"float-quantized\" "
+                    "and both mixed",
+                    format.dump()));
   }
   const nlohmann::json groups = quant.value("config_groups", nlohmann::json::object());
   if (!groups.is_object()) return faults;

@@ -81,8 +81,8 @@ const TensorView* WeightBinder::Scales(const TensorSpec& spec, int64_t scale_row
   const Shape expected = {scale_rows, CoveringBlocks(spec.first_col, spec.shape[1])};
   const std::string other = PackedNamesOf(spec.name).scale;  // as compressed-tensors names them, see NameBlockScales
   if (const TensorView* others = scales ? nullptr : checkpoint_.Find(other)) {
-    faults_->wrong.push_back(fmt::format("{}: found {} {}, minimo reads scales of 128x128 blocks, F32 or BF16 {}", other,
-                                         NameOf(others->dtype), ToString(others->shape), ToString(expected)));
+    faults_->wrong.push_back(fmt::format("{}: found {} {}, minimo reads scales of 128x128 blocks, F32 or BF16 {}",
+                                         other, NameOf(others->dtype), ToString(others->shape), ToString(expected)));
     return nullptr;
   }
   if (scales == nullptr) {
@@ -102,7 +102,8 @@ Weight WeightBinder::Packed(const TensorSpec& spec, const TensorView& packed) {
   const int64_t rows = spec.shape[0], cols = spec.shape[1];
   if (packed.dtype != DType::kI32 || packed.shape != Shape{rows, cols / 8} || cols % 8 != 0) {
     faults_->wrong.push_back(fmt::format("{}: found {} {}, expected I32 {} (8 columns a word)", names.packed,
-                                         NameOf(packed.dtype), ToString(packed.shape), ToString(Shape{rows, cols / 8})));
+                                         NameOf(packed.dtype), ToString(packed.shape),
+                                         ToString(Shape{rows, cols / 8})));
     return {};
   }
   const TensorView* scale = checkpoint_.Find(names.scale);
@@ -114,12 +115,14 @@ Weight WeightBinder::Packed(const TensorSpec& spec, const TensorView& packed) {
   const int64_t group = groups > 0 ? cols / groups : 0;
   if (scale->dtype != DType::kBf16 || scale->shape[0] != rows || groups * group != cols ||
       (group != 32 && group != 64 && group != 128)) {
-    faults_->wrong.push_back(fmt::format("{}: found {} {}, expected BF16 [{}, {} / group] with a group of 32, 64 or 128",
-                                         names.scale, NameOf(scale->dtype), ToString(scale->shape), rows, cols));
+    faults_->wrong.push_back(
+        fmt::format("{}: found {} {}, expected BF16 [{}, {} / group] with a group of 32, 64 or 128", names.scale,
+                    NameOf(scale->dtype), ToString(scale->shape), rows, cols));
     return {};
   }
   if (checkpoint_.Find(spec.name + "_zero_point") != nullptr) {
-    faults_->wrong.push_back(fmt::format("{}: found zero points, only symmetric 4-bit weights are implemented", spec.name));
+    faults_->wrong.push_back(
+        fmt::format("{}: found zero points, only symmetric 4-bit weights are implemented", spec.name));
     return {};
   }
   if (checkpoint_.Find(spec.name + "_g_idx") != nullptr) {
@@ -148,7 +151,8 @@ Weight WeightBinder::Matrix(const TensorSpec& spec) {
   Weight weight = WithoutScales(spec, *view);
   if (view->dtype != DType::kF8E4M3) return weight;
   const TensorView* found = checkpoint_.Find(ScaleName(spec.name));
-  const bool expanded = spec.part_of_rank && found != nullptr && !found->shape.empty() && found->shape[0] == spec.shape[0];
+  const bool expanded =
+      spec.part_of_rank && found != nullptr && !found->shape.empty() && found->shape[0] == spec.shape[0];
   const TensorView* scales = Scales(spec, expanded ? spec.shape[0] : CoveringBlocks(spec.first_row, spec.shape[0]));
   if (scales == nullptr) return {};
   weight.view.scales = scales->As<float>();

@@ -178,7 +178,8 @@ void Scheduler::BuildRecord(StepPlan* plan) {
     step.num_tokens = scheduled.num_tokens;
     step.past = past;
     step.block_table = static_cast<int32_t>(record.block_tables.size());
-    step.num_blocks = std::min(cache_->BlocksFor(end + options_.lookahead), static_cast<int>(sequence.kv.blocks.size()));
+    step.num_blocks =
+        std::min(cache_->BlocksFor(end + options_.lookahead), static_cast<int>(sequence.kv.blocks.size()));
     step.ring = sequence.kv.ring;
     step.num_logits = scheduled.num_logits;
     record.sequences.push_back(step);

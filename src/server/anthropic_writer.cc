@@ -33,7 +33,8 @@ void AnthropicWriter::WriteUsage(JsonWriter& json) const {
 
 void AnthropicWriter::WriteStop(JsonWriter& json) const {
   const auto& stops = fields_.params.stop;
-  const bool sequence = finish_ == FinishReason::kStop && std::find(stops.begin(), stops.end(), stop_reason_) != stops.end();
+  const bool sequence =
+      finish_ == FinishReason::kStop && std::find(stops.begin(), stops.end(), stop_reason_) != stops.end();
   json.Key("stop_reason");
   if (finish_ == FinishReason::kNone) {
     json.Null();
@@ -140,8 +141,8 @@ void AnthropicWriter::Take(const ParsedDelta& delta, int64_t sampled_us) {
     return;
   }
   Send("content_block_delta",
-       fmt::format(R"({{"type":"content_block_delta","index":{},"delta":{{"type":"{}","{}":{}}}}})", index_, type, member,
-                   Quoted(delta.text)),
+       fmt::format(R"({{"type":"content_block_delta","index":{},"delta":{{"type":"{}","{}":{}}}}})", index_, type,
+                   member, Quoted(delta.text)),
        sampled_us);
 }
 

@@ -165,7 +165,8 @@ std::optional<ApiError> ReadTools(const Json& body, ChatInput* input) {
   if (tools == nullptr) return std::nullopt;
   if (!tools->is_array()) return WrongKind("tools", *tools, "an array");
   if (tools->size() > kMaxTools) {
-    return ApiError{.param = "tools", .message = fmt::format("tools: found {}, at most {} are taken.", tools->size(), kMaxTools)};
+    return ApiError{.param = "tools",
+                    .message = fmt::format("tools: found {}, at most {} are taken.", tools->size(), kMaxTools)};
   }
   for (size_t i = 0; i < tools->size(); ++i) {
     const std::string place = fmt::format("tools[{}]", i);
@@ -266,8 +267,9 @@ std::optional<ApiError> ReadOpenAiChat(const Json& body, ChatInput* input) {
     return ApiError{.param = "messages", .message = "messages: expected at least one message."};
   }
   if (messages->size() > kMaxMessages) {
-    return ApiError{.param = "messages",
-                    .message = fmt::format("messages: found {}, at most {} are taken.", messages->size(), kMaxMessages)};
+    return ApiError{
+        .param = "messages",
+        .message = fmt::format("messages: found {}, at most {} are taken.", messages->size(), kMaxMessages)};
   }
   for (size_t i = 0; i < messages->size(); ++i) {
     Json message;

@@ -91,7 +91,8 @@ std::string EngineEvents::ExpertsEvent() {
     return {};
   }
   if (last_counts_ == load.counts) return {};
-  std::string out = fmt::format("event: experts\ndata: {{\"layers\":{},\"experts\":{},\"tokens\":[", load.layers, load.experts);
+  std::string out =
+      fmt::format("event: experts\ndata: {{\"layers\":{},\"experts\":{},\"tokens\":[", load.layers, load.experts);
   auto to = std::back_inserter(out);
   for (size_t layer = 0; layer < static_cast<size_t>(load.layers); ++layer) {
     out += layer == 0 ? "[" : ",[";

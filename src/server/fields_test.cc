@@ -60,7 +60,11 @@ TEST(FieldsTest, EveryFieldIsDocumented) {
 
 TEST(JsonWriterTest, EscapesAndReplacesWhatIsNotUtf8) {
   JsonWriter json;
-  json.Object().Member("a\"b", std::string_view("\x01\n\"\\\x7f\xc3\xa9\xff\xed\xa0\x80", 12)).Key("c").Float(0.1f).EndObject();
+  json.Object()
+      .Member("a\"b", std::string_view("\x01\n\"\\\x7f\xc3\xa9\xff\xed\xa0\x80", 12))
+      .Key("c")
+      .Float(0.1f)
+      .EndObject();
   const Json parsed = Json::parse(json.str());  // strict
   EXPECT_EQ(parsed["a\"b"].get<std::string>().substr(0, 7), "\x01\n\"\\\x7f\xc3\xa9");
   EXPECT_THAT(json.str(), HasSubstr("\"c\":0.1}"));

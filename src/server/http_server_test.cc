@@ -77,7 +77,8 @@ class HttpServerTest : public ::testing::Test {
   void SetUp() override { SetLogLevel(LogLevel::kError); }
   void TearDown() override { SetLogLevel(LogLevel::kInfo); }
 
-  void Serve(HttpServerOptions options = {}, std::vector<std::string> keys = {}, std::vector<std::string> origins = {}) {
+  void Serve(HttpServerOptions options = {}, std::vector<std::string> keys = {},
+             std::vector<std::string> origins = {}) {
     Router router{Auth(std::move(keys)), std::move(origins)};
     router.Add("POST", "/echo", [](HttpRequest&& request, ReplyPtr reply) {
       HttpResponse response;
@@ -158,8 +159,9 @@ TEST_F(HttpServerTest, RefusesWhatItCannotServeInWords) {
   EXPECT_THAT(answer("PUT /echo HTTP/1.1\r\n\r\n"), HasSubstr("Allow: POST"));
   EXPECT_THAT(answer("rubbish\r\n\r\n"), StartsWith("HTTP/1.1 400"));
   EXPECT_THAT(answer("POST /echo HTTP/1.1\r\nContent-Length: 2000\r\n\r\n"), StartsWith("HTTP/1.1 413"));
-  EXPECT_THAT(answer("POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n7d0\r\n" + std::string(2000, 'x') + "\r\n"),
-              StartsWith("HTTP/1.1 413"));
+  EXPECT_THAT(
+      answer("POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n7d0\r\n" + std::string(2000, 'x') + "\r\n"),
+      StartsWith("HTTP/1.1 413"));
   EXPECT_THAT(answer("POST /echo HTTP/1.1\r\nX: " + std::string(20000, 'x') + "\r\n\r\n"), StartsWith("HTTP/1.1 431"));
 }
 

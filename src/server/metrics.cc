@@ -74,7 +74,8 @@ struct Metrics::Families {
   Gauge* connections;
   std::map<std::string, Counter*> success;
   Histogram *first_token, *inter_token, *per_output_token, *e2e, *queue, *prefill, *decode, *inference;
-  Histogram *prompt_size, *generation_size, *max_generation, *params_n, *params_max_tokens, *step_tokens, *token_written;
+  Histogram *prompt_size, *generation_size, *max_generation, *params_n, *params_max_tokens, *step_tokens,
+      *token_written;
   prometheus::Family<Counter>* http = nullptr;
   prometheus::Family<Gauge>* expert_load = nullptr;
   prometheus::Family<Counter>* expert_tokens = nullptr;
@@ -112,7 +113,8 @@ Metrics::Metrics(const std::string& model_name, const CacheConfig& cache, int64_
   f.prompt_tokens.counter = f.NewCounter("vllm:prompt_tokens_total", "Prompt tokens processed.");
   f.generation_tokens.counter = f.NewCounter("vllm:generation_tokens_total", "Tokens generated.");
   f.preemptions.counter = f.NewCounter("vllm:num_preemptions_total", "Sequences preempted.");
-  f.prefix_queries.counter = f.NewCounter("vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.");
+  f.prefix_queries.counter =
+      f.NewCounter("vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.");
   f.prefix_hits.counter = f.NewCounter("vllm:prefix_cache_hits_total", "Prompt tokens found in the prefix cache.");
   auto& success = prometheus::BuildCounter().Name("vllm:request_success_total").Help("Choices finished, by reason.")
                       .Register(f.registry);
@@ -169,7 +171,9 @@ Metrics::Metrics(const std::string& model_name, const CacheConfig& cache, int64_
   f.connections_total.counter = f.NewCounter("minimo:http_connections_total", "Connections accepted.");
   f.connections_refused.counter = f.NewCounter("minimo:http_connections_refused_total", "Connections over the limit.");
   f.clients_dropped.counter = f.NewCounter("minimo:http_clients_dropped_total", "Clients that read too slowly.");
-  f.http = &prometheus::BuildCounter().Name("minimo:http_requests_total").Help("Generation requests by path and status.")
+  f.http = &prometheus::BuildCounter()
+                .Name("minimo:http_requests_total")
+                .Help("Generation requests by path and status.")
                 .Register(f.registry);
   f.expert_load = &prometheus::BuildGauge().Name("minimo:expert_load")
                        .Help("Tokens routed to a layer's experts over an even share: the least, median and most "

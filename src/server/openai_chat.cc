@@ -23,7 +23,9 @@ struct Parsed {
 
 std::optional<ApiError> ReadThinking(const Fields& fields, ChatInput* input) {
   Json& kwargs = input->template_kwargs;
-  if (fields.enable_thinking && !kwargs.contains("enable_thinking")) kwargs["enable_thinking"] = *fields.enable_thinking;
+  if (fields.enable_thinking && !kwargs.contains("enable_thinking")) {
+    kwargs["enable_thinking"] = *fields.enable_thinking;
+  }
   const std::string& effort = fields.reasoning_effort;
   if (effort.empty()) return std::nullopt;
   static constexpr std::string_view kEfforts[] = {"none", "minimal", "low", "medium", "high", "xhigh", "max"};

@@ -78,7 +78,10 @@ void OpenAiChatWriter::WriteDelta(JsonWriter& json, const ParsedDelta& delta) {
   if (begins) json.Member("id", delta.id).Member("type", "function");
   json.Key("function").Object();
   if (begins) json.Member("name", delta.name);
-  json.Member("arguments", begins ? std::string_view() : std::string_view(delta.text)).EndObject().EndObject().EndArray();
+  json.Member("arguments", begins ? std::string_view() : std::string_view(delta.text))
+      .EndObject()
+      .EndObject()
+      .EndArray();
 }
 
 void OpenAiChatWriter::WriteLogprobs(JsonWriter& json, Choice& choice) {

@@ -62,7 +62,9 @@ std::optional<ApiError> ReadPrompts(const ApiContext& context, const Fields& fie
     prompts->emplace_back();
     return ReadIds(context, *prompt, &prompts->back());
   }
-  if (prompt->size() > kMaxPrompts) return BadPrompt(fmt::format("{} prompts (at most {})", prompt->size(), kMaxPrompts));
+  if (prompt->size() > kMaxPrompts) {
+    return BadPrompt(fmt::format("{} prompts (at most {})", prompt->size(), kMaxPrompts));
+  }
   for (const Json& item : *prompt) {
     prompts->emplace_back();
     std::optional<ApiError> error;

@@ -25,7 +25,8 @@ std::optional<ApiError> CheckModel(const ApiContext& context, const std::string&
   return ApiError{.status = 404,
                   .code = "model_not_found",
                   .param = "model",
-                  .message = fmt::format("The model '{}' is not served here; use '{}'.", ToValidUtf8(model).substr(0, 200), names[0])};
+                  .message = fmt::format("The model '{}' is not served here; use '{}'.",
+                                         ToValidUtf8(model).substr(0, 200), names[0])};
 }
 
 std::optional<ApiError> CheckPrompt(const ApiContext& context, const std::vector<int32_t>& ids, int32_t max_tokens) {

@@ -50,10 +50,12 @@ struct Server::State {
   State(Engine& engine, const ChatService& chat, ServerOptions given)
       : options(std::move(given)),
         engine(engine),
-        metrics(options.served_model_names[0], options.cache, engine.Stats().kv_capacity_tokens, engine.max_model_len()),
+        metrics(options.served_model_names[0], options.cache, engine.Stats().kv_capacity_tokens,
+                engine.max_model_len()),
         admission(options.max_queue > 0 ? options.max_num_seqs + options.max_queue : 0),
         context{engine, metrics, admission, chat, options.served_model_names, UnixSeconds()},
-        events(engine, metrics.first_token(), metrics.inter_token(), options.served_model_names[0], options.max_num_seqs),
+        events(engine, metrics.first_token(), metrics.inter_token(), options.served_model_names[0],
+               options.max_num_seqs),
         http(options.http, MakeRouter()) {}
 
   Router MakeRouter();

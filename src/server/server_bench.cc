@@ -33,13 +33,14 @@ int Main(int argc, char** argv) {
   }
   const double tokens = 1.0 * rounds * load.requests * load.tokens;
   const LatencySummary written = bench->server->TokenWriteLatency();
-  fmt::print("{} streams {}: engine {:.0f} tok/s, with HTTP {:.0f} tok/s, median of {} ratios {:.1f} % ({:.1f} to {:.1f}); "
-             "a token costs the IO threads {:.1f} us, the clients {:.1f} us; token to bytes written: median {:.0f} us, "
-             "p99 {:.0f} us\n",
-             flags.Text("model", "nano-minimax-m2"), load.streams, Median(alone), Median(http), rounds, Median(ratio),
-             *std::min_element(ratio.begin(), ratio.end()), *std::max_element(ratio.begin(), ratio.end()),
-             (ThreadTimeUs("http-") - io_us) / tokens, (ThreadTimeUs("client") - client_us) / tokens, written.p50_us,
-             written.p99_us);
+  fmt::print(
+      "{} streams {}: engine {:.0f} tok/s, with HTTP {:.0f} tok/s, median of {} ratios {:.1f} % ({:.1f} to {:.1f}); "
+      "a token costs the IO threads {:.1f} us, the clients {:.1f} us; token to bytes written: median {:.0f} us, "
+      "p99 {:.0f} us\n",
+      flags.Text("model", "nano-minimax-m2"), load.streams, Median(alone), Median(http), rounds, Median(ratio),
+      *std::min_element(ratio.begin(), ratio.end()), *std::max_element(ratio.begin(), ratio.end()),
+      (ThreadTimeUs("http-") - io_us) / tokens, (ThreadTimeUs("client") - client_us) / tokens, written.p50_us,
+      written.p99_us);
   return 0;
 }
 

@@ -85,7 +85,8 @@ Result<grammar::Matcher> TemplateChat::Impl::CompileTools(const ChatInput& input
 Result<grammar::Matcher> TemplateChat::Impl::Compile(const ChatInput& input, const Options& options,
                                                      Reasoning reasoning) {
   if (input.tool_choice.kind == ToolChoice::kRequired || input.tool_choice.kind == ToolChoice::kNamed) {
-    return CompileTools(input, options.parallel_tool_calls && input.tool_choice.kind == ToolChoice::kRequired, reasoning);
+    return CompileTools(input, options.parallel_tool_calls && input.tool_choice.kind == ToolChoice::kRequired,
+                        reasoning);
   }
   if (options.format.kind == OutputFormat::kJsonObject) {
     return grammar::CompileJsonObject(VocabularyOnce(), {}, reasoning);

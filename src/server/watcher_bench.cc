@@ -1,5 +1,5 @@
-// watcher_bench [--model M] [--load-format dummy] [--streams 8] [--requests 8] [--tokens 32] [--pairs 40]: what a watcher
-// of /v1/engine/events costs the engine: the same load with and without one, in turns.
+// watcher_bench [--model M] [--load-format dummy] [--streams 8] [--requests 8] [--tokens 32] [--pairs 40]: what a
+// watcher of /v1/engine/events costs the engine: the same load with and without one, in turns.
 #include <fmt/format.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -69,10 +69,11 @@ int Main(int argc, char** argv) {
     ratio.push_back(100 * watched.back() / alone.back());
   }
   const auto shape = engine.GetExpertLoad();
-  fmt::print("{} layers x {} experts, {} pairs: {:.1f} tok/s alone, {:.1f} watched, median ratio {:.2f} %; the stream is "
-             "{:.0f} KB/s and costs the server's threads {:.2f} % of one core\n",
-             shape.layers, shape.experts, pairs, Median(alone), Median(watched), Median(ratio),
-             static_cast<double>(bytes) / 1000 / seconds, 1e-4 * cost_us / seconds);
+  fmt::print(
+      "{} layers x {} experts, {} pairs: {:.1f} tok/s alone, {:.1f} watched, median ratio {:.2f} %; the stream is "
+      "{:.0f} KB/s and costs the server's threads {:.2f} % of one core\n",
+      shape.layers, shape.experts, pairs, Median(alone), Median(watched), Median(ratio),
+      static_cast<double>(bytes) / 1000 / seconds, 1e-4 * cost_us / seconds);
   return 0;
 }
 

@@ -237,7 +237,8 @@ TEST(MemoryOf, TheHybridHoldsBothLayoutsButNotTwiceWhatTheyShare) {
 
 TEST(Describe, IdleAndUnevenRanksAreNamed) {
   EXPECT_THAT(Describe(M2(), Plan(M2(), {64}), {}), ::testing::Contains(HasSubstr("16 of 64 ranks hold no attention")));
-  EXPECT_THAT(Describe(M2(), Plan(M2(), {3}), {}), ::testing::Contains(HasSubstr("up to 18 a rank, 16.0 would be even")));
+  EXPECT_THAT(Describe(M2(), Plan(M2(), {3}), {}),
+              ::testing::Contains(HasSubstr("up to 18 a rank, 16.0 would be even")));
   EXPECT_EQ(Describe(M2(), Plan(M2(), {8}), {}).size(), 1u);
 }
 

@@ -94,9 +94,12 @@ TEST(Chat, ToolCallsComeBackInAnyForm) {
       "2.5]</parameter>\n</invoke>\n</minimax:tool_call>[e~[\n";
   for (
       const char* message :
-      {R"({"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{\"a\": \"x\", \"b\": [1, 2.5]}"}}]})",
-       R"({"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "f", "arguments": {"a": "x", "b": [1, 2.5]}}}]})",
-       R"({"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": "{\"a\": \"x\", \"b\": [1, 2.5]}"}]})",
+      {R"({"role": "assistant", "tool_calls": [{"id": "1", "type": "function",
+            "function": {"name": "f", "arguments": "{\"a\": \"x\", \"b\": [1, 2.5]}"}}]})",
+       R"({"role": "assistant", "content": null,
+            "tool_calls": [{"function": {"name": "f", "arguments": {"a": "x", "b": [1, 2.5]}}}]})",
+       R"({"role": "assistant", "content": "",
+            "tool_calls": [{"name": "f", "arguments": "{\"a\": \"x\", \"b\": [1, 2.5]}"}]})",
        R"({"role": "assistant", "function_call": {"name": "f", "arguments": "{\"a\": \"x\", \"b\": [1, 2.5]}"}})"}) {
     EXPECT_EQ(Render(m2, Json::array({Json::parse(message)}), {}, options), expected) << message;
   }
@@ -109,7 +112,8 @@ TEST(Chat, Content) {
       Render(
           m2,
           Json::parse(
-              R"([{"role": "developer", "content": "S"}, {"role": "user", "content": [{"type": "text", "text": "a"}, "b"]}])")),
+              R"([{"role": "developer", "content": "S"}, {"role": "user",
+                     "content": [{"type": "text", "text": "a"}, "b"]}])")),
       expected);
   // A template that takes lists gets them: one answer per part of a tool's result.
   const Result<ChatTemplate> lists =
@@ -188,7 +192,8 @@ TEST(Chat, Folders) {
   EXPECT_EQ(Render(*ChatTemplate::FromFolder(scratch.path()), messages), "<s>config");
   write(
       "tokenizer_config.json",
-      R"({"chat_template": [{"name": "default", "template": "d"}, {"name": "tool_use", "template": "{{ tools[0].function.name }}"}]})");
+      R"({"chat_template": [{"name": "default", "template": "d"}, {"name": "tool_use",
+          "template": "{{ tools[0].function.name }}"}]})");
   EXPECT_EQ(Render(*ChatTemplate::FromFolder(scratch.path()), messages), "d");
   EXPECT_EQ(Render(*ChatTemplate::FromFolder(scratch.path()), messages, tools), "f");
   write("chat_template.jinja", "a\n{% if %}");

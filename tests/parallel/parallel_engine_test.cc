@@ -83,8 +83,9 @@ TEST_P(ParallelEngine, TextsOfManyRequestsAreThoseOfOneRank) {
     if (ranks > 2 && ranks % 2 == 0) layouts.push_back({ranks, mixed, mixed});
   }
   for (const Layout& layout : layouts) {
-    SCOPED_TRACE(::testing::Message() << layout.ranks << " ranks in each of " << layout.replicas << " replicas, experts "
-                                      << layout.prefill << " in prefill, " << layout.decode << " in decode");
+    SCOPED_TRACE(::testing::Message() << layout.ranks << " ranks in each of " << layout.replicas
+                                      << " replicas, experts " << layout.prefill << " in prefill, " << layout.decode
+                                      << " in decode");
     EngineOptions options = Options(GetParam());
     options.tensor_parallel_size = layout.ranks;
     options.data_parallel_size = layout.replicas;

@@ -218,7 +218,9 @@ bool FakeEngine::Advance(Live& live, int choice) {
       token.top.push_back({i == 0 ? token.token : i, -0.25f - static_cast<float>(i), i + 1});
     }
     if (params.prompt_logprobs >= 0 && at == 0 && choice == 0) {
-      for (const int32_t id : live.request.prompt_ids) event.prompt_logprobs.push_back({id, -1.0f, {{id, -1.0f, 1}}, 1});
+      for (const int32_t id : live.request.prompt_ids) {
+        event.prompt_logprobs.push_back({id, -1.0f, {{id, -1.0f, 1}}, 1});
+      }
     }
     if (!end) event.text = std::string(tokenizer_->TokenBytes(token.token));
     live.text[c] += event.text;

@@ -40,7 +40,8 @@ class PlainParser final : public OutputParser {
     if (text_.compare(0, 7, "<think>") == 0) return Enter(kThink, 7);
     const size_t name_end = text_.find(' ', 6);
     if (text_.compare(0, 6, "<call ") != 0 || name_end == std::string::npos) return false;
-    deltas->push_back({ParsedDelta::Kind::kToolCall, "", calls_, fmt::format("call_{}", calls_), text_.substr(6, name_end - 6)});
+    deltas->push_back(
+        {ParsedDelta::Kind::kToolCall, "", calls_, fmt::format("call_{}", calls_), text_.substr(6, name_end - 6)});
     ++calls_;
     return Enter(kCall, name_end + 1);
   }
