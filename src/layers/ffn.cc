@@ -28,6 +28,8 @@ void DenseFfn(const FfnWeights& w, ThreadTeam& team, const float* h, int64_t row
 
 namespace {
 
+constexpr int64_t kOutputGrain = 1024;  // columns: fewer cost more in the hand-out than they save
+
 // Sorts the (token, k) pairs of the experts that are present by expert, tokens in order within one.
 void SortByExpert(const MoeSpec& spec, const std::vector<FfnWeights>& experts, int64_t rows, int64_t* load,
                   FfnScratch* s) {
@@ -50,13 +52,13 @@ void SortByExpert(const MoeSpec& spec, const std::vector<FfnWeights>& experts, i
   }
 }
 
-// x [hidden] += the weighted outputs of a token's experts, which are summed up in order of k.
+// Columns [begin, end) of x [hidden] += the weighted outputs of a token's experts, which are summed up in order of k.
 void AddExperts(const MoeSpec& spec, const std::vector<FfnWeights>& experts, const FfnScratch& s, int64_t token,
-                int64_t hidden, float* x) {
+                int64_t hidden, int64_t begin, int64_t end, float* x) {
   constexpr int64_t kColumns = 1024;  // whose sums stay in the first-level cache
   float sum[kColumns];
-  for (int64_t column = 0; column < hidden; column += kColumns) {
-    const int64_t count = std::min(kColumns, hidden - column);
+  for (int64_t column = begin; column < end; column += kColumns) {
+    const int64_t count = std::min(kColumns, end - column);
     std::fill_n(sum, count, 0.0f);
     for (int64_t slot = token * spec.top_k; slot < (token + 1) * spec.top_k; ++slot) {
       if (!experts[s.experts[slot]].present()) continue;
@@ -104,8 +106,15 @@ void MoeFfn(const MoeSpec& spec, const LayerWeights& w, const std::vector<FfnWei
   LinearCpu(s->in, team);
   SiluMulCpu({s->gate.data(), s->up.data(), s->gate.data(), local_slots * intermediate}, team);
   LinearCpu(s->out, team);
+  if (rows == 1) {  // its outputs lie in the members' caches
+    return team.ParallelFor(hidden, kOutputGrain, [&](int64_t begin, int64_t end) {
+      AddExperts(spec, experts, *s, 0, hidden, begin, end, x);
+    });
+  }
   team.ParallelFor(rows, std::max<int64_t>(1, 4096 / hidden), [&](int64_t begin, int64_t end) {
-    for (int64_t token = begin; token < end; ++token) AddExperts(spec, experts, *s, token, hidden, x + token * hidden);
+    for (int64_t token = begin; token < end; ++token) {
+      AddExperts(spec, experts, *s, token, hidden, 0, hidden, x + token * hidden);
+    }
   });
 }
 

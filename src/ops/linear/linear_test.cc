@@ -112,6 +112,10 @@ std::vector<Case> Cases() {
       for (const int tokens : {1, 2, 3, 5, 7, 13, 33}) cases.push_back({f, rows, cols, tokens});
     }
   }
+  for (const int tokens : {1, 2}) {  // two rows at once, and the last one alone
+    cases.push_back({WeightFormat::kFp8Block, 5, 8400, tokens});
+    cases.push_back({WeightFormat::kInt4Group, 5, 8448, tokens});
+  }
   for (const int group : {32, 64, 128}) {
     for (const auto& [rows, groups] : {std::pair{1, 1}, {16, 2}, {65, 3}, {130, 24}}) {
       for (const int tokens : {1, 2, 4, 6, 19, 40}) {
