@@ -63,6 +63,7 @@ void AddBenchLatency(CLI::App& bench, Commands& commands) {
   app->add_option("--seed", o->seed)->capture_default_str();
   app->add_option("--quantization", o->quantization, "number format behind the floor, if not the checkpoint's");
   app->add_option("--memory-bandwidth", o->memory_bandwidth_gbs, "GB/s behind the floor; 0: measured");
+  app->add_flag("--each-iteration", o->each_iteration, "a line for each, with the read bandwidth right after it");
   app->add_option("--json,--output-json", o->json_file, "write everything that was measured to this file");
   commands.Body(*app, [o, ranks] {
     return OnRanks(*ranks, &o->engine, [&] { return Said(bench::RunLatencyBench(*o)); });

@@ -51,6 +51,7 @@ struct BatchResult {
   std::vector<double> tpot_ms;   // of each iteration: mean step while all sequences decode
   std::vector<double> e2el_ms;
   std::vector<double> step_ms;   // all steps while all sequences decode
+  std::vector<double> reads_gbs; // of each iteration, measured after it
   double touched = 0;            // experts a layer, as the router chose
 };
 
@@ -111,6 +112,14 @@ Json PointJson(const LatencyOptions& o, const BatchResult& r, const ModelFacts& 
   json["experts_touched_measured"] = r.touched;
   json["floor_ms"] = FloorMs(bytes, gbs);
   json["share_of_floor"] = tpot > 0 ? FloorMs(bytes, gbs) / tpot : 0;
+  if (!r.reads_gbs.empty()) {
+    std::vector<double> shares;
+    for (size_t i = 0; i < std::min(r.reads_gbs.size(), r.tpot_ms.size()); ++i) {
+      shares.push_back(FloorMs(bytes, r.reads_gbs[i]) / r.tpot_ms[i]);
+    }
+    json["reads_gbs"] = r.reads_gbs;
+    json["share_of_reads"] = Summarize(shares).median;
+  }
   return json;
 }
 
@@ -133,6 +142,17 @@ Result<std::vector<SampleRequest>> RandomIds(const ModelSpec& spec, int count, i
   return MakeDataset(o, nullptr);
 }
 
+// The host's bandwidth moves from second to second: what it was beside this iteration.
+Status ShowIteration(int number, BatchResult* result) {
+  constexpr MemoryBandwidthOptions kShort{.threads = 0, .buffer_bytes = 256 << 20, .passes = 3};
+  MINIMO_ASSIGN(const MemoryBandwidth reads, MeasureMemoryBandwidth(kShort));
+  result->reads_gbs.push_back(reads.median_gbs);
+  fmt::print("iteration {}: TTFT {:.2f} ms, TPOT {:.3f} ms, reads {:.1f} GB/s\n", number, result->ttft_ms.back(),
+             result->tpot_ms.back(), reads.median_gbs);
+  std::fflush(stdout);
+  return {};
+}
+
 // One batch size; what there is if the user stops it.
 Result<BatchResult> MeasureBatch(Engine& engine, const LatencyOptions& o, int batch, ProgressLine* progress) {
   BatchResult result;
@@ -150,6 +170,7 @@ Result<BatchResult> MeasureBatch(Engine& engine, const LatencyOptions& o, int ba
     if (run.interrupted || i < 0) continue;
     ++result.iterations;
     AddDecodeSteps(run, &result);
+    if (o.each_iteration && !result.tpot_ms.empty()) MINIMO_TRY(ShowIteration(i + 1, &result));
   }
   result.touched = MeasuredExpertsTouched(engine.GetExpertLoad(), engine.model().moe.top_k, batch);
   return result;

@@ -21,6 +21,7 @@ struct LatencyOptions {
   int iterations = 5;
   uint64_t seed = 0;
   double memory_bandwidth_gbs = 0;   // 0: measured before and after; the better one counts
+  bool each_iteration = false;       // a line for each, with the bandwidth measured right after it
   std::string json_file;
   bool show_progress = true;
 };

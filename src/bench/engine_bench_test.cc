@@ -46,6 +46,7 @@ TEST(EngineBenchTest, LatencyOfBatches) {
   o.output_len = 6;
   o.iterations = 2;
   o.memory_bandwidth_gbs = 10;
+  o.each_iteration = true;
   o.json_file = file.path;
   o.show_progress = false;
   const auto clean = RunLatencyBench(o);
@@ -58,6 +59,9 @@ TEST(EngineBenchTest, LatencyOfBatches) {
     EXPECT_GT(p["median_ttft_ms"], 0);
     EXPECT_LE(p["min_tpot_ms"], p["median_tpot_ms"]);
     EXPECT_NEAR(p["floor_ms"], p["bytes_per_step"].get<double>() / 10e6, 1e-9);
+    ASSERT_EQ(p["reads_gbs"].size(), 2u);
+    EXPECT_GT(p["reads_gbs"][0], 0);
+    EXPECT_GT(p["share_of_reads"], 0);
     EXPECT_NEAR(p["output_tok_s"], p["batch_size"].get<double>() * 1e3 / p["median_tpot_ms"].get<double>(), 1e-6);
   }
   EXPECT_EQ(json["points"][0]["tpots_ms"].size(), 10u) << "two iterations of five steps";
