@@ -152,12 +152,6 @@ CharSet ComplementOf(const CharSet& set) {
   return out;
 }
 
-CharSet UnionOf(const CharSet& a, const CharSet& b) {
-  CharSet out = a;
-  out.insert(out.end(), b.begin(), b.end());
-  return Normalise(std::move(out));
-}
-
 int32_t Nfa::AddBytes(int32_t from, std::string_view text) {
   for (const char c : text) {
     const int32_t to = Add();

@@ -25,7 +25,6 @@ using CharSet = std::vector<Range>;  // sorted, disjoint, not adjacent
 
 CharSet Normalise(CharSet set);
 CharSet ComplementOf(const CharSet& set);  // within the Unicode scalar values (no surrogates)
-CharSet UnionOf(const CharSet& a, const CharSet& b);
 const CharSet& AllScalars();
 
 struct Edge {

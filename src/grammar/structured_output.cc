@@ -80,10 +80,12 @@ ExprId Gap(GrammarBuilder* builder) {
   return builder->Repeat(blank, 0, 2);
 }
 
-Result<Matcher> Finish(GrammarBuilder* builder, ExprId root, Reasoning reasoning, std::string_view what) {
+// `bare`: blanks after the reasoning would be part of the answer.
+Result<Matcher> Finish(GrammarBuilder* builder, ExprId root, Reasoning reasoning, std::string_view what,
+                       bool bare = false) {
   if (reasoning != Reasoning::kNone) {
     MINIMO_ASSIGN(const ExprId text, ReasoningText(builder));
-    const ExprId thought = builder->Sequence({text, Gap(builder)});
+    const ExprId thought = bare ? text : builder->Sequence({text, Gap(builder)});
     if (reasoning == Reasoning::kOpen) {
       root = builder->Sequence({thought, root});
     } else {
@@ -175,7 +177,7 @@ Result<Matcher> CompileRegex(std::string_view pattern, const Vocabulary& vocabul
   const auto bytes = AsPlainBytes(*dfa);
   if (!bytes.ok()) return Errorf("regex: {}", bytes.error().message);
   GrammarBuilder builder(vocabulary);
-  return Finish(&builder, builder.Leaf(*bytes), reasoning, "regex");
+  return Finish(&builder, builder.Leaf(*bytes), reasoning, "regex", true);
 }
 
 Result<Matcher> CompileChoice(std::span<const std::string> choices, const Vocabulary& vocabulary, Reasoning reasoning) {
@@ -189,7 +191,8 @@ Result<Matcher> CompileChoice(std::span<const std::string> choices, const Vocabu
     texts.push_back(std::move(symbols));
   }
   GrammarBuilder builder(vocabulary);
-  return Finish(&builder, texts.empty() ? builder.Never() : builder.Leaf(DfaOfStrings(texts)), reasoning, "choice");
+  const ExprId one = texts.empty() ? builder.Never() : builder.Leaf(DfaOfStrings(texts));
+  return Finish(&builder, one, reasoning, "choice", true);
 }
 
 Result<Matcher> CompileToolCalls(std::span<const Tool> tools, const ChatProtocol& protocol, bool parallel,

@@ -155,8 +155,11 @@ TEST(StructuredOutput, RegexAndChoice) {
 TEST(StructuredOutput, ReasoningComesFirst) {
   const std::vector<std::string> choices = {"yes"};
   const Matcher open = Ok(CompileChoice(choices, M2().vocabulary, Reasoning::kOpen));
-  EXPECT_TRUE(Takes(open, M2(), "Let me <b>think</b> about {it}.\n</think>\n\nyes"));
+  EXPECT_TRUE(Takes(open, M2(), "Let me <b>think</b> about {it}.\n</think>yes"));
   EXPECT_TRUE(Takes(open, M2(), "</think>yes"));
+  EXPECT_FALSE(Takes(open, M2(), "hm</think>\n\nyes"));  // the blanks would be part of the answer
+  const Matcher object = Ok(CompileJsonObject(M2().vocabulary, {}, Reasoning::kOpen));
+  EXPECT_TRUE(Takes(object, M2(), "Let me <b>think</b> about {it}.\n</think>\n\n{}"));
   EXPECT_TRUE(Takes(open, M2(), "<minimax:tool_call>, a mark inside, is text</think>yes"));
   EXPECT_FALSE(Takes(open, M2(), "yes"));
   EXPECT_FALSE(Takes(open, M2(), "hm</think>no"));

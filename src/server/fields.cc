@@ -128,6 +128,7 @@ const Field kFields[] = {
     {"tool_choice", kChat | kMessages | kCountTokens, Type::kAny, 0, 0, Ignore},
     {"parallel_tool_calls", kChat, Type::kBool, 0, 0, [](const Json& v, Fields& f) { f.parallel_tool_calls = v; }},
     {"response_format", kOpenAi, Type::kObject, 0, 0, Ignore},
+    {"structured_outputs", kOpenAi, Type::kObject, 0, 0, Ignore},
     {"chat_template_kwargs", kChat | kMessages | kCountTokens, Type::kObject, 0, 0, Ignore},
     {"enable_thinking", kChat, Type::kBool, 0, 0, [](const Json& v, Fields& f) { f.enable_thinking = v.get<bool>(); }},
     {"reasoning_effort", kChat, Type::kString, 0, 0, [](const Json& v, Fields& f) { f.reasoning_effort = v; }},

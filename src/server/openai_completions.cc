@@ -102,7 +102,10 @@ std::optional<ApiError> Parse(const ApiContext& context, const std::string& text
   OutputFormat format;
   if (auto error = ReadOutputFormat(*body, &format)) return error;
   auto matcher = context.chat.FormatMatcher(format);
-  if (!matcher.ok()) return ApiError{.param = "response_format", .message = matcher.error().message};
+  if (!matcher.ok()) {
+    const bool ours = body->contains("structured_outputs");
+    return ApiError{.param = ours ? "structured_outputs" : "response_format", .message = matcher.error().message};
+  }
   SamplingParams& params = fields.params;
   params.matcher = std::move(*matcher);
   parsed->discard_output = params.max_tokens == 0;

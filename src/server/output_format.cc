@@ -1,5 +1,6 @@
 #include "server/output_format.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -9,7 +10,45 @@ namespace minimo::server {
 
 using Json = nlohmann::ordered_json;
 
-std::optional<ApiError> ReadOutputFormat(const Json& body, OutputFormat* format) {
+namespace {
+
+bool AreStrings(const Json& value) {
+  return value.is_array() && !value.empty() &&
+         std::all_of(value.begin(), value.end(), [](const Json& item) { return item.is_string(); });
+}
+
+std::optional<ApiError> ReadStructuredOutputs(const Json& outputs, OutputFormat* format) {
+  constexpr char kOne[] = "one of \"json\", \"json_object\", \"regex\" and \"choice\"";
+  const auto wrong = [](const std::string& place, const std::string& expected) {
+    return ApiError{.param = place, .message = fmt::format("{}: expected {}.", place, expected)};
+  };
+  if (!outputs.is_object()) return wrong("structured_outputs", "an object with " + std::string(kOne));
+  for (const auto& [key, value] : outputs.items()) {
+    if (value.is_null() || value == false) continue;
+    const std::string place = "structured_outputs." + key;
+    if (format->kind != OutputFormat::kText) return wrong(place, "nothing beside another restriction");
+    if (key == "json") {
+      if (!value.is_object() && !value.is_boolean()) return wrong(place, "a JSON schema object");
+      format->kind = OutputFormat::kJsonSchema;
+    } else if (key == "json_object") {
+      if (!value.is_boolean()) return wrong(place, "a boolean");
+      format->kind = OutputFormat::kJsonObject;
+    } else if (key == "regex") {
+      if (!value.is_string()) return wrong(place, "a regular expression, as a string");
+      format->kind = OutputFormat::kRegex;
+    } else if (key == "choice") {
+      if (!AreStrings(value)) return wrong(place, "an array of strings, at least one");
+      format->kind = OutputFormat::kChoice;
+    } else {
+      return wrong(place, kOne);
+    }
+    format->wanted = std::make_shared<const Json>(value);
+  }
+  if (format->kind == OutputFormat::kText) return wrong("structured_outputs", "an object with " + std::string(kOne));
+  return std::nullopt;
+}
+
+std::optional<ApiError> ReadResponseFormat(const Json& body, OutputFormat* format) {
   const auto value = body.find("response_format");
   if (value == body.end() || value->is_null()) return std::nullopt;
   const auto type = value->find("type");
@@ -39,8 +78,17 @@ std::optional<ApiError> ReadOutputFormat(const Json& body, OutputFormat* format)
                     .message = "response_format.json_schema.schema: expected a JSON schema object."};
   }
   format->kind = OutputFormat::kJsonSchema;
-  format->schema = std::make_shared<const Json>(*schema);
+  format->wanted = std::make_shared<const Json>(*schema);
   return std::nullopt;
+}
+
+}  // namespace
+
+std::optional<ApiError> ReadOutputFormat(const Json& body, OutputFormat* format) {
+  if (auto error = ReadResponseFormat(body, format)) return error;
+  const auto outputs = body.find("structured_outputs");
+  if (outputs == body.end() || outputs->is_null()) return std::nullopt;
+  return ReadStructuredOutputs(*outputs, format);
 }
 
 }  // namespace minimo::server

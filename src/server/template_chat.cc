@@ -88,10 +88,17 @@ Result<grammar::Matcher> TemplateChat::Impl::Compile(const ChatInput& input, con
     return CompileTools(input, options.parallel_tool_calls && input.tool_choice.kind == ToolChoice::kRequired,
                         reasoning);
   }
-  if (options.format.kind == OutputFormat::kJsonObject) {
-    return grammar::CompileJsonObject(VocabularyOnce(), {}, reasoning);
+  const OutputFormat& format = options.format;
+  switch (format.kind) {
+    case OutputFormat::kRegex:
+      return grammar::CompileRegex(format.wanted->get_ref<const std::string&>(), VocabularyOnce(), reasoning);
+    case OutputFormat::kChoice:
+      return grammar::CompileChoice(format.wanted->get<std::vector<std::string>>(), VocabularyOnce(), reasoning);
+    case OutputFormat::kJsonSchema:
+      return grammar::CompileJsonSchema(Dump(*format.wanted), VocabularyOnce(), {}, reasoning);
+    default:
+      return grammar::CompileJsonObject(VocabularyOnce(), {}, reasoning);
   }
-  return grammar::CompileJsonSchema(Dump(*options.format.schema), VocabularyOnce(), {}, reasoning);
 }
 
 // Null if the answer is free.
@@ -103,7 +110,8 @@ Result<grammar::Matcher> TemplateChat::Impl::MatcherOf(const ChatInput& input, c
   if (forced) {
     key += fmt::format("tools {} {} {}", input.tool_choice.name, options.parallel_tool_calls, Dump(input.tools));
   } else {
-    key += options.format.schema ? "schema " + Dump(*options.format.schema) : "object";
+    key += fmt::format("format {} ", static_cast<int>(options.format.kind));
+    if (options.format.wanted) key += Dump(*options.format.wanted);
   }
   {
     const std::lock_guard lock(mutex);

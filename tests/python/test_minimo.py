@@ -114,6 +114,18 @@ def test_json_object_and_schema(minimo):
             "type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "banana"}}})
 
 
+def test_regex_and_choice(minimo):
+    client = client_of(minimo)
+    wanted = {"regex": (lambda text: re.fullmatch(r"(yes|no), \d{2}!", text), r"(yes|no), \d{2}!"),
+              "choice": (lambda text: text in ("red", "green"), ["red", "green"])}
+    for key, (holds, value) in wanted.items():
+        extra = {"structured_outputs": {key: value}}
+        answer = client.chat.completions.create(model=minimo.model, messages=CAPITAL, max_tokens=600, extra_body=extra)
+        assert answer.choices[0].finish_reason == "stop" and holds(answer.choices[0].message.content), answer
+        answer = client.completions.create(model=minimo.model, prompt="Say: ", max_tokens=600, extra_body=extra)
+        assert answer.choices[0].finish_reason == "stop" and holds(answer.choices[0].text), answer
+
+
 def test_logprobs(minimo):
     client = client_of(minimo)
     answer = client.chat.completions.create(model=minimo.model, messages=CAPITAL, temperature=0, logprobs=True, top_logprobs=3)
