@@ -271,15 +271,19 @@ ExprResult Parser::ParseDictLiteral() {
   return node;
 }
 
+ExprResult Parser::ParseCall(const Expr* callee) {
+  Expr* call = NewExpr(Expr::Kind::kCall);
+  call->a = callee;
+  MINIMO_TRY(ParseCallArgs(call->args));
+  return call;
+}
+
 ExprResult Parser::ParsePostfix(const Expr* node) {
   while (true) {
     if (IsOp(".") || IsOp("[")) {
       MINIMO_ASSIGN(node, ParseSubscript(node));
     } else if (IsOp("(")) {
-      Expr* call = NewExpr(Expr::Kind::kCall);
-      call->a = node;
-      MINIMO_TRY(ParseCallArgs(call->args));
-      node = call;
+      MINIMO_ASSIGN(node, ParseCall(node));
     } else {
       return node;
     }
@@ -293,10 +297,7 @@ ExprResult Parser::ParseFilterAndTests(const Expr* node) {
     } else if (IsName("is")) {
       MINIMO_ASSIGN(node, ParseTest(node));
     } else if (IsOp("(")) {
-      Expr* call = NewExpr(Expr::Kind::kCall);
-      call->a = node;
-      MINIMO_TRY(ParseCallArgs(call->args));
-      node = call;
+      MINIMO_ASSIGN(node, ParseCall(node));
     } else {
       return node;
     }

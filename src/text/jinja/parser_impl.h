@@ -85,6 +85,7 @@ class Parser {
   ExprResult ParseNamePrimary(bool with_namespace);
   ExprResult ParseListLiteral();
   ExprResult ParseDictLiteral();
+  ExprResult ParseCall(const Expr* callee);
   ExprResult ParsePostfix(const Expr* node);
   ExprResult ParseFilterAndTests(const Expr* node);
   ExprResult ParseSubscript(const Expr* node);
