@@ -32,9 +32,9 @@ class ThreadTeam {
   // Binds each worker to a core of its own, the first left to the caller, if the team has as many members as this
   // process may use cores; otherwise does nothing, for others may count on the same cores.
   void PinWorkers();
-  // Binds the calling thread to the first core (or node) if the workers are bound. For a thread that from now on does little else
-  // than call Run: threads that it starts inherit its core. Left free, it is moved to a worker's core now and then when
-  // something else runs on its own, and both share that core for a step or more.
+  // Binds the calling thread to the first core (or node) if the workers are bound. For a thread that from now on does
+  // little else than call Run: threads that it starts inherit its core. Left free, it is moved to a worker's core now
+  // and then when something else runs on its own, and both share that core for a step or more.
   void PinCaller();
 
   // Shares the members out over memory nodes, as many to each in turn from the first on, and binds workers to the cores

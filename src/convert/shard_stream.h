@@ -1,5 +1,5 @@
-// Writes one group of tensors, a file for each rank that has any of them: weights are encoded by the team while a thread
-// of its own writes what is ready.
+// Writes one group of tensors, a file for each rank that has any of them: weights are encoded by the team while a
+// thread of its own writes what is ready.
 #pragma once
 
 #include <cstdint>

@@ -23,9 +23,9 @@ class SourceReader {
       : ahead_(std::move(other.ahead_)), files_(std::move(other.files_)) { other.files_.clear(); }
   ~SourceReader();
 
-  // Gives `use` the bytes that the checkpoint has at `data`, piece by piece in order, until it returns false; bytes that
-  // are of no file come from memory. What was asked for early is read past the page cache and can be read once. Safe
-  // from several threads.
+  // Gives `use` the bytes that the checkpoint has at `data`, piece by piece in order, until it returns false; bytes
+  // that are of no file come from memory. What was asked for early is read past the page cache and can be read once.
+  // Safe from several threads.
   Status Stream(const std::byte* data, int64_t bytes, const Use& use) const;
   Status Read(const std::byte* data, int64_t bytes, std::byte* out) const;
   // Asks for these bytes early, in the order in which they will be read.

@@ -1,7 +1,7 @@
-// The layout of projections that one product computes: queries, keys and values are [q; k; v], one below the other; gate
-// and up lie beside each other, row by row. It is made at load, from weights that were bound by name; checkpoints and
-// file sets of ranks keep the projections apart. The parts' sizes are this rank's, and those of keys and values differ
-// where their heads do (MiMo: 192 and 128).
+// The layout of projections that one product computes: queries, keys and values are [q; k; v], one below the other;
+// gate and up lie beside each other, row by row. It is made at load, from weights that were bound by name; checkpoints
+// and file sets of ranks keep the projections apart. The parts' sizes are this rank's, and those of keys and values
+// differ where their heads do (MiMo: 192 and 128).
 //
 //   rows   0 ........ k_row ....... v_row ....... rows
 //          |- q, padding -||- k, padding -||- v, padding -|

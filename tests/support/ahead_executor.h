@@ -1,5 +1,5 @@
-// The fake executor behind the promises of one on a device: candidates instead of logits, and the next step begun before
-// it is asked for, which writes the cache as a device would whether or not it is wanted.
+// The fake executor behind the promises of one on a device: candidates instead of logits, and the next step begun
+// before it is asked for, which writes the cache as a device would whether or not it is wanted.
 #pragma once
 
 #include <vector>
