@@ -67,6 +67,12 @@ def minimo_figure(line):
     return {"decode": 1000 / float(found[2]), "reads_gbs": float(found[3])} if found else None
 
 
+def load_format(name, args):
+    if args.dummy:
+        return "dummy"
+    return "resident" if args.resident and name == "exact" else "auto"
+
+
 def start(name, args, result):
     if name == "peer":
         tests = ["-gp", f"{args.prompt},{args.generate}"] * 400
@@ -75,23 +81,26 @@ def start(name, args, result):
     return Engine([args.minimo, "bench", "latency", "--model", args.model, "--threads", str(args.threads),
                    "--input-len", str(args.prompt), "--output-len", str(args.generate), "--batch-size", "1",
                    "--num-iters", str(MANY), "--each-iteration", "--activations", name, "--output-json", result,
-                   "--load-format", "resident" if args.resident and name == "exact" else "auto",
+                   "--load-format", load_format(name, args),
                    "--kv-cache-dtype", args.kv_cache], minimo_figure)
 
 
 def spread(values):
-    return {"median": round(statistics.median(values), 3), "least": round(min(values), 3),
-            "most": round(max(values), 3), "count": len(values)}
+    quarters = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return {"median": round(quarters[1], 3), "quarter": round(quarters[0], 3), "three_quarters": round(quarters[2], 3),
+            "least": round(min(values), 3), "most": round(max(values), 3), "count": len(values)}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", required=True, help="its llama-bench")
-    parser.add_argument("--gguf", required=True)
+    parser.add_argument("--peer", help="its llama-bench")
+    parser.add_argument("--gguf", default="")
     parser.add_argument("--minimo", default="build/apps/minimo")
     parser.add_argument("--model", required=True, help="a folder of minimo synth --quantize-all")
-    parser.add_argument("--engines", nargs="+", choices=["peer", "exact", "int8"], default=["peer", "exact", "int8"])
+    parser.add_argument("--engines", nargs="+", choices=["peer", "exact", "int8"], default=["peer", "exact", "int8"],
+                        help="without the peer: minimo's shares alone")
     parser.add_argument("--resident", action="store_true", help="exact with --load-format resident")
+    parser.add_argument("--dummy", action="store_true", help="--model holds a config.json alone: --load-format dummy")
     parser.add_argument("--kv-cache", default="bf16", help="minimo's --kv-cache-dtype; the peer's cache is float16")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=40, help="of turns")
@@ -137,8 +146,11 @@ def main():
             line["reads_gbs"] = spread([m["reads_gbs"] for m in mine])
             line["share_of_reads"] = spread([m["decode"] * details[name]["bytes_per_token"] * 1e-9 / m["reads_gbs"]
                                              for m in mine])
-            line["ratio"] = spread([r[name]["decode"] / r["peer"]["decode"] for r in rounds if name in r and "peer" in r])
-            text += f"  x peer {line['ratio']}  of reads {line['share_of_reads']}  reads {line['reads_gbs']['median']}"
+            text += f"  of reads {line['share_of_reads']}  reads {line['reads_gbs']['median']}"
+            ratios = [r[name]["decode"] / r["peer"]["decode"] for r in rounds if name in r and "peer" in r]
+            if ratios:
+                line["ratio"] = spread(ratios)
+                text += f"  x peer {line['ratio']}"
         print(text)
     args.output_json.write_text(json.dumps(result, indent=1) + "\n")
 
