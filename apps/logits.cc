@@ -112,6 +112,7 @@ Status Body(const Flags& flags) {
   if (!flags.ids_file.empty()) {
     MINIMO_ASSIGN(wide, ReadIds(flags.ids_file));
   }
+  if (flags.common.backend == "cuda") return Errorf("logits are computed on the CPU alone; leave out --backend cuda");
   MINIMO_ASSIGN(const std::string folder, ResolveModelFolder(flags.common.model));
   MINIMO_TRY(flags.common.CheckQuantization(folder));
   MINIMO_ASSIGN(const LoadedModel model, LoadModel(folder, {.rank_files = true}));

@@ -195,6 +195,13 @@ def test_launch_ends_soon_after_its_ranks():
     assert "Segmentation fault" not in done.stderr
 
 
+def test_what_cuda_does_not_do_is_said(tmp_path):
+    out = tmp_path / "x.safetensors"
+    fails("logits", "nano-minimax-m2", "--backend", "cuda", "--ids", "1,2", "--out", out, says="on the CPU alone")
+    fails("eval", "--task", ROOT / "bench" / "tasks" / "oz.txt", "--backend", "cuda", says="on the CPU alone")
+    assert not out.exists()
+
+
 def test_bad_input_ends_in_one_line(broken, tmp_path):
     out = tmp_path / "x.safetensors"
     fails("run", "--model", "no-such-model", "--chat", "x", says="no such folder")
