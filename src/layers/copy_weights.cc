@@ -25,6 +25,8 @@ int64_t BytesOf(const WeightView& view) {
   return Lines(view.rows * RowBytes(view)) + Lines(view.rows * ScaleRowBytes(view));
 }
 
+bool Tied(const DecoderWeights& weights) { return weights.embedding.view.data == weights.lm_head.view.data; }
+
 template <typename Weights, typename Visit>  // layer by layer: what a step reads one after the other lies so
 void ForEachLayer(Weights& weights, const Visit& visit) {
   using W = std::conditional_t<std::is_const_v<Weights>, const Weight, Weight>;
@@ -46,6 +48,7 @@ void ForEachLayer(Weights& weights, const Visit& visit) {
     matrices.clear();
   }
   add(weights.lm_head);
+  if (!Tied(weights)) add(weights.embedding);
   visit(matrices);
 }
 
@@ -94,10 +97,12 @@ int64_t CopyBytes(const DecoderWeights& weights) {
 }
 
 Status CopyWeights(DecoderWeights* weights, ThreadTeam& team) {
+  const bool tied = Tied(*weights);
   Status status;
   ForEachLayer(*weights, [&](const std::vector<Weight*>& matrices) {
     if (status.ok()) status = CopyTogether(matrices, team);
   });
+  if (tied) weights->embedding = weights->lm_head;
   return status;
 }
 

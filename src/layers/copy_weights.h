@@ -13,8 +13,8 @@ class ThreadTeam;
 // What CopyWeights takes.
 int64_t CopyBytes(const DecoderWeights& weights);
 
-// Every projection, expert, router and the head, rows without gaps; scales of groups too. The embedding, of which a
-// step reads a few rows, stays. The files may be given up once nothing else refers to them.
+// Every projection, expert, router, the head and the embedding (a step must not wait for the disk to bring a row of it),
+// rows without gaps; scales of groups too. The files may be given up once nothing else refers to them.
 Status CopyWeights(DecoderWeights* weights, ThreadTeam& team);
 
 }  // namespace minimo

@@ -56,5 +56,25 @@ TEST_F(CopyWeightsTest, NothingIsReadFromTheSourceAfterwards) {
   EXPECT_EQ(weights_.layers[0].experts[0].gate.view.data, nullptr);  // another rank's
 }
 
+TEST_F(CopyWeightsTest, TheEmbeddingGoesAlongOnceIfItIsTheHead) {
+  ThreadTeam team(2);
+  const WeightView table = {.format = WeightFormat::kBf16, .rows = kRows, .cols = 64,
+                            .data = reinterpret_cast<const std::byte*>(bytes_.data()), .row_bytes = 128};
+  weights_.layers.clear();
+  weights_.lm_head.view = weights_.embedding.view = table;
+  EXPECT_EQ(CopyBytes(weights_), kRows * 128);
+  ASSERT_TRUE(CopyWeights(&weights_, team).ok());
+  EXPECT_NE(weights_.embedding.view.data, table.data);
+  EXPECT_EQ(weights_.embedding.view.data, weights_.lm_head.view.data);
+  const std::vector<uint8_t> other = bytes_;
+  weights_.embedding.view = table;
+  weights_.lm_head.view.data = reinterpret_cast<const std::byte*>(other.data());
+  EXPECT_EQ(CopyBytes(weights_), 2 * kRows * 128);
+  ASSERT_TRUE(CopyWeights(&weights_, team).ok());
+  EXPECT_NE(weights_.embedding.view.data, table.data);
+  EXPECT_EQ(std::memcmp(weights_.embedding.view.data, bytes_.data(), bytes_.size()), 0);
+  EXPECT_NE(weights_.embedding.view.data, weights_.lm_head.view.data);
+}
+
 }  // namespace
 }  // namespace minimo
