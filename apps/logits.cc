@@ -7,6 +7,7 @@
 
 #include "apps/commands.h"
 #include "apps/flag_checks.h"
+#include "apps/logits_cuda.h"
 #include "apps/rank_flags.h"
 #include "base/error.h"
 #include "base/thread_team.h"
@@ -47,10 +48,12 @@ struct Collected {
   std::vector<ForwardCapture::Layer> layers;
 };
 
+int ChunkOf(const Flags& flags) { return flags.chunk > 0 ? flags.chunk : 512; }
+
 Result<Collected> Compute(OfflineRunner& runner, size_t layers, const std::vector<int32_t>& ids, const Flags& flags) {
   Collected all;
   all.layers.resize(layers);
-  const size_t chunk = flags.chunk > 0 ? static_cast<size_t>(flags.chunk) : 512;
+  const size_t chunk = static_cast<size_t>(ChunkOf(flags));
   for (size_t at = 0; at < ids.size(); at += chunk) {
     const size_t count = std::min(chunk, ids.size() - at);
     ForwardCapture capture;
@@ -112,7 +115,6 @@ Status Body(const Flags& flags) {
   if (!flags.ids_file.empty()) {
     MINIMO_ASSIGN(wide, ReadIds(flags.ids_file));
   }
-  if (flags.common.backend == "cuda") return Errorf("logits are computed on the CPU alone; leave out --backend cuda");
   MINIMO_ASSIGN(const std::string folder, ResolveModelFolder(flags.common.model));
   MINIMO_TRY(flags.common.CheckQuantization(folder));
   MINIMO_ASSIGN(const LoadedModel model, LoadModel(folder, {.rank_files = true}));
@@ -127,7 +129,17 @@ Status Body(const Flags& flags) {
   }
   EngineOptions ranks;
   MINIMO_TRY(flags.ranks.Fill(&ranks));
-  MINIMO_ASSIGN(const Collected all, ComputeOnRanks(model, ids, flags, ranks.ranks.get()));
+  Collected all;
+  if (flags.common.backend == "cuda") {
+    if (flags.hidden) return Errorf("--hidden: what lies between is kept on the CPU alone; leave out --backend cuda");
+    if (ranks.ranks != nullptr || flags.ranks.tensor_parallel_size > 1) {
+      return Errorf("--backend cuda: the logits of several ranks are computed on the CPU alone; leave it out");
+    }
+    MINIMO_ASSIGN(all.logits, LogitsOnCuda(model, ids, ChunkOf(flags), flags.common.dtype != "bf16",
+                                           flags.common.threads));
+  } else {
+    MINIMO_ASSIGN(all, ComputeOnRanks(model, ids, flags, ranks.ranks.get()));
+  }
   if (Follows(ranks)) return {};
   const auto rows = static_cast<int64_t>(ids.size());
   std::vector<NamedTensor> tensors = {Named("logits", DType::kF32, rows, all.logits)};
@@ -145,7 +157,7 @@ Status Body(const Flags& flags) {
 
 void AddLogits(Commands& commands) {
   auto flags = std::make_shared<Flags>();
-  CLI::App& command = commands.Add("logits", "Write the logits of every position (float32) to a safetensors file");
+  CLI::App& command = commands.Add("logits", "Write the logits of every position (float32) to a safetensors file; on the CPU unless --backend cuda asks");
   flags->common.AddModelArgument(command);
   flags->common.AddRuntimeFlags(command);
   flags->ranks.AddTo(command);

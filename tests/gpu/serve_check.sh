@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The server on one GPU: the nano models, faults, the original plan's load on M2's shapes. Run by tools/gpu_check's parts
-# serve, faults and plan in a packed folder, with OUT for logs and results.
-#   serve_check.sh serve|faults|plan      plan: KV=fp8 for an FP8 cache, LOADS="32:64 .." in flight:prompts
+# The program on one GPU: the server with the nano models, `minimo logits`, faults, the original plan's load on M2's
+# shapes. Run by tools/gpu_check's parts of these names in a packed folder, with OUT for logs and results.
+#   serve_check.sh serve|logits|faults|plan      plan: KV=fp8 for an FP8 cache, LOADS="32:64 .." in flight:prompts
 set -u
 port=$((9000 + RANDOM % 900))
 url=http://127.0.0.1:$port
@@ -37,6 +37,19 @@ serve() {
     must timeout 30 python3 serve_client.py together "$url"
     stop
   done
+}
+
+# The command on the device against itself on the CPU.
+logits() {
+  local model backend ids
+  ids=$(seq -s, 5 7 1400)
+  for model in nano-minimax-m2 nano-mimo-v2-flash; do
+    for backend in cpu cuda; do
+      must timeout 20 ./minimo logits models/$model --backend $backend --dtype f32 --ids "$ids" --out "$OUT/$backend.st"
+    done
+    must python3 serve_client.py logits "$OUT/cuda.st" "$OUT/cpu.st"
+  done
+  rm -f "$OUT"/{cpu,cuda}.st
 }
 
 faults() {

@@ -4,9 +4,12 @@
 same BASE   every kind of sampling, alone: asking for log-probabilities, which takes another way to the token, must not
             change it
 together BASE   the same together must not differ from alone
+logits FILE FILE   what minimo logits wrote twice, within 1e-4
 fault BASE  the server's device is about to fail: every request ends with an error, later ones are refused, health is red
 """
+import array
 import json
+import struct
 import sys
 import threading
 import time
@@ -75,7 +78,22 @@ def fault(base, model):
     return answers == [500] * 8 and later == 503 and health == 503
 
 
+def logits(*paths):
+    rows = []
+    for path in paths:
+        with open(path, "rb") as f:
+            data = f.read()
+        header, = struct.unpack("<Q", data[:8])
+        begin, end = json.loads(data[8:8 + header])["logits"]["data_offsets"]
+        rows.append(array.array("f", data[8 + header + begin:8 + header + end]))
+    error = (sum((a - b) ** 2 for a, b in zip(*rows)) / sum(b * b for b in rows[1])) ** .5
+    print(json.dumps({"check": "logits", "numbers": [len(r) for r in rows], "relative_error": error}))
+    return len(rows[0]) == len(rows[1]) and error < 1e-4
+
+
 def main():
+    if sys.argv[1] == "logits":
+        sys.exit(0 if logits(*sys.argv[2:]) else 1)
     part, base = sys.argv[1:]
     model = json.loads(get(base + "/v1/models")[1])["data"][0]["id"]
     sys.exit(0 if (fault(base, model) if part == "fault" else same(base, model, part)) else 1)

@@ -197,8 +197,15 @@ def test_launch_ends_soon_after_its_ranks():
 
 def test_what_cuda_does_not_do_is_said(tmp_path):
     out = tmp_path / "x.safetensors"
-    fails("logits", "nano-minimax-m2", "--backend", "cuda", "--ids", "1,2", "--out", out, says="on the CPU alone")
+    logits = ("logits", "nano-minimax-m2", "--backend", "cuda", "--ids", "1,2", "--out", out)
+    fails(*logits, "--hidden", says="on the CPU alone")
+    fails(*logits, "--tensor-parallel-size", "2", says="on the CPU alone")
     fails("eval", "--task", ROOT / "bench" / "tasks" / "oz.txt", "--backend", "cuda", says="on the CPU alone")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    try:
+        fails(*logits, says="CUDA")
+    finally:
+        del os.environ["CUDA_VISIBLE_DEVICES"]
     assert not out.exists()
 
 
