@@ -117,7 +117,7 @@ Status Body(const Flags& flags) {
   }
   MINIMO_ASSIGN(const std::string folder, ResolveModelFolder(flags.common.model));
   MINIMO_TRY(flags.common.CheckQuantization(folder));
-  MINIMO_ASSIGN(const LoadedModel model, LoadModel(folder, {.rank_files = true}));
+  MINIMO_ASSIGN(const LoadedModel model, LoadModel(folder, {.rank_files = flags.common.backend != "cuda"}));
   if (wide.empty()) return Errorf("no token ids: expected at least one (--ids 1,2,3 or --ids-file F.json)");
   if (static_cast<int64_t>(wide.size()) > model.spec.max_positions) {
     return Errorf("{} token ids, the model's context holds {}", wide.size(), model.spec.max_positions);

@@ -38,6 +38,7 @@ struct CudaOptions {
   // rank makes the same calls; rank 0 alone gets logits. The share and its communicator outlive the executor.
   const RankShare* share = nullptr;
   const MoeShare* decode_experts = nullptr;  // the rank's in decode steps, where they are not those of `share`
+  bool probe_routing = false;  // for checks: Choices and Favour may be called; one device, not random weights
   int rank_timeout_ms = 8000;  // how long a silent rank is waited for
   bool peer_memory = true;     // sums through the GPUs' own memory; false: all by NCCL
 };
@@ -79,6 +80,11 @@ class CudaExecutor {
   // the next Run. An error is a fault of the device, which stays.
   virtual Status Run(const StepRecord& step, std::span<float>* logits) = 0;
   virtual CudaExpertLoad GetExpertLoad() const = 0;
+  // With probe_routing. The experts of the tokens of the last step, [layers, tokens, top_k] (of dense layers zeros); a
+  // step of one bf16 token leaves none. In the next steps of so many tokens such experts have `by` on top of their bias
+  // (empty: none has).
+  virtual Result<std::vector<int32_t>> Choices() const = 0;
+  virtual Status Favour(std::span<const int32_t> choices, float by) = 0;
 
   // As Run, with digests of the rows instead of the rows: scales[i] (1 / temperature; 0: no candidates) is for row i of the
   // step, at most MostDigests() of them. They are valid until the next RunDigests. `ahead`: the next step will most likely be the same

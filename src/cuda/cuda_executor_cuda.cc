@@ -12,6 +12,7 @@
 #include "cuda/executor_plan_cuda.h"
 #include "cuda/fault_cuda.h"
 #include "cuda/forward_cuda.h"
+#include "cuda/routing_probe_cuda.h"
 #include "cuda/step_ahead.h"
 #include "cuda/step_plan.h"
 #include "cuda/step_times_cuda.h"
@@ -57,6 +58,10 @@ class CudaExecutorImpl final : public CudaExecutor {
     const int vocab = exchange_ ? static_cast<int>(options_.share->vocab.count) : spec_.vocab;
     MINIMO_TRY(digests_.Allocate(LogitRows(options_), vocab, logits, exchange_.get()));
     MINIMO_TRY(host_logits_.Allocate(int64_t{LogitRows(options_)} * spec_.vocab * 4));
+    if (options_.probe_routing) {
+      probe_ = std::make_unique<RoutingProbe>();
+      MINIMO_TRY(probe_->Create(spec_, *weights, options_.max_tokens));
+    }
     if (weights_.hybrid()) {
       decode_phase_ = std::make_unique<DecodePhase>(spec_, weights_, options_);
       MINIMO_TRY(decode_phase_->workspace.Allocate());
@@ -66,7 +71,7 @@ class CudaExecutorImpl final : public CudaExecutor {
       forward_[decode] = std::make_unique<Forward>(
           other != nullptr ? other->spec : spec_, other != nullptr ? other->weights : weights_, kv_,
           other != nullptr ? other->workspace : workspace_, decode ? decode_layout_ : step_layout_, options_.f32,
-          fp8_prefill_, exchange_.get());
+          fp8_prefill_, exchange_.get(), probe_.get());
       MINIMO_TRY(forward_[decode]->Prepare(stream_.get()));
       MINIMO_TRY(ReservePacked(decode, LayoutOf(decode).BlockTables() + kFirstTableEntries));
     }
@@ -186,6 +191,15 @@ class CudaExecutorImpl final : public CudaExecutor {
       ++load.layers;
     }
     return load;
+  }
+
+  Result<std::vector<int32_t>> Choices() const override {
+    CHECK(probe_ != nullptr);
+    return probe_->Choices(plan_.tokens);
+  }
+  Status Favour(std::span<const int32_t> choices, float by) override {
+    CHECK(probe_ != nullptr);
+    return probe_->Favour(choices, by);
   }
 
   Result<double> DecodeOnDevice(const StepRecord& step, int steps, std::vector<int32_t>* last_tokens) override {
@@ -397,6 +411,7 @@ class CudaExecutorImpl final : public CudaExecutor {
   DeviceKv kv_;
   bool fp8_prefill_;
   Workspace workspace_;
+  std::unique_ptr<RoutingProbe> probe_;  // null: not asked for
   std::unique_ptr<DecodePhase> decode_phase_;  // null: decode steps have what prefill has
   StepLayout step_layout_, decode_layout_;
   std::unique_ptr<Forward> forward_[2];  // [decode]

@@ -53,7 +53,7 @@ OneParams Forward::GateUpOne(int layer) const {
   p.choice.groups = spec_.moe.groups;
   p.choice.top_groups = spec_.moe.top_groups;
   p.choice.logits = w_.At<float>(w_.router_logits);
-  p.choice.bias = weights_.Floats(d.router_bias);
+  p.choice.bias = probe_ != nullptr ? probe_->biases(layer) : weights_.Floats(d.router_bias);
   p.choice.renormalise = spec_.moe.renormalise;
   p.choice.renormalise_epsilon = static_cast<float>(spec_.moe.renormalise_epsilon);
   p.choice.scale = static_cast<float>(spec_.moe.scale);

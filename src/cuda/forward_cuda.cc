@@ -221,6 +221,7 @@ RouterParams Forward::RouterOf(int layer, int tokens) const {
   r.slot_weight = w_.At<float>(w_.slot_weight);
   r.slot_of = w_.At<int>(w_.slot_of);
   r.expert_load = w_.At<long long>(w_.expert_load) + int64_t{layer} * spec_.moe.experts;
+  if (probe_ != nullptr) probe_->Join(layer, &r);
   return r;
 }
 

@@ -17,6 +17,7 @@
 #include "cuda/kernels/stream_linear.cuh"
 #include "cuda/kernels/stream_token.cuh"
 #include "cuda/kernels/tokens.cuh"
+#include "cuda/routing_probe_cuda.h"
 #include "cuda/step_plan.h"
 #include "cuda/workspace_cuda.h"
 #include "minimo/result.h"
@@ -31,9 +32,9 @@ int DecodeSplits(const ModelSpec& spec, int tokens, int longest_context);
 class Forward {
  public:
   Forward(const ModelSpec& spec, const DeviceWeights& weights, const DeviceKv& kv, const Workspace& workspace,
-          const StepLayout& layout, bool f32, bool fp8_prefill, Exchange* exchange = nullptr)
+          const StepLayout& layout, bool f32, bool fp8_prefill, Exchange* exchange, const RoutingProbe* probe)
       : spec_(spec), weights_(weights), kv_(kv), w_(workspace), layout_(layout), f32_(f32), fp8_prefill_(fp8_prefill),
-        exchange_(exchange) {}
+        exchange_(exchange), probe_(probe) {}
   Status Prepare(cudaStream_t stream);  // constants on the device
 
   // All layers. `packed`: StepLayout, device.
@@ -146,6 +147,7 @@ class Forward {
   const StepLayout& layout_;
   bool f32_, fp8_prefill_;
   Exchange* exchange_;  // null: one GPU has the whole model
+  const RoutingProbe* probe_;  // null: no checks
   bool decode_one_ = false;
   DeviceMemory frequencies_;
   std::vector<int64_t> frequency_of_layer_;  // byte offsets

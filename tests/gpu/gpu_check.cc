@@ -4,6 +4,7 @@
 //   gpu_check checkpoint FOLDER      a checkpoint with a golden.safetensors beside it
 //   gpu_check real                   one layer of each kind at real shapes against the CPU executor
 //   gpu_check real-mixed             the same of steps in which some decode while prompts are read
+//   gpu_check real-long              the same with contexts of up to 2,100 tokens
 //   gpu_check real-small             a few steps of it, for compute-sanitizer
 //   gpu_check decode MODEL LAYERS FORMAT BATCHES CONTEXT   random weights: time a step, share of the memory floor
 //   gpu_check mixed MODEL LAYERS FORMAT STEPS CACHE   bf16 or fp8 cache; STEPS 31+900 (decoding at context 945 + tokens of
@@ -20,16 +21,17 @@
 #include <sstream>
 
 #include "base/thread_team.h"
-#include "checkpoint/safetensors.h"
 #include "cuda/cuda_executor.h"
 #include "engine/cpu_executor.h"
 #include "layers/kv_storage.h"
 #include "models/loader.h"
 #include "tests/gpu/bench_model.h"
 #include "tests/gpu/check_support.h"
+#include "tests/gpu/golden_check.h"
 #include "tests/gpu/mixed_bench.h"
 #include "tests/gpu/quality_check.h"
-#include "tests/gpu/router_nudge.h"
+#include "tests/gpu/read_bandwidth.h"
+#include "tests/gpu/router_ties.h"
 #include "tests/gpu/synthetic_model.h"
 
 namespace minimo::testing {
@@ -37,117 +39,6 @@ namespace {
 
 using cuda::CudaExecutor;
 using cuda::CudaOptions;
-
-Result<std::vector<float>> AllLogits(CudaExecutor& executor, const std::vector<int32_t>& ids, size_t chunk) {
-  std::vector<float> logits;
-  for (size_t at = 0; at < ids.size(); at += chunk) {
-    const size_t n = std::min(chunk, ids.size() - at);
-    const StepRecord step = MakeStep(executor.kv_layout(), 1, static_cast<int>(at), static_cast<int>(n),
-                                     static_cast<int>(ids.size()), static_cast<int>(n), {ids.data() + at, n});
-    std::span<float> out;
-    MINIMO_TRY(executor.Run(step, &out));
-    logits.insert(logits.end(), out.begin(), out.end());
-  }
-  return logits;
-}
-
-void CheckGreedy(CudaExecutor& executor, const Json& c, const std::string& name, bool f32) {
-  const auto prompt = c["prompt_ids"].get<std::vector<int32_t>>();
-  const auto expected = c.contains("greedy_ids") ? c["greedy_ids"].get<std::vector<int32_t>>() : std::vector<int32_t>();
-  if (expected.empty()) return;
-  const int total = static_cast<int>(prompt.size() + expected.size());
-  std::vector<int32_t> next = prompt;
-  int past = 0, equal = 0;
-  double gap = 0;
-  for (const int32_t want : expected) {
-    std::span<float> out;
-    const StepRecord step = MakeStep(executor.kv_layout(), 1, past, static_cast<int>(next.size()), total, 1, next);
-    if (Failed(executor.Run(step, &out), name)) return;
-    past += static_cast<int>(next.size());
-    const auto best = std::max_element(out.begin(), out.end());
-    const int32_t got = static_cast<int32_t>(best - out.begin());
-    if (got != want) {
-      gap = double{*best} - out[want];
-      break;
-    }
-    ++equal;
-    next = {got};
-  }
-  const bool all = equal == static_cast<int>(expected.size());
-  Check({{"check", "greedy"}, {"model", name}, {"dtype", f32 ? "f32" : "bf16"}, {"equal", equal},
-         {"tokens", expected.size()}, {"gap_at_first_difference", gap}},
-        all || (!f32 && gap < 0.1));
-}
-
-void CheckGolden(const std::string& name, const std::string& folder, const std::string& golden,
-                 const std::string& cases, ThreadTeam& team) {
-  auto model = LoadModel(folder);
-  auto file = SafetensorsFile::Open(golden);
-  if (!model.ok() || !file.ok()) return Check({{"check", name}, {"error", "cannot load"}}, false);
-  // Of each float32 run, the tokens of each expert: a bf16 run whose counts differ sent a token elsewhere, which is a near
-  // tie of the router's and not a loss of precision.
-  std::vector<std::vector<int64_t>> routed;
-  for (const bool f32 : {true, false}) {
-    CudaOptions options;
-    options.f32 = f32;
-    options.max_tokens = 1024;
-    auto executor = CudaExecutor::Create(model->spec, &model->weights, LayoutFor(model->spec, f32, 1, 1024), options, team);
-    if (!executor.ok()) return Check({{"check", name}, {"error", executor.error().message}}, false);
-    double worst = 0, worst_alike = 0;
-    int count = 0, alike = 0;
-    bool same_bits = true;
-    std::vector<int64_t> before((*executor)->GetExpertLoad().counts.size());
-    for (const auto& [tensor, view] : file->tensors()) {
-      const std::string key = "input_ids";
-      if (!tensor.ends_with(key)) continue;
-      const std::vector<int32_t> ids(view.As<int32_t>(), view.As<int32_t>() + NumElements(view.shape));
-      const TensorView& expected = file->tensors().at(tensor.substr(0, tensor.size() - key.size()) + "logits");
-      const auto size = static_cast<size_t>(NumElements(expected.shape));
-      for (const size_t chunk : {size_t{1024}, size_t{37}, size_t{1}, size_t{1}}) {
-        auto logits = AllLogits(**executor, ids, chunk);
-        if (!logits.ok()) return Check({{"check", name}, {"error", logits.error().message}}, false);
-        const double error = RelativeError({logits->data() + logits->size() - size, size}, {expected.As<float>(), size});
-        worst = std::max(worst, error);
-        std::vector<int64_t> counts = (*executor)->GetExpertLoad().counts;
-        for (size_t i = 0; i < counts.size(); ++i) counts[i] -= before[i], before[i] += counts[i];
-        if (f32) routed.push_back(counts);
-        if (counts == routed[static_cast<size_t>(count)]) ++alike, worst_alike = std::max(worst_alike, error);
-        if (chunk == 37) {
-          auto again = AllLogits(**executor, ids, chunk);
-          same_bits = same_bits && again.ok() && *again == *logits;
-          before = (*executor)->GetExpertLoad().counts;
-        }
-        ++count;
-      }
-    }
-    Check({{"check", "golden"}, {"model", name}, {"dtype", f32 ? "f32" : "bf16"}, {"runs", count},
-           {"worst_relative_error", worst}, {"runs_routed_as_f32", alike}, {"their_worst_relative_error", worst_alike},
-           {"bound", f32 ? 1e-4 : 1e-2}, {"same_bits_again", same_bits}},
-          worst < (f32 ? 1e-4 : 1e-2) && same_bits);
-    if (cases.empty()) continue;
-    std::FILE* f = std::fopen(cases.c_str(), "rb");
-    if (f == nullptr) continue;
-    std::string text(size_t{1} << 22, '\0');
-    text.resize(std::fread(text.data(), 1, text.size(), f));
-    std::fclose(f);
-    const auto json = Json::parse(text, nullptr, false);
-    for (const auto& c : json.is_array() ? json : json.value("cases", Json::array())) {
-      CheckGreedy(**executor, c, name, f32);
-    }
-  }
-}
-
-void Golden(const std::string& shared, const std::string& models) {
-  ThreadTeam team(0);
-  for (const char* nano : {"nano-minimax-m2", "nano-mimo-v2-flash"}) {
-    const std::string folder = shared + "/golden/" + nano;
-    CheckGolden(nano, models + "/" + nano, folder + "/golden.safetensors", folder + "/cases.json", team);
-  }
-  for (const char* random : {"mimo-a", "mimo-b", "mimo-c", "mimo-hub", "minimax-a", "minimax-b", "minimax-c"}) {
-    const std::string folder = shared + "/golden/random/" + random;
-    CheckGolden(random, folder, folder + "/golden.safetensors", "", team);
-  }
-}
 
 struct RealRun {
   bool f32 = false, fp8_prefill = false;
@@ -172,27 +63,21 @@ std::vector<StepRecord> StepsOf(const RealRun& r, const KvLayout& layout, std::s
   return steps;
 }
 
-// The prompts' logits, then those of every step, and where the tokens went.
-Result<Traced> OnGpu(const LoadedModel& model, const RealRun& r, const std::vector<int32_t>& ids, ThreadTeam& team) {
+Result<std::unique_ptr<CudaExecutor>> ExecutorOf(const LoadedModel& model, const RealRun& r, ThreadTeam& team) {
   CudaOptions options;
   options.f32 = r.f32;
   options.fp8_prefill = r.fp8_prefill;
   options.max_tokens = r.batch * r.prompt;
-  const KvLayout layout = LayoutFor(model.spec, r.f32, r.batch, r.TokensEach());
-  MINIMO_ASSIGN(auto gpu, CudaExecutor::Create(model.spec, &model.weights, layout, options, team));
-  Traced traced;
-  std::vector<int64_t> before(gpu->GetExpertLoad().counts.size());
-  for (const StepRecord& step : StepsOf(r, layout, ids)) {
-    std::span<float> out;
-    MINIMO_TRY(gpu->Run(step, &out));
-    traced.logits.insert(traced.logits.end(), out.begin(), out.end());
-    traced.routed.push_back(gpu->GetExpertLoad().counts);
-    for (size_t e = 0; e < before.size(); ++e) {
-      traced.routed.back()[e] -= before[e];
-      before[e] += traced.routed.back()[e];
-    }
-  }
-  return traced;
+  options.probe_routing = true;
+  return CudaExecutor::Create(model.spec, &model.weights, LayoutFor(model.spec, r.f32, r.batch, r.TokensEach()), options,
+                              team);
+}
+
+// The prompts' logits, then those of every step.
+Result<Routed> OnGpu(CudaExecutor& gpu, const RealRun& r, const std::vector<int32_t>& ids, const Routed* like, float by) {
+  Routed run;
+  for (const StepRecord& step : StepsOf(r, gpu.kv_layout(), ids)) MINIMO_TRY(RunStep(gpu, step, like, by, &run));
+  return run;
 }
 
 Result<std::vector<float>> OnCpu(const LoadedModel& model, const RealRun& r, const std::vector<int32_t>& ids) {
@@ -207,36 +92,44 @@ Result<std::vector<float>> OnCpu(const LoadedModel& model, const RealRun& r, con
   return logits;
 }
 
-// Prompts of `prompt` tokens for each of `batch` sequences, then decode steps, both executors fed the same tokens. In bf16
-// the model is first moved away from its routers' ties (router_nudge.h).
-// With fp8_prefill the prompt's activations are e4m3, 3 bits of mantissa: its bound is that of such rounding. Decoding
-// from such a cache is told, not bounded: a router's near tie may fall otherwise.
-void CompareReal(const std::string& name, LoadedModel model, const RealRun& r, ThreadTeam& team) {
+Result<Settled> RunReal(const LoadedModel& model, const RealRun& r, const std::vector<int32_t>& ids, ThreadTeam& team) {
+  RealRun f32 = r;
+  f32.f32 = true, f32.fp8_prefill = false;
+  MINIMO_ASSIGN(const auto exact_gpu, ExecutorOf(model, f32, team));
+  MINIMO_ASSIGN(const Routed exact, OnGpu(*exact_gpu, f32, ids, nullptr, 0));
+  MINIMO_ASSIGN(const auto gpu, ExecutorOf(model, r, team));
+  return SettleTies(exact, r.f32 ? 0.0f : r.fp8_prefill ? kFp8Tie : kBf16Tie,
+                    [&](const Routed* like, float by) { return OnGpu(*gpu, r, ids, like, by); });
+}
+
+// Prompts of `prompt` tokens for each of `batch` sequences, then decode steps, both executors fed the same tokens; the
+// routers' ties are decided as in float32 (router_ties.h). With fp8_prefill the prompt's activations are e4m3, 3 bits of
+// mantissa: the bound is that of such rounding.
+void CompareReal(const std::string& name, const LoadedModel& model, const RealRun& r, ThreadTeam& team) {
   std::vector<int32_t> ids;
   for (int i = 0; i < r.batch * r.TokensEach(); ++i) ids.push_back((i * 7919 + i / 3 * 131) % model.spec.vocab);
-  const bool nudges = !r.f32 && !r.fp8_prefill;
-  auto n = NudgeRouters(&model, 3e-4f, nudges ? 24 : 0, [&](bool f32) {
-    RealRun run = r;
-    run.f32 |= f32;
-    run.fp8_prefill &= !f32;
-    return OnGpu(model, run, ids, team);
-  });
-  if (!n.ok()) return Check({{"check", name}, {"error", n.error().message}}, false);
+  const auto run = RunReal(model, r, ids, team);
+  if (!run.ok()) return Check({{"check", name}, {"error", run.error().message}}, false);
   const auto cpu = OnCpu(model, r, ids);
   if (!cpu.ok()) return Check({{"check", name}, {"error", cpu.error().message}}, false);
   const size_t rows = static_cast<size_t>(r.batch) * static_cast<size_t>(model.spec.vocab);
-  const std::span<const float> got(n->last.logits), want(*cpu);
-  const double prefill_error = RelativeError(got.first(rows), want.first(rows));
-  double decode_error = 0;
-  for (size_t at = rows; at < want.size(); at += rows) {
-    decode_error = std::max(decode_error, RelativeError(got.subspan(at, rows), want.subspan(at, rows)));
-  }
+  const auto errors = [&](const Routed& got) {  // of the prompts, of the worst step after them
+    const std::span<const float> all(got.logits), want(*cpu);
+    double decode = 0;
+    for (size_t at = rows; at < want.size(); at += rows) {
+      decode = std::max(decode, RelativeError(all.subspan(at, rows), want.subspan(at, rows)));
+    }
+    return std::pair(RelativeError(all.first(rows), want.first(rows)), decode);
+  };
+  const auto [free_prefill, free_decode] = errors(run->free);
+  const auto [prefill, decode] = errors(run->last);
   const double bound = r.f32 ? 1e-4 : r.fp8_prefill ? kFp8Bound : 1e-2;
   Check({{"check", "real shapes"}, {"model", name}, {"dtype", r.f32 ? "f32" : "bf16"},
          {"prefill_activations", r.f32 ? "f32" : r.fp8_prefill ? "fp8" : "bf16"}, {"batch", r.batch},
-         {"prompt", r.prompt}, {"chunk", r.chunk}, {"prefill_error", prefill_error}, {"decode_error", decode_error}, {"bound", bound},
-         {"went_elsewhere", n->flipped}, {"bias_moved", n->moved}, {"rounds", n->rounds}, {"still_elsewhere", n->left}},
-        prefill_error < bound && (r.fp8_prefill || decode_error < bound));
+         {"prompt", r.prompt}, {"chunk", r.chunk}, {"prefill_error", prefill}, {"decode_error", decode}, {"bound", bound},
+         {"choices_elsewhere", run->elsewhere}, {"prefill_error_then", free_prefill}, {"decode_error_then", free_decode},
+         {"ties_within", run->by}, {"still_elsewhere", run->left}},
+        prefill < bound && decode < bound && run->left == 0);
 }
 
 void Real() {
@@ -282,6 +175,20 @@ void RealMixed() {
   }
 }
 
+// Contexts that decode attention cuts into many runs, prompts of many tiles.
+void RealLong() {
+  ThreadTeam team(0);
+  const SyntheticModel m2(M2Spec(1, 8, 500), ExpertFormat::kInt4, 64, 1);
+  ModelSpec full = MiMoSpec(6, 8, 500), sliding = full;
+  full.layers = {full.layers[5]}, sliding.layers = {sliding.layers[1]};
+  const SyntheticModel mimo_full(full, ExpertFormat::kFp8, 64, 3), mimo_sliding(sliding, ExpertFormat::kFp8, 64, 5);
+  for (const bool fp8 : {false, true}) CompareReal("m2", m2.model(), {false, fp8, 1, 2100, 2}, team);
+  CompareReal("m2", m2.model(), {false, false, 3, 600, 2}, team);
+  CompareReal("mimo full", mimo_full.model(), {false, false, 1, 1300, 2}, team);
+  CompareReal("mimo full", mimo_full.model(), {false, false, 9, 270, 2}, team);
+  CompareReal("mimo sliding", mimo_sliding.model(), {false, false, 2, 500, 2}, team);
+}
+
 void RealSmall() {
   ThreadTeam team(0);
   const SyntheticModel m2(M2Spec(1, 8, 500), ExpertFormat::kFp8, 64, 1);
@@ -310,29 +217,32 @@ double FloorBytes(const BenchModel& b, const CudaExecutor& e, int batch, int con
   return head ? bytes + e.head_bytes() : bytes;
 }
 
-void Decode(const std::string& model, int layers, const std::string& format, const std::vector<int>& batches,
-            int context, double bandwidth) {
+constexpr int kDecodeSteps = 24;
+
+// Milliseconds of a step for each batch, in order; empty: told why.
+std::vector<double> TimeDecode(BenchModel b, const std::string& format, const std::vector<int>& batches, int context,
+                               double bandwidth, std::vector<double>* layer_floor_bytes) {
   ThreadTeam team(0);
-  BenchModel b = MakeBench(model, layers, format);
+  const std::string where = "decode " + b.name;
   const int most = *std::max_element(batches.begin(), batches.end());
-  constexpr int kSteps = 24;
-  const int tokens_each = context + 4 * kSteps + 16;
+  const int tokens_each = context + 4 * kDecodeSteps + 16;
   b.options.max_tokens = std::max(most, 256);
   const KvLayout layout = LayoutFor(b.spec, false, most, tokens_each);
   const auto start = std::chrono::steady_clock::now();
   auto made = CudaExecutor::Create(b.spec, nullptr, layout, b.options, team);
-  if (!made.ok()) return Check({{"check", "decode " + model}, {"error", made.error().message}}, false);
+  if (!made.ok()) return Check({{"check", where}, {"error", made.error().message}}, false), std::vector<double>();
   CudaExecutor& e = **made;
   const double start_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  std::vector<double> step_ms;
   for (const int batch : batches) {
     std::vector<int32_t> ids, last;
     for (int i = 0; i < batch; ++i) ids.push_back(i * 977 % b.spec.vocab);
     StepRecord step = MakeStep(layout, batch, context, 1, tokens_each, 1, ids);
     std::vector<double> times;
     for (int repeat = 0; repeat < 4; ++repeat) {
-      const auto seconds = e.DecodeOnDevice(step, kSteps, &last);
-      if (!seconds.ok()) return Check({{"check", "decode " + model}, {"error", seconds.error().message}}, false);
-      if (repeat > 0) times.push_back(*seconds / kSteps * 1e3);
+      const auto seconds = e.DecodeOnDevice(step, kDecodeSteps, &last);
+      if (!seconds.ok()) return Check({{"check", where}, {"error", seconds.error().message}}, false), std::vector<double>();
+      if (repeat > 0) times.push_back(*seconds / kDecodeSteps * 1e3);
       step.tokens = last;
     }
     std::sort(times.begin(), times.end());
@@ -340,21 +250,39 @@ void Decode(const std::string& model, int layers, const std::string& format, con
     std::vector<double> run_ms;
     for (int repeat = 0; repeat < 6; ++repeat) {
       const auto begin = std::chrono::steady_clock::now();
-      if (Failed(e.Run(step, &out), "decode")) return;
+      if (Failed(e.Run(step, &out), "decode")) return {};
       run_ms.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() * 1e3);
     }
     std::sort(run_ms.begin(), run_ms.end());
+    layer_floor_bytes->push_back(FloorBytes(b, e, batch, context, false));
     const double floor_ms = FloorBytes(b, e, batch, context, true) / bandwidth * 1e3;
-    Print({{"bench", "decode"}, {"model", model}, {"layers", b.spec.num_layers()}, {"format", format}, {"batch", batch},
+    Print({{"bench", "decode"}, {"model", b.name}, {"layers", b.spec.num_layers()}, {"format", format}, {"batch", batch},
            {"context", context}, {"ms", times[1]}, {"ms_min", times[0]}, {"ms_max", times[2]},
            {"run_with_logits_to_host_ms", run_ms[2]}, {"floor_ms", floor_ms}, {"share_of_floor", floor_ms / times[1]},
            {"tok_s", batch / times[1] * 1e3}, {"start_s", start_s}, {"last_tokens", std::vector<int32_t>(last.begin(), last.begin() + std::min(4, batch))}});
+    step_ms.push_back(times[1]);
   }
   int64_t most_load = 0, all_load = 0, used = 0;
   const auto load = e.GetExpertLoad();
   for (const int64_t c : load.counts) most_load = std::max(most_load, c), all_load += c, used += c > 0;
-  Print({{"bench", "routing"}, {"model", model}, {"experts_used_share", static_cast<double>(used) / load.counts.size()},
+  Print({{"bench", "routing"}, {"model", b.name}, {"experts_used_share", static_cast<double>(used) / load.counts.size()},
          {"max_over_mean", most_load * static_cast<double>(load.counts.size()) / all_load}});
+  return step_ms;
+}
+
+// Steps of the whole depth; of a truncated model of half of it too, for the layers alone: what the second half adds.
+void Decode(const std::string& model, int layers, const std::string& format, const std::vector<int>& batches,
+            int context, double bandwidth) {
+  std::vector<double> floor, half_floor;
+  const std::vector<double> ms = TimeDecode(MakeBench(model, layers, format), format, batches, context, bandwidth, &floor);
+  if (layers < 2 || ms.empty()) return;
+  const std::vector<double> half = TimeDecode(MakeBench(model, layers / 2, format), format, batches, context, bandwidth, &half_floor);
+  for (size_t i = 0; i < half.size(); ++i) {
+    const double bytes = floor[i] - half_floor[i], step_ms = ms[i] - half[i], floor_ms = bytes / bandwidth * 1e3;
+    Print({{"bench", "decode, layers only"}, {"model", model}, {"layers", std::to_string(layers / 2) + " to " + std::to_string(layers)},
+           {"format", format}, {"batch", batches[i]}, {"context", context}, {"us_a_layer", step_ms * 1e3 / (layers - layers / 2)},
+           {"bytes_a_layer", bytes / (layers - layers / 2)}, {"bandwidth", bandwidth}, {"share_of_floor", floor_ms / step_ms}});
+  }
 }
 
 // Steps of whole prompts.
@@ -425,31 +353,33 @@ int Main(int argc, char** argv) {
     return 1;
   }
   Print({{"device", device->name}, {"free_bytes", device->free_bytes}});
-  // Measured read bandwidth of a stream (PERFORMANCE, "What the machines give").
-  const double bandwidth = device->name.find("H200") != std::string::npos ? 4.54e12 : 3.11e12;
   if (args.size() == 3 && args[0] == "golden") {
-    Golden(args[1], args[2]);
+    CheckGoldens(args[1], args[2]);
   } else if (args.size() == 3 && args[0] == "quality") {
     for (const std::string nano : {"nano-minimax-m2", "nano-mimo-v2-flash"}) {
       CheckQuality(nano, args[2] + "/" + nano, args[1] + "/golden/" + nano + "/cases.json");
     }
   } else if (args.size() == 2 && args[0] == "checkpoint") {
-    ThreadTeam team(0);
-    CheckGolden(args[1], args[1], args[1] + "/golden.safetensors", "", team);
+    CheckGoldenFolder(args[1]);
   } else if (args.size() == 1 && args[0] == "real") {
     Real();
   } else if (args.size() == 1 && args[0] == "real-mixed") {
     RealMixed();
+  } else if (args.size() == 1 && args[0] == "real-long") {
+    RealLong();
   } else if (args.size() == 1 && args[0] == "real-small") {
     RealSmall();
   } else if (args.size() == 6 && args[0] == "decode") {
+    const double bandwidth = ReadBandwidth();
+    Print({{"bench", "read of a stream"}, {"bytes_s", bandwidth}});
+    if (bandwidth <= 0) return 1;
     Decode(args[1], std::stoi(args[2]), args[3], Numbers(args[4]), std::stoi(args[5]), bandwidth);
   } else if (args.size() == 6 && args[0] == "mixed") {
     BenchMixed(MakeBench(args[1], std::stoi(args[2]), args[3]), args[3], args[4], args[5] == "fp8");
   } else if (args.size() == 6 && args[0] == "prefill") {
     Prefill(args[1], std::stoi(args[2]), args[3], PromptsOf(args[4]), args[5] == "fp8");
   } else {
-    std::fprintf(stderr, "usage: gpu_check golden|quality SHARED MODELS | checkpoint FOLDER | real | real-mixed | real-small | decode MODEL LAYERS FORMAT BATCHES CONTEXT | "
+    std::fprintf(stderr, "usage: gpu_check golden|quality SHARED MODELS | checkpoint FOLDER | real | real-mixed | real-long | real-small | decode MODEL LAYERS FORMAT BATCHES CONTEXT | "
                          "prefill MODEL LAYERS FORMAT TOKENS bf16|fp8 | mixed MODEL LAYERS FORMAT STEPS bf16|fp8\n");
     return 2;
   }

@@ -1,17 +1,12 @@
 // What lies between the CUDA executor and the engine, checked on a machine with a GPU:
 //   gpu_engine_check rows            digests of rows against the rows, at both models' vocabularies and the nano one's
-//   gpu_engine_check routing SHARED MODELS   are bf16's errors on the golden checkpoints flipped experts?
 // Prints JSON lines, one a check; exits 1 if a check fails.
 #include <algorithm>
 #include <cmath>
-#include <map>
 
 #include "base/thread_team.h"
-#include "checkpoint/safetensors.h"
 #include "cuda/cuda_executor.h"
-#include "models/loader.h"
 #include "tests/gpu/check_support.h"
-#include "tests/gpu/router_nudge.h"
 #include "tests/gpu/synthetic_model.h"
 
 namespace minimo::testing {
@@ -99,72 +94,6 @@ void CheckRows() {
   }
 }
 
-Result<Traced> Trace(CudaExecutor& executor, const std::vector<int32_t>& ids, size_t chunk) {
-  Traced traced;
-  auto before = executor.GetExpertLoad().counts;
-  for (size_t at = 0; at < ids.size(); at += chunk) {
-    const size_t n = std::min(chunk, ids.size() - at);
-    const StepRecord step = MakeStep(executor.kv_layout(), 1, static_cast<int>(at), static_cast<int>(n),
-                                     static_cast<int>(ids.size()), static_cast<int>(n), {ids.data() + at, n});
-    std::span<float> out;
-    MINIMO_TRY(executor.Run(step, &out));
-    traced.logits.insert(traced.logits.end(), out.begin(), out.end());
-    const auto after = executor.GetExpertLoad().counts;
-    std::vector<int64_t> routed(after.size());
-    for (size_t i = 0; i < after.size(); ++i) routed[i] = after[i] - before[i];
-    traced.routed.push_back(std::move(routed));
-    before = after;
-  }
-  return traced;
-}
-
-// bf16 against the golden logits; where tokens went to other experts than in float32, the biases of these experts are
-// moved until they do not (a token a step; else nothing is moved), which must not change what float32 computes.
-void CheckRouting(const std::string& name, const std::string& folder, const std::string& golden, size_t chunk,
-                  ThreadTeam& team) {
-  auto model = LoadModel(folder);
-  auto file = SafetensorsFile::Open(golden);
-  if (!model.ok() || !file.ok()) return Check({{"check", name}, {"error", "cannot load"}}, false);
-  for (const auto& [tensor, view] : file->tensors()) {
-    const std::string key = "input_ids";
-    if (!tensor.ends_with(key)) continue;
-    const std::vector<int32_t> ids(view.As<int32_t>(), view.As<int32_t>() + NumElements(view.shape));
-    const TensorView& expected = file->tensors().at(tensor.substr(0, tensor.size() - key.size()) + "logits");
-    const auto size = static_cast<size_t>(NumElements(expected.shape));
-    const auto error = [&](const Traced& t) {
-      return RelativeError({t.logits.data() + t.logits.size() - size, size}, {expected.As<float>(), size});
-    };
-    LoadedModel nudged = *model;  // the weights are shared, the biases are not
-    const auto n = NudgeRouters(&nudged, 2e-4f, chunk > 1 ? 0 : 24, [&](bool f32) -> Result<Traced> {
-      CudaOptions options;
-      options.f32 = f32;
-      options.max_tokens = 1024;
-      MINIMO_ASSIGN(auto executor, CudaExecutor::Create(nudged.spec, &nudged.weights,
-                                                        LayoutFor(nudged.spec, f32, 1, 1024), options, team));
-      return Trace(*executor, ids, chunk);
-    });
-    if (!n.ok()) return Check({{"check", name}, {"error", n.error().message}}, false);
-    const bool unmoved = error(n->exact) < 1e-4;
-    Check({{"check", "routing"}, {"model", name}, {"case", tensor}, {"tokens_a_step", chunk}, {"error", error(n->first)},
-           {"flipped", n->flipped}, {"bias_moved", n->moved}, {"rounds", n->rounds}, {"flipped_after", n->left},
-           {"error_after", error(n->last)}, {"float32_unmoved", unmoved}},
-          (n->flipped > 0 || error(n->first) < 1e-2) && (chunk > 1 || n->left > 0 || error(n->last) < 1e-2));
-  }
-}
-
-void Routing(const std::string& shared, const std::string& models) {
-  ThreadTeam team(0);
-  for (const size_t chunk : {size_t{1}, size_t{1024}}) {
-    for (const char* nano : {"nano-minimax-m2", "nano-mimo-v2-flash"}) {
-      CheckRouting(nano, models + "/" + nano, shared + "/golden/" + nano + "/golden.safetensors", chunk, team);
-    }
-    for (const char* random : {"mimo-a", "mimo-b", "mimo-c", "mimo-hub", "minimax-a", "minimax-b", "minimax-c"}) {
-      const std::string folder = shared + "/golden/random/" + random;
-      CheckRouting(random, folder, folder + "/golden.safetensors", chunk, team);
-    }
-  }
-}
-
 int Main(int argc, char** argv) {
   const std::vector<std::string> args(argv + 1, argv + argc);
   if (const auto device = cuda::FindCudaDevice(0); !device.ok()) {
@@ -173,10 +102,8 @@ int Main(int argc, char** argv) {
   }
   if (args.size() == 1 && args[0] == "rows") {
     CheckRows();
-  } else if (args.size() == 3 && args[0] == "routing") {
-    Routing(args[1], args[2]);
   } else {
-    std::fprintf(stderr, "usage: gpu_engine_check rows | routing SHARED MODELS\n");
+    std::fprintf(stderr, "usage: gpu_engine_check rows\n");
     return 2;
   }
   return g_failures == 0 ? 0 : 1;

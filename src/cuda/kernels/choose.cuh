@@ -74,10 +74,11 @@ __device__ void mask_groups(const Params& p, float (&key)[kMostExpertsLane]) {
 }
 
 // One warp: lane k returns the k-th best expert and its weight. logit[i] is that of expert lane + 32 * i, already scaled
-// by the token's norm. Params: experts, top_k, groups, top_groups, bias, renormalise, renormalise_epsilon, scale.
+// by the token's norm. bias: [experts], or null. Params: experts, top_k, groups, top_groups, renormalise,
+// renormalise_epsilon, scale.
 template <typename Params>
-__device__ __forceinline__ void choose_from(const Params& p, const float (&logit)[kMostExpertsLane], int& my_expert,
-                                            float& my_weight) {
+__device__ __forceinline__ void choose_from(const Params& p, const float* bias, const float (&logit)[kMostExpertsLane],
+                                            int& my_expert, float& my_weight) {
   const int lane = threadIdx.x % 32;
   float score[kMostExpertsLane], key[kMostExpertsLane];
 #pragma unroll
@@ -85,7 +86,7 @@ __device__ __forceinline__ void choose_from(const Params& p, const float (&logit
     const int e = lane + 32 * i;
     const bool inside = e < p.experts;
     score[i] = 1.0f / (1.0f + expf(-logit[i]));
-    key[i] = inside ? score[i] + (p.bias != nullptr ? __ldg(p.bias + e) : 0.0f) : -INFINITY;
+    key[i] = inside ? score[i] + (bias != nullptr ? __ldg(bias + e) : 0.0f) : -INFINITY;
   }
   float mine = 0, total = 0;
   my_expert = 0;
@@ -122,7 +123,8 @@ __device__ __forceinline__ void choose_token(const RouterParams& p, int token, f
 #pragma unroll
   for (int i = 0; i < kMostExpertsLane; ++i) logit[i] *= norm;
   if (lane == 0) p.token_squares[token] = sum;
-  choose_from(p, logit, my_expert, my_weight);
+  const float* bias = p.bias != nullptr ? p.bias + int64_t{token} * p.bias_stride : nullptr;
+  choose_from(p, bias, logit, my_expert, my_weight);
   if (lane < p.top_k) {
     const int64_t at = int64_t{token} * p.top_k + lane;
     p.chosen[at] = my_expert;
@@ -149,7 +151,7 @@ inline __device__ __noinline__ void choose_slowly(const ChoiceParams& p, Choice&
   for (int i = 0; i < kMostExpertsLane; ++i) {
     logit[i] = lane + 32 * i < p.experts ? load_l2(p.logits + lane + 32 * i) : 0.0f;
   }
-  choose_from(p, logit, c.expert[lane], c.weight[lane]);
+  choose_from(p, p.bias, logit, c.expert[lane], c.weight[lane]);
 }
 
 // The same choice as choose_from's by a whole block of at least kChoiceWarps warps, sooner: a thread an expert, each warp

@@ -26,6 +26,7 @@ struct RouterParams {
   const float* weights = nullptr;  // [experts, hidden]
   const uint8_t* split_weights = nullptr;  // of LaunchSplitRouter: for more than 256 tokens; null: none
   const float* bias = nullptr;     // [experts] for the choice only; null: none
+  int bias_stride = 0;             // from one token's biases to the next; 0: all tokens have the same
   bool renormalise = true;
   float renormalise_epsilon = 0;
   float scale = 1;

@@ -135,7 +135,8 @@ __global__ void __launch_bounds__(kThreads) router_choices(const RouterParams p)
   if (threadIdx.x == 0) most = 0;
   allow_next_kernel();
   const int token = blockIdx.x, expert = threadIdx.x, lane = threadIdx.x % 32;
-  const float bias = p.bias != nullptr && expert < p.experts ? __ldg(p.bias + expert) : 0.0f;
+  const float* biases = p.bias != nullptr ? p.bias + int64_t{token} * p.bias_stride : nullptr;
+  const float bias = biases != nullptr && expert < p.experts ? __ldg(biases + expert) : 0.0f;
   wait_previous_kernel();
   float squares = 0, part[kBatchSplits] = {};
 #pragma unroll 8
@@ -158,7 +159,7 @@ __global__ void __launch_bounds__(kThreads) router_choices(const RouterParams p)
   if (threadIdx.x == 0) p.token_squares[token] = squares;
   ChoiceParams c;
   c.experts = p.experts, c.top_k = p.top_k, c.groups = p.groups, c.top_groups = p.top_groups;
-  c.logits = logits, c.bias = p.bias;
+  c.logits = logits, c.bias = biases;
   c.renormalise = p.renormalise, c.renormalise_epsilon = p.renormalise_epsilon, c.scale = p.scale;
   __syncthreads();
   choose_one(c, bias, choice);
