@@ -171,23 +171,6 @@ RankMemory MemoryOf(const ModelSpec& spec, const ParallelPlan& plan, int rank, c
   return memory;
 }
 
-ExchangeCost ExchangesOf(const ModelSpec& spec, const ParallelPlan& plan, int bytes_per_value) {
-  ExchangeCost cost;
-  if (plan.ranks == 1) return cost;
-  const int64_t row = int64_t{spec.hidden} * bytes_per_value;
-  cost = {1, row};  // the embedding
-  for (const LayerSpec& layer : spec.layers) {
-    const bool split = plan.attention_ranks() > 1;  // attention
-    cost.all_reduces += split ? 2 : 1;
-    cost.bytes_per_token += (split ? 2 : 1) * row;
-    if (split && layer.attention.qk_norm) {
-      cost.all_reduces += 1;
-      cost.bytes_per_token += 2 * static_cast<int64_t>(sizeof(float));
-    }
-  }
-  return cost;
-}
-
 std::vector<std::string> Describe(const ModelSpec& spec, const ParallelPlan& plan, const WeightBits& bits) {
   std::vector<std::string> lines;
   if (plan.ranks == 1) return lines;

@@ -94,15 +94,6 @@ struct RankMemory {
 };
 RankMemory MemoryOf(const ModelSpec& spec, const ParallelPlan& plan, int rank, const WeightBits& bits);
 
-// Bytes that one rank sends and receives per token of a step: all-reduces of [hidden] float32 after attention and
-// feed-forward, one of the embedding, the QK norm's two sums. Where replicas have one rank each, attention needs none,
-// and a gather before and a scatter after the feed-forward cost what one all-reduce does.
-struct ExchangeCost {
-  int all_reduces = 0;          // per step
-  int64_t bytes_per_token = 0;  // of payload, before the algorithm's factor of 2 (ranks - 1) / ranks
-};
-ExchangeCost ExchangesOf(const ModelSpec& spec, const ParallelPlan& plan, int bytes_per_value);
-
 // Lines for the log at start: who holds what, and what the layout costs in memory.
 std::vector<std::string> Describe(const ModelSpec& spec, const ParallelPlan& plan, const WeightBits& bits);
 
