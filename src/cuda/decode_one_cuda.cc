@@ -138,7 +138,7 @@ Status Forward::AttentionOne(int layer, const Step& s) const {
   p.out = w_.At(w_.one_attended);
   p.out_f32 = true;
   p.splits = SplitsOf(a, s.splits);
-  return ToStatus(LaunchAttentionDecode(p, rope, s.stream), "attention");
+  return ToStatus(LaunchAttentionOne(p, rope, s.stream), "attention");
 }
 
 Status Forward::HeadOne(cudaStream_t stream) const {

@@ -7,7 +7,8 @@
 
 namespace minimo::cuda {
 
-// kPrefillTileRows (128) rows of one sequence: row r of it is token r / group, head r % group of the KV head (group = heads / kv_heads).
+// kPrefillTileRows (128) rows of one sequence: row r of it is token r / group, head r % group of the KV head
+// (group = heads / kv_heads).
 struct PrefillTile {
   int first_token;  // of the sequence, in the step
   int num_tokens;   // of the sequence in the step
@@ -23,7 +24,8 @@ struct AttentionParams {
   const float* sinks = nullptr;  // [heads] logits that take part in the softmax and carry no value; null: none
   const void* q = nullptr;      // [tokens, heads, head_dim], activation type, as is out
   KvView k, v;
-  const void* fresh_k = nullptr;  // [tokens, kv_heads, dim] of positions >= past, elements as the cache's; null: they are in it
+  // [tokens, kv_heads, dim] of positions >= past, elements as the cache's; null: they are in it.
+  const void* fresh_k = nullptr;
   const void* fresh_v = nullptr;
   void* out = nullptr;          // [tokens, out_stride]: heads x v_head_dim
   bool out_f32 = false;         // decode on the tensor cores: out is float32
@@ -45,9 +47,11 @@ inline constexpr int kMaxSplits = 16;  // the largest cluster
 // True if the tensor-core kernels have this shape (bf16, 128/128 or 192/128, at most 16 query heads a KV head).
 bool HasFastAttention(int heads, int kv_heads, int head_dim, int v_head_dim);
 
-// One token a sequence, QK norm, RoPE and the cache write included (RopeParams: q and fresh_* are not used; rotary_dim at
-// most 256).
+// One token a sequence, QK norm, RoPE and the cache write included (RopeParams: q and fresh_* are not used; rotary_dim
+// at most 256).
 cudaError_t LaunchAttentionDecode(const AttentionParams& params, const RopeParams& rope, cudaStream_t stream);
+// The same where few tokens leave the device idle: float32 out (out_f32).
+cudaError_t LaunchAttentionOne(const AttentionParams& params, const RopeParams& rope, cudaStream_t stream);
 // Any number of tokens a sequence.
 cudaError_t LaunchAttentionPrefill(const AttentionParams& params, cudaStream_t stream);
 // The same for a bf16 cache, on wgmma; tiles of kPrefillTileRows.

@@ -16,7 +16,8 @@ __device__ __forceinline__ unsigned ordered(float x) {
 }
 
 // The largest key of the warp in [from, to) and its expert; the lowest of equals. All -infinity: expert `to`.
-__device__ __forceinline__ void find_best(const float (&key)[kMostExpertsLane], int from, int to, float& best, int& best_expert) {
+__device__ __forceinline__ void find_best(const float (&key)[kMostExpertsLane], int from, int to, float& best,
+                                          int& best_expert) {
   const int lane = threadIdx.x % 32;
   float value[kMostExpertsLane];
   int expert[kMostExpertsLane];
@@ -73,8 +74,8 @@ __device__ void mask_groups(const Params& p, float (&key)[kMostExpertsLane]) {
   }
 }
 
-// One warp: lane k returns the k-th best expert and its weight. logit[i] is that of expert lane + 32 * i, already scaled
-// by the token's norm. bias: [experts], or null. Params: experts, top_k, groups, top_groups, renormalise,
+// One warp: lane k returns the k-th best expert and its weight. logit[i] is that of expert lane + 32 * i, already
+// scaled by the token's norm. bias: [experts], or null. Params: experts, top_k, groups, top_groups, renormalise,
 // renormalise_epsilon, scale.
 template <typename Params>
 __device__ __forceinline__ void choose_from(const Params& p, const float* bias, const float (&logit)[kMostExpertsLane],
@@ -137,10 +138,11 @@ inline constexpr int kChoiceWarps = kRouterExperts / 32;
 inline constexpr int kMostFast = 8;  // choices of the fast way
 struct Choice {
   int expert[32];
-  float weight[32];
-  float score[kRouterExperts];
-  unsigned key[kChoiceWarps * kMostFast];  // the best of each warp, in order
-  int candidate[kChoiceWarps * kMostFast];
+  float weight[32];  // before weight_of()
+  alignas(16) unsigned key[kRouterExperts];
+  unsigned best[kChoiceWarps * kMostFast];  // the keys of each warp's best, in order
+  int best_expert[kChoiceWarps * kMostFast];
+  float best_score[kChoiceWarps * kMostFast];
 };
 
 // The general way, one warp.
@@ -154,51 +156,61 @@ inline __device__ __noinline__ void choose_slowly(const ChoiceParams& p, Choice&
   choose_from(p, p.bias, logit, c.expert[lane], c.weight[lane]);
 }
 
-// The same choice as choose_from's by a whole block of at least kChoiceWarps warps, sooner: a thread an expert, each warp
-// finds its best, the first warp the best of those. The lowest expert of equals, as candidates stand in that order. Ends
-// with a barrier. `bias`: this thread's, read ahead.
-__device__ __forceinline__ void choose_one(const ChoiceParams& p, float bias, Choice& c) {
+// The same choice as choose_from's by the first kThreads threads of a block, a thread an expert, without rounds: each
+// counts the better ones among its warp's, the first top_k of a warp are candidates, kParts threads a candidate count
+// the better ones of those. The lowest expert of equals: candidates stand in that order. `logit`, `bias`: of expert
+// threadIdx.x. Ends with a barrier of those threads (barrier 1).
+template <int kThreads>
+__device__ __forceinline__ void choose_one(const ChoiceParams& p, float logit, float bias, Choice& c) {
+  static_assert(kThreads == kRouterExperts);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, e = threadIdx.x;
+  const auto barrier = [] { asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory"); };
   if (p.groups > p.top_groups || p.top_k > kMostFast) {
     if (warp == 0) choose_slowly(p, c);
-    __syncthreads();
+    barrier();
     return;
   }
   if (warp < kChoiceWarps) {
-    const float score = e < p.experts ? 1.0f / (1.0f + expf(-load_l2(p.logits + e))) : 0.0f, biased = score + bias;
-    unsigned key = e < p.experts && biased > -INFINITY ? ordered(biased) : 0u;  // NaN and what is not there: last
-    c.score[e] = score;
-#pragma unroll 1
-    for (int k = 0; k < p.top_k; ++k) {
-      const unsigned most = __reduce_max_sync(0xffffffffu, key);
-      const unsigned winners = __ballot_sync(0xffffffffu, key == most);
-      if (lane == __ffs(winners) - 1) {
-        c.key[warp * p.top_k + k] = key, c.candidate[warp * p.top_k + k] = e;
-        key = 0;
-      }
+    const float score = 1.0f / (1.0f + expf(-logit)), biased = score + bias;
+    const unsigned key = e < p.experts && biased > -INFINITY ? ordered(biased) : 0u;  // NaN and what is not there: last
+    c.key[e] = key;
+    if (warp == 0) c.expert[lane] = lane < p.top_k ? lane : 0, c.weight[lane] = 0;  // no number left: stay in range
+    __syncwarp();
+    int rank = __popc(__match_any_sync(0xffffffffu, key) & ((1u << lane) - 1));
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const uint4 other = *reinterpret_cast<const uint4*>(c.key + warp * 32 + 4 * i);
+      rank += (other.x > key) + (other.y > key) + (other.z > key) + (other.w > key);
+    }
+    if (rank < p.top_k) {
+      const int at = warp * p.top_k + rank;
+      c.best[at] = key, c.best_expert[at] = e, c.best_score[at] = score;
     }
   }
-  __syncthreads();
-  if (warp == 0) {
-    const int candidates = kChoiceWarps * p.top_k;
-    unsigned first = 2 * lane < candidates ? c.key[2 * lane] : 0;
-    unsigned second = 2 * lane + 1 < candidates ? c.key[2 * lane + 1] : 0;
-    int expert = c.candidate[2 * lane < candidates ? 2 * lane : 0], mine = lane;
-    const int next = c.candidate[2 * lane + 1 < candidates ? 2 * lane + 1 : 0];
-#pragma unroll 1
-    for (int k = 0; k < p.top_k; ++k) {
-      const unsigned most = __reduce_max_sync(0xffffffffu, first);
-      const int winner = __ffs(__ballot_sync(0xffffffffu, first == most)) - 1;
-      const int chosen = __shfl_sync(0xffffffffu, expert, winner);
-      if (lane == k) mine = most != 0 ? chosen : k;  // no number left: stay in range
-      if (lane == winner) first = second, expert = next, second = 0;
-    }
-    const float score = lane < p.top_k ? c.score[mine] : 0.0f, used = score == score ? score : 0.0f;
-    const float total = warp_sum(used);
-    c.expert[lane] = lane < p.top_k ? mine : 0;
-    c.weight[lane] = (p.renormalise ? used / (total + p.renormalise_epsilon) : used) * p.scale;
+  barrier();
+  constexpr int kParts = kThreads / (kChoiceWarps * kMostFast), kEach = kChoiceWarps / kParts;  // of top_k
+  const int candidate = e / kParts, part = e % kParts;
+  const bool live = candidate < kChoiceWarps * p.top_k;
+  const unsigned mine = live ? c.best[candidate] : 0u;
+  int rank = 0;
+#pragma unroll
+  for (int i = 0; i < kEach * kMostFast; ++i) {
+    const int at = part * kEach * p.top_k + i;
+    if (i < kEach * p.top_k) rank += c.best[at] > mine || (c.best[at] == mine && at < candidate);
   }
-  __syncthreads();
+#pragma unroll
+  for (int offset = 1; offset < kParts; offset <<= 1) rank += __shfl_xor_sync(0xffffffffu, rank, offset);
+  if (live && part == 0 && mine != 0 && rank < p.top_k) {
+    c.expert[rank] = c.best_expert[candidate], c.weight[rank] = c.best_score[candidate];
+  }
+  barrier();
+}
+// After choose_one, every warp: lane k returns the weight of choice k.
+__device__ __forceinline__ float weight_of(const ChoiceParams& p, const Choice& c) {
+  const int lane = threadIdx.x % 32;
+  if (p.groups > p.top_groups || p.top_k > kMostFast) return c.weight[lane];
+  const float used = lane < p.top_k ? c.weight[lane] : 0.0f, total = warp_sum(used);
+  return (p.renormalise ? used / (total + p.renormalise_epsilon) : used) * p.scale;
 }
 
 }  // namespace minimo::cuda

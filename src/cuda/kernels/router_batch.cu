@@ -162,10 +162,11 @@ __global__ void __launch_bounds__(kThreads) router_choices(const RouterParams p)
   c.logits = logits, c.bias = biases;
   c.renormalise = p.renormalise, c.renormalise_epsilon = p.renormalise_epsilon, c.scale = p.scale;
   __syncthreads();
-  choose_one(c, bias, choice);
+  choose_one<kThreads>(c, logit * norm, bias, choice);
+  const float weight = weight_of(c, choice);
   if (threadIdx.x < p.top_k) {
     p.chosen[int64_t{token} * p.top_k + threadIdx.x] = choice.expert[threadIdx.x];
-    p.chosen_weight[int64_t{token} * p.top_k + threadIdx.x] = choice.weight[threadIdx.x];
+    p.chosen_weight[int64_t{token} * p.top_k + threadIdx.x] = weight;
     __threadfence();
   }
   __syncthreads();

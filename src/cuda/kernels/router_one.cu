@@ -12,6 +12,8 @@ constexpr int kHeld = 4;     // float4 a thread and row, read before the wait: 4
 
 __device__ __forceinline__ float dot(float4 a, float4 b) { return a.x * b.x + a.y * b.y + a.z * b.z + a.w * b.w; }
 
+__device__ __forceinline__ float4 plus(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
+
 __global__ void __launch_bounds__(kThreads) router_one(const RouterOneParams p) {
   __shared__ float part[kThreads / 32][kExperts + 1];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -32,23 +34,34 @@ __global__ void __launch_bounds__(kThreads) router_one(const RouterOneParams p) 
   allow_next_kernel();
   wait_previous_kernel();
   float sums[kExperts + 1] = {};
-  const auto add = [&](int c, float4 n, float4 w0, float4 w1) {
-    float4 x = load_l2(reinterpret_cast<const float4*>(p.residual) + c);
-    for (int i = 0; i < p.partials; ++i) {
-      const float4 y = load_l2(reinterpret_cast<const float4*>(p.partial) + int64_t{i} * columns + c);
-      x.x += y.x, x.y += y.y, x.z += y.z, x.w += y.w;
-    }
+  const auto load = [&](const float* from, int c) { return load_l2(reinterpret_cast<const float4*>(from) + c); };
+  const auto add = [&](float4 x, float4 n, float4 w0, float4 w1) {
     sums[kExperts] += dot(x, x);
     x = {x.x * n.x, x.y * n.y, x.z * n.z, x.w * n.w};
     sums[0] += dot(x, w0), sums[1] += dot(x, w1);
   };
+  float4 x[kHeld], first[kHeld], second[kHeld];  // all requested before the first is used
 #pragma unroll
   for (int i = 0; i < kHeld; ++i) {
     const int c = threadIdx.x + i * kThreads;
-    if (c < columns) add(c, held_norm[i], held[0][i], held[1][i]);
+    x[i] = c < columns ? load(p.residual, c) : zero;
+    first[i] = c < columns && p.partials > 0 ? load(p.partial, c) : zero;
+    second[i] = c < columns && p.partials > 1 ? load(p.partial, c + columns) : zero;
   }
+#pragma unroll
+  for (int i = 0; i < kHeld; ++i) {
+    const int c = threadIdx.x + i * kThreads;
+    x[i] = plus(plus(x[i], first[i]), second[i]);
+    if (c < columns) {
+      for (int k = 2; k < p.partials; ++k) x[i] = plus(x[i], load(p.partial, c + k * columns));
+    }
+    add(x[i], held_norm[i], held[0][i], held[1][i]);
+  }
+#pragma unroll 1
   for (int c = threadIdx.x + kHeld * kThreads; c < columns; c += kThreads) {
-    add(c, __ldg(norm + c), __ldcs(weights[0] + c), __ldcs(weights[1] + c));
+    float4 sum = load(p.residual, c);
+    for (int k = 0; k < p.partials; ++k) sum = plus(sum, load(p.partial, c + k * columns));
+    add(sum, __ldg(norm + c), __ldcs(weights[0] + c), __ldcs(weights[1] + c));
   }
 #pragma unroll
   for (int e = 0; e <= kExperts; ++e) {

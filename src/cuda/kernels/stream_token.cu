@@ -1,6 +1,6 @@
-// Matrix times one token, bound by memory; each of 132 blocks, one an SM, owns a run of items (a tile of 16 rows over one
-// run of columns), its 16 warps an equal share of the run's pieces each, whatever the item, so no warp waits for another
-// until the run (or a chunk of kChunkItems of it) is through.
+// Matrix times one token, bound by memory; each of 132 blocks, one an SM, owns a run of items (a tile of 16 rows over
+// one run of columns), its 16 warps an equal share of the run's pieces each, whatever the item, so no warp waits for
+// another until the run (or a chunk of kChunkItems of it) is through.
 // - A warp's pieces come through a ring of its own in shared memory (100 KB a block): requested before
 //   wait_previous_kernel where the matrix is known, so memory works while the previous kernel drains.
 // - x is float32. Every block builds it from its parts (residual, the partial sums of the split product before) and
@@ -10,9 +10,9 @@
 //     A nibble is an integer operand after one LOP3: the low one of a byte as it is (its offset of 8 goes into the
 //     accumulator's start), the high one times 16. The start is 1.5 * 2^23 as bits, so that the integer sum read as a
 //     float needs no conversion.
-//   FP8: a half and the half that is left of the rest, scaled by a power of two a unit; the weights become halves by one
-//     conversion of two neighbouring bytes, which are rows g and g + 8 of one column: B has x in the even rows for one
-//     and in the odd rows for the other, in columns of their own.
+//   FP8: a half and the half that is left of the rest, scaled by a power of two a unit; the weights become halves by
+//     one conversion of two neighbouring bytes, which are rows g and g + 8 of one column: B has x in the even rows for
+//     one and in the odd rows for the other, in columns of their own.
 //   bf16: three bf16 terms.
 //   So products are as exact as float32 ones, near enough (1e-5 a unit for 4 bits, 1e-7 otherwise).
 // - Instructions a warp and KB of weights: about 85 in 4 bits, 75 in FP8.
@@ -28,7 +28,7 @@ constexpr int kWarps = 16;
 constexpr int kThreads = kWarps * 32;
 constexpr int kBlocks = 132;     // multiprocessors of an H100 and an H200
 constexpr int kChunkItems = 12;  // between two sums over the warps
-constexpr int kMostSmem = (227 << 10) - 2048;
+constexpr int kMostSmem = (227 << 10) - 4096;
 
 // Division by a constant of the launch, for dividends and divisors below 2^16.
 struct Divisor {
@@ -142,42 +142,100 @@ __device__ __forceinline__ float4 load4(const OneParams& p, int64_t at) {
   return {__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000), __uint_as_float(v.y << 16),
           __uint_as_float(v.y & 0xffff0000)};
 }
+__device__ __forceinline__ void add4(float4& x, float4 y) { x.x += y.x, x.y += y.y, x.z += y.z, x.w += y.w; }
 
-// x of units [first, first + count) of all (kDown: of the choices' one after the other). Returns this thread's sum of
-// squares.
-template <TileFormat kF, OneMode kMode>
-__device__ __forceinline__ float stage_x(const OneParams& p, const Shape& shape, uint8_t* x, int first,
-                                         const float* choice_weight) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  float squares = 0;
-#pragma unroll 2
-  for (int u = warp; u < shape.x_units; u += kWarps) {
-    const int choice = kMode == OneMode::kDown ? shape.units.quotient(first + u) : 0;
-    const int column = (first + u - choice * p.shape.units) * kUnitCols + lane * 4;
-    float4 v = {0, 0, 0, 0}, w = {1, 1, 1, 1};
-    if (column < p.cols) {
-      v = load4(p, int64_t{choice} * p.input_stride + column);
-      if (p.norm_weight != nullptr) w = __ldg(reinterpret_cast<const float4*>(p.norm_weight + column));
-#pragma unroll
-      for (int i = 0; i < kMaxPartials; ++i) {
-        if (i >= p.partials) break;
-        const float4 y = load_l2(reinterpret_cast<const float4*>(p.partial + int64_t{i} * p.partial_stride + column));
-        v.x += y.x, v.y += y.y, v.z += y.z, v.w += y.w;
-      }
-      const int unit = first + u, blocks = gridDim.x;
-      if (p.sum_out != nullptr && (unit < blocks ? unit : unit % blocks) == static_cast<int>(blockIdx.x)) {
-        *reinterpret_cast<float4*>(p.sum_out + column) = v;
-      }
-    }
-    squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
-    if (kMode == OneMode::kDown) w.x = w.y = w.z = w.w = choice_weight[choice];
-    stage_unit<kF>(x + u * UnitXBytes(kF), {v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w}, p.shape.group_cols);
-  }
-  return squares;
+__device__ __forceinline__ float expert_logit(const ChoiceParams& p) {  // of expert threadIdx.x
+  return threadIdx.x < p.experts ? load_l2(p.logits + threadIdx.x) : 0.0f;
 }
 
+// x of units [first, first + x_units) of all (kDown: of the choices' one after the other): rounds of kHeld units a
+// warp, whose loads are all on their way before the first is used.
+template <TileFormat kF, OneMode kMode>
+struct XRows {
+  // With kGateUp the first warps make the choice meanwhile.
+  static constexpr int kFirstWarp = kMode == OneMode::kGateUp ? kChoiceWarps : 0, kStagers = kWarps - kFirstWarp;
+  static constexpr int kHeld = kMode == OneMode::kDense ? 2 : 3, kRound = kHeld * kStagers;
+  static constexpr int kHeldParts = kMode == OneMode::kDown ? 1 : 2;  // partial sums that are requested at once
+  const OneParams& p;
+  const Shape& shape;
+  int first;
+  float my_weight;  // kDown: lane k has that of choice k
+  float4 norm[kHeld], input[kHeld], part[kHeld][kHeldParts];
+
+  __device__ __forceinline__ int first_unit() const { return static_cast<int>(threadIdx.x) / 32 - kFirstWarp; }
+  __device__ __forceinline__ int choice_of(int u) const {
+    return kMode == OneMode::kDown ? shape.units.quotient(first + u) : 0;
+  }
+  __device__ __forceinline__ int column_of(int u) const {
+    return (first + u - choice_of(u) * p.shape.units) * kUnitCols + threadIdx.x % 32 * 4;
+  }
+  __device__ __forceinline__ bool live(int u) const { return u >= 0 && u < shape.x_units && column_of(u) < p.cols; }
+
+  __device__ __forceinline__ void load_norm(int from) {  // known ahead
+    if constexpr (kMode != OneMode::kDown) {
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i) {
+        norm[i] = {1, 1, 1, 1};
+        const int u = from + i * kStagers;
+        if (p.norm_weight != nullptr && live(u)) {
+          norm[i] = __ldg(reinterpret_cast<const float4*>(p.norm_weight + column_of(u)));
+        }
+      }
+    }
+  }
+  __device__ __forceinline__ void load(int from) {
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      const int u = from + i * kStagers;
+      const bool here = live(u);
+      const int column = column_of(u);
+      input[i] = {0, 0, 0, 0};
+      if (here) input[i] = load4(p, int64_t{choice_of(u)} * p.input_stride + column);
+      if constexpr (kMode != OneMode::kDown) {
+#pragma unroll
+        for (int k = 0; k < kHeldParts; ++k) {
+          part[i][k] = {0, 0, 0, 0};
+          const float* from_part = p.partial + int64_t{k} * p.partial_stride + column;
+          if (here && k < p.partials) part[i][k] = load_l2(reinterpret_cast<const float4*>(from_part));
+        }
+      }
+    }
+  }
+  // Returns this thread's sum of squares.
+  __device__ __forceinline__ float stage(uint8_t* x, int from) const {
+    float squares = 0;
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      const int u = from + i * kStagers;
+      if (u >= shape.x_units) break;
+      float4 v = input[i], w = norm[i];
+      if constexpr (kMode == OneMode::kDown) {
+        w.x = w.y = w.z = w.w = __shfl_sync(0xffffffffu, my_weight, choice_of(u));
+      } else {
+#pragma unroll
+        for (int k = 0; k < kHeldParts; ++k) {
+          if (k < p.partials) add4(v, part[i][k]);
+        }
+        if (p.partials > kHeldParts && live(u)) {
+#pragma unroll 1
+          for (int k = kHeldParts; k < p.partials; ++k) {
+            add4(v, load_l2(reinterpret_cast<const float4*>(p.partial + int64_t{k} * p.partial_stride + column_of(u))));
+          }
+        }
+        if (p.sum_out != nullptr && live(u) && ((first + u) & 127) == static_cast<int>(blockIdx.x)) {
+          *reinterpret_cast<float4*>(p.sum_out + column_of(u)) = v;
+        }
+        squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+      }
+      stage_unit<kF>(x + u * UnitXBytes(kF), {v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w}, p.shape.group_cols);
+    }
+    return squares;
+  }
+};
+
 // The sums over the warps of items [first, first + count), and what becomes of them.
-__device__ __forceinline__ void finish_items(const OneParams& p, const Shape& shape, const float* red, int first, int count, float norm) {
+__device__ __forceinline__ void finish_items(const OneParams& p, const Shape& shape, const float* red, int first,
+                                             int count, float norm) {
   for (int o = threadIdx.x; o < PadTo(count * 16, 32); o += kThreads) {
     const int item = first + o / 16, i = o % 16, turn = shape.tiles.quotient(item), tile = item - turn * p.shape.tiles;
     const bool live = o / 16 < count;
@@ -205,7 +263,8 @@ __device__ __forceinline__ void finish_items(const OneParams& p, const Shape& sh
 }
 
 template <TileFormat kF, OneMode kMode>
-__global__ void __launch_bounds__(kThreads, 2) stream_token(const __grid_constant__ OneParams p, const __grid_constant__ Shape shape) {
+__global__ void __launch_bounds__(kThreads, 2) stream_token(const __grid_constant__ OneParams p,
+                                                            const __grid_constant__ Shape shape) {
   constexpr int kStages = Stages(kF);
   extern __shared__ __align__(16) uint8_t smem[];
   __shared__ __align__(16) uint8_t zeros[64];
@@ -220,6 +279,15 @@ __global__ void __launch_bounds__(kThreads, 2) stream_token(const __grid_constan
   uint8_t* x = smem + kWarps * kStages * StageBytes(kF);
   float* red = reinterpret_cast<float*>(x + shape.x_units * UnitXBytes(kF));  // [items of a chunk][warps][16]
 
+  if (threadIdx.x < 16) reinterpret_cast<uint32_t*>(zeros)[threadIdx.x] = 0;
+  const int first_split = kMode == OneMode::kGateUp ? 0 : shape.tiles.quotient(begin_item);
+  XRows<kF, kMode> rows = {p, shape, first_split * shape.x_units, 1.0f};
+  float bias = 0;
+  if (kMode != OneMode::kDense && p.choice.bias != nullptr && threadIdx.x < p.choice.experts) {
+    bias = __ldg(p.choice.bias + threadIdx.x);
+  }
+  const LaneX mine_x = lane_x<kF>(x, zeros, p.shape.group_cols);
+
   Cursor ahead = {};
   ahead.chunk = begin_item - kChunkItems;
   const auto request = [&](int stage) {
@@ -230,26 +298,51 @@ __global__ void __launch_bounds__(kThreads, 2) stream_token(const __grid_constan
     }
     copy_commit();
   };
-  if (threadIdx.x < 16) reinterpret_cast<uint32_t*>(zeros)[threadIdx.x] = 0;
-  const int first_split = kMode == OneMode::kGateUp ? 0 : shape.tiles.quotient(begin_item);
-  const int first_unit = first_split * shape.x_units;
-  float bias = 0;
-  if (kMode != OneMode::kDense && p.choice.bias != nullptr && threadIdx.x < p.choice.experts) {
-    bias = __ldg(p.choice.bias + threadIdx.x);
-  }
-  if constexpr (kMode == OneMode::kGateUp) wait_previous_kernel();
-  if constexpr (kMode != OneMode::kDense) {
-    // kDown: the gate/up kernel let us start only after the router had finished.
-    choose_one(p.choice, bias, choice);
+  const auto fill = [&] {
+#pragma unroll 1
+    for (int i = 0; i < kStages; ++i) request(i);
+  };
+  float mine = 0;
+  const auto stage_x = [&] {  // the first round is on its way
+#pragma unroll 1
+    for (int from = rows.first_unit();;) {
+      mine += rows.stage(x, from);
+      from += rows.kRound;
+      if (from >= shape.x_units) break;
+      rows.load_norm(from);
+      rows.load(from);
+    }
+  };
+  rows.load_norm(rows.first_unit());
+  if constexpr (kMode == OneMode::kGateUp) {
+    // Half of the warps choose, the others stage x. The experts' weights are requested only then: what goes through
+    // shared memory stands behind their requests until data come.
+    wait_previous_kernel();
+    if (warp < kChoiceWarps) {
+      choose_one<kChoiceWarps * 32>(p.choice, expert_logit(p.choice), bias, choice);
+    } else {
+      rows.load(rows.first_unit());
+      stage_x();
+    }
+    __syncthreads();
     walk.my_expert = choice.expert[lane];
-    if (kMode == OneMode::kGateUp && blockIdx.x == 0 && threadIdx.x < p.choice.top_k && p.choice.expert_load != nullptr) {
+    if (blockIdx.x == 0 && threadIdx.x < p.choice.top_k && p.choice.expert_load != nullptr) {
       p.choice.expert_load[walk.my_expert] += 1;
     }
+    fill();
+  } else {
+    if constexpr (kMode == OneMode::kDown) {
+      // The gate/up kernel let us start only after the router had finished.
+      if (warp < kChoiceWarps) choose_one<kChoiceWarps * 32>(p.choice, expert_logit(p.choice), bias, choice);
+      __syncthreads();
+      walk.my_expert = choice.expert[lane];
+      rows.my_weight = weight_of(p.choice, choice);
+    }
+    fill();
+    wait_previous_kernel();
+    rows.load(rows.first_unit());
+    stage_x();
   }
-#pragma unroll 1
-  for (int i = 0; i < kStages; ++i) request(i);
-  if constexpr (kMode != OneMode::kGateUp) wait_previous_kernel();
-  float mine = stage_x<kF, kMode>(p, shape, x, first_unit, choice.weight);
   if (p.norm_weight != nullptr) {
     mine = warp_sum(mine);
     if (lane == 0) squares[warp] = mine;
@@ -265,15 +358,17 @@ __global__ void __launch_bounds__(kThreads, 2) stream_token(const __grid_constan
     norm = rsqrtf(norm / static_cast<float>(p.cols) + p.norm_eps);
   }
 
-  const LaneX mine_x = lane_x<kF>(x, zeros, p.shape.group_cols);
   int stage = 0;
+#pragma unroll 1
   for (int chunk = begin_item; chunk < walk.end_item; chunk += kChunkItems) {
     const int count = min(kChunkItems, walk.end_item - chunk), pieces = count * item_pieces;
+#pragma unroll 1
     for (int i = lane; i < count * 16; i += 32) red[(i / 16 * kWarps + warp) * 16 + i % 16] = 0;
     __syncwarp();
     const int begin = pieces * warp / kWarps, end = pieces * (warp + 1) / kWarps;
     int item = shape.item_pieces.quotient(begin), column = begin - item * item_pieces;
     float sums[2] = {0, 0};
+#pragma unroll 1
     for (int piece = begin; piece < end; ++piece) {
       copy_wait<kStages - 1>();
       if constexpr (kF == TileFormat::kFp8) __syncwarp();  // its scales were copied by two lanes
@@ -322,7 +417,8 @@ int SmemOf(const OneParams& p) {
   constexpr int kMoreThanHalf = 113 << 10;
   const TileFormat f = p.shape.format;
   const Shape s = ShapeOf(p);
-  const int block_items = (s.items + kBlocks - 1) / kBlocks, chunk = block_items < kChunkItems ? block_items : kChunkItems;
+  const int block_items = (s.items + kBlocks - 1) / kBlocks;
+  const int chunk = block_items < kChunkItems ? block_items : kChunkItems;
   const int needed = kWarps * Stages(f) * StageBytes(f) + s.x_units * UnitXBytes(f) + chunk * kWarps * 64;
   return needed < kMoreThanHalf && p.mode != OneMode::kDown ? kMoreThanHalf : needed;
 }
@@ -333,8 +429,7 @@ cudaError_t LaunchMode(const OneParams& p, cudaStream_t stream) {
       cudaFuncSetAttribute(stream_token<kF, kMode>, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostSmem);
   if (configured != cudaSuccess) return configured;
   const Shape s = ShapeOf(p);
-  return Launch(stream_token<kF, kMode>, dim3(kBlocks), dim3(kThreads), SmemOf(p),
-                stream, p, s);
+  return Launch(stream_token<kF, kMode>, dim3(kBlocks), dim3(kThreads), SmemOf(p), stream, p, s);
 }
 
 template <TileFormat kF>

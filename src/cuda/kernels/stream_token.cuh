@@ -33,8 +33,8 @@ struct OneParams {
   int64_t expert_weight_bytes = 0, expert_scale_bytes = 0;
   int splits = 1;
 
-  // x[column] = (input[column] + sum of partial[i * partial_stride + column]) * norm_weight[column]; with norm_weight y is
-  // multiplied by rsqrt(mean of the squares of the sum + norm_eps). kDown: input [choices, input_stride], times the
+  // x[column] = (input[column] + sum of partial[i * partial_stride + column]) * norm_weight[column]; with norm_weight y
+  // is multiplied by rsqrt(mean of the squares of the sum + norm_eps). kDown: input [choices, input_stride], times the
   // choice's weight.
   int cols = 0;
   const void* input = nullptr;
@@ -45,7 +45,8 @@ struct OneParams {
   int partial_stride = 0;
   const float* norm_weight = nullptr;
   float norm_eps = 0;
-  float* sum_out = nullptr;  // [cols] input + partials, for the kernels after; not the input's own memory. null: not wanted
+  // [cols] input + partials, for the kernels after; not the input's own memory. null: not wanted.
+  float* sum_out = nullptr;
 
   ChoiceParams choice;  // kGateUp, kDown
 

@@ -1,0 +1,266 @@
+// attention_decode for a step of one token, where what counts is the way from the QKV product to the output: a cluster
+// of `splits` blocks takes a KV head, a block a run of the context in chunks of 64 keys, each of four warps the scores
+// of 16 of them and then a quarter of the value's columns for all 64. So a chunk costs two barriers and the warps have
+// nothing to add up. Every block stores its outputs, scaled by a largest score of its own, into the shared memory of
+// those that add the splits up, each a share of the outputs; one barrier of the cluster lies between. All orders are
+// fixed.
+#include <cooperative_groups.h>
+
+#include "cuda/kernels/attention_rows.cuh"
+
+namespace minimo::cuda {
+namespace {
+
+constexpr int kWarps = kDecodeWarps, kThreads = kDecodeThreads, kChunkKeys = kWarps * kKeys;
+constexpr int kPowersRow = kChunkKeys * 2 + 16;  // bytes
+
+// An address of this block's shared memory in block `rank` of the cluster.
+__device__ __forceinline__ uint32_t address_in(int rank, const void* p) {
+  uint32_t address;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(smem_address(p)), "r"(rank));
+  return address;
+}
+__device__ __forceinline__ void store_in(uint32_t address, float x, float y) {
+  asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(x), "f"(y) : "memory");
+}
+
+__device__ __forceinline__ void load_matrices(uint32_t (&a)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+               : "r"(address)
+               : "memory");
+}
+__device__ __forceinline__ void load_transposed(uint32_t (&b)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
+               : "r"(address)
+               : "memory");
+}
+
+// What the blocks of a cluster leave with each of them.
+template <int kValueDim>
+struct Parts {
+  float2 weight[kMaxSplits][16];  // of each block, per query head: the largest score, the sum of the powers
+  float4 out[16 * kValueDim / 4 + kMaxSplits];  // [blocks][this block's share]
+};
+
+// A block's share of the outputs in fours: i = rank + ranks * slot, of the first `ranks` blocks, a power of two.
+template <int kValueDim>
+struct Share {
+  int splits, shift, slots;
+  __device__ __forceinline__ Share(int group, int all, int log) : splits(all), shift(log) {
+    slots = (group * kValueDim / 4 + (1 << shift) - 1) >> shift;
+  }
+  __device__ __forceinline__ int ranks() const { return 1 << shift; }
+};
+
+template <int kValueDim>
+__device__ __forceinline__ void add_splits(const AttentionParams& p, const DecodeBlock& b,
+                                           const Share<kValueDim>& share, int rank, const Parts<kValueDim>& parts) {
+  const int64_t out = int64_t{b.token} * p.out_stride + b.kv_head * b.group * kValueDim;
+  if (rank >= share.ranks()) return;
+#pragma unroll 1
+  for (int at = threadIdx.x; at < share.slots * 4; at += kThreads) {
+    const int slot = at / 4, i = rank + (slot << share.shift), row = i / (kValueDim / 4);
+    if (row >= b.group) continue;
+    const float sink = p.sinks != nullptr ? __ldg(p.sinks + b.kv_head * b.group + row) * kLog2E : -INFINITY;
+    float2 weight[kMaxSplits];
+    float value[kMaxSplits], top = sink;
+#pragma unroll
+    for (int s = 0; s < kMaxSplits; ++s) {
+      const int from = s < share.splits ? s : 0;
+      weight[s] = parts.weight[from][row];
+      value[s] = reinterpret_cast<const float*>(parts.out + from * share.slots + slot)[at % 4];
+      if (s >= share.splits) weight[s].x = -INFINITY;
+      top = fmaxf(top, weight[s].x);
+    }
+    float sum = 0, total = exp2f(sink - top);
+#pragma unroll
+    for (int s = 0; s < kMaxSplits; ++s) {
+      const float f = exp2f(weight[s].x - top);
+      total += f * weight[s].y;
+      sum += f * value[s];
+    }
+    static_cast<float*>(p.out)[out + 4 * i + at % 4] = sum / total;
+  }
+}
+
+template <int kKeyDim, int kValueDim, typename Kv>
+__global__ void __launch_bounds__(kThreads) attention_one(const __grid_constant__ AttentionParams p,
+                                                          const __grid_constant__ RopeParams r, int shift) {
+  using Tile = AttentionTile<kKeyDim, kValueDim>;
+  using Rows = Stage<kKeyDim, kValueDim, Kv>;
+  using New = NewRows<kKeyDim, kValueDim, Kv>;
+  constexpr int kWarpColumns = kValueDim / kWarps;
+  static_assert(kWarpColumns == 32);
+  extern __shared__ __align__(16) uint8_t smem[];
+  __shared__ __align__(16) New rows;
+  __shared__ __align__(16) Parts<kValueDim> parts;
+  __shared__ __align__(16) uint8_t powers[16 * kPowersRow];
+  __shared__ float warp_most[kWarps][16];
+  const auto cluster = cooperative_groups::this_cluster();
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");  // the cluster's blocks are here
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const int split = blockIdx.x, splits = gridDim.x;
+  // The step's positions and tables were copied before its first kernel.
+  const DecodeBlock b = {static_cast<int>(blockIdx.z), static_cast<int>(blockIdx.y), p.heads / p.kv_heads,
+                         load_l2(p.meta.position + blockIdx.z), split == splits - 1};
+  const int begin = p.window > 0 ? max(0, b.position - p.window + 1) : 0, end = b.position + 1;
+  const int table = p.k.ring ? 0 : load_l2(p.meta.block_table + b.token);
+  const int ring = p.k.ring ? load_l2(p.meta.ring + b.token) : 0;
+  const int tiles = (end - begin + kKeys - 1) / kKeys;
+  const int first_tile = tiles * split / splits, last_tile = tiles * (split + 1) / splits;
+  // Of warp w and stage s: [w][s], FP8 rows widened to bf16 behind them.
+  const auto copied_at = [&](int w, int stage) { return smem + w * Rows::kWarpBytes + stage * Rows::kBytes; };
+  const auto keys_at = [&](int w, int stage) { return copied_at(w, Rows::kWiden ? 2 : stage); };
+  const auto request = [&](int tile, int stage) {
+    if (tile < last_tile) {
+      request_tile<kKeyDim, kValueDim, Kv>(p, copied_at(warp, stage), table, ring, b.kv_head, begin + tile * kKeys,
+                                           b.position);
+    }
+    copy_commit();
+  };
+#pragma unroll 1
+  for (int i = 0; i < 2; ++i) request(first_tile + warp + i * kWarps, i);
+  typename New::Held held;
+  rows.prepare(r, b, held);
+  asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+  wait_previous_kernel();
+  rows.make(r, b, held);
+  __syncthreads();
+  if (b.newest) rows.to_cache(r, b);
+
+  Tile a;
+  a.load_query_shared(rows.query, New::kRow);
+  float out[kWarpColumns / 8][4] = {}, total[4] = {}, most[2] = {-INFINITY, -INFINITY};  // rows g and g + 8
+  int stage = 0;
+#pragma unroll 1
+  for (int chunk = first_tile; chunk < last_tile; chunk += kWarps) {
+    const int tile = chunk + warp, count = min(kWarps, last_tile - chunk);
+    uint8_t* keys = keys_at(warp, stage);
+    float scores[2][4], best[2] = {-INFINITY, -INFINITY};
+    copy_wait<1>();
+    __syncwarp();
+    if (tile < last_tile) {
+      if constexpr (Rows::kWiden) {
+        widen_rows<kKeyDim>(copied_at(warp, stage), kKeys, keys, Tile::kKeyRow, lane, 32);
+        __syncwarp();
+      }
+      if (tile == tiles - 1) {
+        rows.key_to_tile(keys, b.position - begin - tile * kKeys);
+        if constexpr (!Rows::kWiden) rows.value_to_tile(keys, b.position - begin - tile * kKeys);
+        __syncwarp();
+      }
+      a.score(keys, scores);
+    }
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int at = begin + tile * kKeys + 8 * n + 2 * t + i % 2;
+        scores[n][i] = tile < last_tile && at < end ? scores[n][i] * (p.scale * kLog2E) : -INFINITY;
+        best[i / 2] = fmaxf(best[i / 2], scores[n][i]);
+      }
+    }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      best[h] = fmaxf(best[h], __shfl_xor_sync(0xffffffffu, best[h], 1));
+      best[h] = fmaxf(best[h], __shfl_xor_sync(0xffffffffu, best[h], 2));
+      if (t == 0) warp_most[warp][g + 8 * h] = best[h];
+    }
+    __syncthreads();
+    if constexpr (Rows::kWiden) {  // only now: the chunk before is done with
+      if (tile < last_tile) {
+        widen_rows<kValueDim>(copied_at(warp, stage) + kKeys * kKeyDim, kKeys, keys + kKeys * Tile::kKeyRow,
+                              Tile::kValueRow, lane, 32);
+        __syncwarp();
+        if (tile == tiles - 1) rows.value_to_tile(keys, b.position - begin - tile * kKeys);
+      }
+    }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int row = g + 8 * h;
+      float base = most[h];
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) base = fmaxf(base, warp_most[w][row]);
+      const float keep = exp2f(most[h] - base);  // a chunk has a key: base is a number
+      most[h] = base;
+#pragma unroll
+      for (int i = 0; i < kWarpColumns / 8; ++i) out[i][2 * h] *= keep, out[i][2 * h + 1] *= keep;
+      total[2 * h] *= keep;
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        *reinterpret_cast<uint32_t*>(powers + row * kPowersRow + (warp * kKeys + 8 * n + 2 * t) * 2) =
+            pack_bf16(exp2f(scores[n][2 * h] - base), exp2f(scores[n][2 * h + 1] - base));
+      }
+    }
+    __syncthreads();
+    const uint32_t lane_powers = smem_address(powers + lane % 16 * kPowersRow + lane / 16 * 16);
+#pragma unroll
+    for (int k = 0; k < kWarps; ++k) {
+      if (k >= count) break;
+      constexpr uint32_t kOnes = 0x3f803f80;
+      uint32_t power[4], v[2][4];
+      load_matrices(power, lane_powers + k * kKeys * 2);
+      const uint32_t values = smem_address(keys_at(k, stage) + kKeys * Tile::kKeyRow + lane % 16 * Tile::kValueRow +
+                                           warp * kWarpColumns * 2 + lane / 16 * 16);
+      load_transposed(v[0], values), load_transposed(v[1], values + 32);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        mma_bf16(out[2 * i], power, v[i][0], v[i][1]);
+        mma_bf16(out[2 * i + 1], power, v[i][2], v[i][3]);
+      }
+      mma_bf16(total, power, kOnes, kOnes);
+    }
+    if (chunk + kWarps >= last_tile) break;
+    __syncthreads();  // all have read the stage
+    request(chunk + warp + 2 * kWarps, stage);
+    stage ^= 1;
+  }
+
+  const Share<kValueDim> share(b.group, splits, shift);
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int row = g + 8 * h;
+    if (row >= b.group) continue;
+#pragma unroll
+    for (int i = 0; i < kWarpColumns / 8; ++i) {
+      const int column = warp * kWarpColumns + 8 * i + 2 * t, four = row * (kValueDim / 4) + column / 4;
+      const float4* to = parts.out + split * share.slots + (four >> share.shift);
+      store_in(address_in(four & (share.ranks() - 1), to) + column % 4 * 4, out[i][2 * h], out[i][2 * h + 1]);
+    }
+#pragma unroll 1
+    for (int to = warp * 4 + t; to < share.ranks(); to += 16) {
+      store_in(address_in(to, &parts.weight[split][row]), most[h], total[2 * h]);
+    }
+  }
+  cluster.sync();
+  add_splits(p, b, share, split, parts);
+}
+
+template <int kKeyDim, int kValueDim, typename Kv>
+cudaError_t LaunchOne(const AttentionParams& p, const RopeParams& r, cudaStream_t stream) {
+  constexpr int kSmem = kWarps * Stage<kKeyDim, kValueDim, Kv>::kWarpBytes;
+  const auto kernel = attention_one<kKeyDim, kValueDim, Kv>;
+  static const cudaError_t configured[] = {
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSmem),
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1)};
+  for (const cudaError_t e : configured) {
+    if (e != cudaSuccess) return e;
+  }
+  int shift = 0;
+  while (2 << shift <= p.splits) ++shift;
+  const dim3 grid(p.splits, p.kv_heads, p.tokens);
+  return LaunchCluster(kernel, grid, dim3(kThreads), p.splits, kSmem, stream, p, r, shift);
+}
+
+}  // namespace
+
+cudaError_t LaunchAttentionOne(const AttentionParams& p, const RopeParams& r, cudaStream_t stream) {
+  if (p.k.element_bytes == 1) {
+    return p.head_dim == 128 ? LaunchOne<128, 128, e4m3>(p, r, stream) : LaunchOne<192, 128, e4m3>(p, r, stream);
+  }
+  return p.head_dim == 128 ? LaunchOne<128, 128, bf16>(p, r, stream) : LaunchOne<192, 128, bf16>(p, r, stream);
+}
+
+}  // namespace minimo::cuda

@@ -1,0 +1,228 @@
+// What attention kernels of one token a sequence share: tiles of past keys and values from the cache, the new token's
+// queries, key and value from the QKV product (QK norm, RoPE) to shared memory and the cache.
+#pragma once
+
+#include "cuda/kernels/attention.cuh"
+#include "cuda/kernels/attention_tile.cuh"
+#include "cuda/kernels/kv_address.cuh"
+#include "cuda/kernels/kv_element.cuh"
+
+namespace minimo::cuda {
+
+inline constexpr int kDecodeWarps = 4;
+inline constexpr int kDecodeThreads = kDecodeWarps * 32;
+inline constexpr int kKeys = 16;  // a tile
+inline constexpr int kMostHalf = 128;  // pairs that are rotated
+inline constexpr float kLog2E = 1.4426950408889634f;
+
+// Of a warp: two stages of copied rows, and of FP8 rows one tile more, which they are widened to.
+template <int kKeyDim, int kValueDim, typename Kv>
+struct Stage {
+  using Tile = AttentionTile<kKeyDim, kValueDim>;
+  static constexpr bool kWiden = sizeof(Kv) == 1;
+  static constexpr int kTileBytes = kKeys * (Tile::kKeyRow + Tile::kValueRow);
+  static constexpr int kKeyRow = kWiden ? kKeyDim : Tile::kKeyRow;  // of what is copied
+  static constexpr int kValueRow = kWiden ? kValueDim : Tile::kValueRow;
+  static constexpr int kBytes = kKeys * (kKeyRow + kValueRow);
+  static constexpr int kWarpBytes = 2 * kBytes + (kWiden ? kTileBytes : 0);
+};
+
+// Requests 16 keys and values from `first` on; rows at or beyond `end` become zeros. A row that exists is 0 or more.
+template <int kKeyDim, int kValueDim, typename Kv>
+__device__ __forceinline__ void request_tile(const AttentionParams& p, uint8_t* stage, int table, int ring, int kv_head,
+                                             int first, int end) {
+  using Rows = Stage<kKeyDim, kValueDim, Kv>;
+  const int lane = threadIdx.x % 32;
+  const int mine = max(0, min(first + lane % kKeys, end - 1));
+  const int64_t key_at = cache_row(p.k, table, p.meta.block_tables, ring, mine, kv_head);
+  const int64_t value_at = cache_row(p.v, table, p.meta.block_tables, ring, mine, kv_head);
+  constexpr int kPiece = kKvPiece<Kv>, kKeyPieces = kKeyDim / kPiece, kValuePieces = kValueDim / kPiece;
+#pragma unroll 2
+  for (int i = 0; i < kKeys * kKeyPieces / 32; ++i) {
+    const int at = i * 32 + lane, row = at / kKeyPieces, piece = at % kKeyPieces;
+    const Kv* from = static_cast<const Kv*>(p.k.data) + __shfl_sync(0xffffffffu, key_at, row) + kPiece * piece;
+    copy_async16_or_zero(stage + row * Rows::kKeyRow + 16 * piece, from, first + row < end);
+  }
+  uint8_t* values = stage + kKeys * Rows::kKeyRow;
+#pragma unroll 2
+  for (int i = 0; i < kKeys * kValuePieces / 32; ++i) {
+    const int at = i * 32 + lane, row = at / kValuePieces, piece = at % kValuePieces;
+    const Kv* from = static_cast<const Kv*>(p.v.data) + __shfl_sync(0xffffffffu, value_at, row) + kPiece * piece;
+    copy_async16_or_zero(values + row * Rows::kValueRow + 16 * piece, from, first + row < end);
+  }
+}
+
+// What a block knows before it waits.
+struct DecodeBlock {
+  int token, kv_head, group, position;
+  bool newest;  // the block whose run ends with the token's own position
+};
+
+// The group's queries and, in the block that has the newest position, its key and value: from the QKV product to rows
+// in shared memory, and to the cache.
+template <int kKeyDim, int kValueDim, typename Kv>
+struct NewRows {
+  static constexpr int kRow = kKeyDim * 2 + 16;  // bytes
+  uint8_t query[16 * kRow];                      // zeros beyond the group
+  alignas(16) Kv key[kKeyDim], value[kValueDim];
+  float sine[kMostHalf], cosine[kMostHalf];
+  float squares[2][kDecodeWarps];
+
+  // A pair is columns (i, i + rotary_dim / 2) of a head, or two neighbours beyond the rotary part; the group's query
+  // heads first, then the key. A thread has every kDecodeThreads-th, kHeld of them at a time.
+  static constexpr int kPairs = kKeyDim / 2, kHeld = 4;
+  struct Held {
+    float norm_x[kHeld], norm_y[kHeld], x[kHeld], y[kHeld];
+  };
+  struct Pair {
+    int head, i, j, start;
+    bool is_key;
+    __device__ __forceinline__ Pair(const RopeParams& r, const DecodeBlock& b, int at) {
+      const int half = r.rotary_dim / 2, pair = at % kPairs;
+      head = at / kPairs, is_key = head == b.group;
+      i = pair < half ? pair : 2 * pair, j = pair < half ? pair + half : 2 * pair + 1;
+      start = (is_key ? b.kv_head : b.kv_head * b.group + head) * kKeyDim;
+    }
+  };
+  static __device__ __forceinline__ int pairs(const DecodeBlock& b) { return (b.group + (b.newest ? 1 : 0)) * kPairs; }
+
+  __device__ __forceinline__ void load_norms(const RopeParams& r, const DecodeBlock& b, int from, Held& h) const {
+#pragma unroll
+    for (int n = 0; n < kHeld; ++n) {
+      const int at = from + n * kDecodeThreads + static_cast<int>(threadIdx.x);
+      h.norm_x[n] = h.norm_y[n] = 1;
+      if (r.q_norm == nullptr || at >= pairs(b)) continue;
+      const Pair pair(r, b, at);
+      const float* norm = pair.is_key ? r.k_norm : r.q_norm;
+      h.norm_x[n] = __ldg(norm + pair.start + pair.i), h.norm_y[n] = __ldg(norm + pair.start + pair.j);
+    }
+  }
+  __device__ __forceinline__ void load_pairs(const RopeParams& r, const DecodeBlock& b, int from, Held& h) const {
+    const float* row = r.qkv + int64_t{b.token} * r.qkv_stride;
+#pragma unroll
+    for (int n = 0; n < kHeld; ++n) {
+      const int at = from + n * kDecodeThreads + static_cast<int>(threadIdx.x);
+      h.x[n] = h.y[n] = 0;
+      if (at >= pairs(b)) continue;
+      const Pair pair(r, b, at);
+      const float* source = row + (pair.is_key ? r.k_offset : 0) + pair.start;
+      h.x[n] = load_l2(source + pair.i), h.y[n] = load_l2(source + pair.j);
+    }
+  }
+  __device__ __forceinline__ void rotate(const RopeParams& r, const DecodeBlock& b, int from, const Held& h,
+                                         const float* factor) {
+#pragma unroll
+    for (int n = 0; n < kHeld; ++n) {
+      const int at = from + n * kDecodeThreads + static_cast<int>(threadIdx.x);
+      if (at >= pairs(b)) continue;
+      const Pair pair(r, b, at);
+      const int p = at % kPairs, half = r.rotary_dim / 2;
+      const float f = pair.is_key ? factor[1] : factor[0];
+      const float c = p < half ? cosine[p] : 1.0f, s = p < half ? sine[p] : 0.0f;
+      const float u = h.x[n] * f * h.norm_x[n], v = h.y[n] * f * h.norm_y[n];
+      bf16* to = reinterpret_cast<bf16*>(query + pair.head * kRow);
+      if (pair.is_key) {
+        store(key + pair.i, u * c - v * s), store(key + pair.j, v * c + u * s);
+      } else {
+        store(to + pair.i, u * c - v * s), store(to + pair.j, v * c + u * s);
+      }
+    }
+  }
+
+  // What is known before the product.
+  __device__ __forceinline__ void prepare(const RopeParams& r, const DecodeBlock& b, Held& h) {
+#pragma unroll 1
+    for (int i = threadIdx.x; i < 16 * kRow / 4; i += kDecodeThreads) reinterpret_cast<uint32_t*>(query)[i] = 0;
+    load_norms(r, b, 0, h);
+#pragma unroll 1
+    for (int i = threadIdx.x; i < r.rotary_dim / 2; i += kDecodeThreads) {
+      sincosf(static_cast<float>(b.position) * __ldg(r.inverse_frequency + i), sine + i, cosine + i);
+    }
+  }
+
+  // All that is read of the product is requested before any of it is used.
+  __device__ __forceinline__ void make(const RopeParams& r, const DecodeBlock& b, Held& h) {
+    constexpr int kHeldSums = 4;
+    static_assert(kValueDim <= kDecodeThreads);
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = threadIdx.x;
+    const bool normed = r.q_norm != nullptr;
+    const bool summed = normed && r.norm_sums != nullptr;  // of several ranks: the sums are whole
+    load_pairs(r, b, 0, h);
+    float fresh = 0, whole[2] = {0, 0};
+    if (b.newest && column < kValueDim) {
+      fresh = load_l2(r.qkv + int64_t{b.token} * r.qkv_stride + r.v_offset + b.kv_head * kValueDim + column);
+    }
+    if (summed) whole[0] = load_l2(r.norm_sums + 2 * b.token), whole[1] = load_l2(r.norm_sums + 2 * b.token + 1);
+    if (normed && !summed) {  // a sum for each 16 columns of the product, q's first
+      const float* sums = r.square_sums + int64_t{b.token} * r.square_sum_count;
+      const int q_tiles = r.k_offset / 16, end = r.v_offset / 16;
+      float part[kHeldSums];
+      const auto add = [&](int i, float x) { i < q_tiles ? whole[0] += x : whole[1] += x; };
+#pragma unroll
+      for (int n = 0; n < kHeldSums; ++n) {
+        const int i = threadIdx.x + n * kDecodeThreads;
+        part[n] = i < end ? load_l2(sums + i) : 0.0f;
+      }
+#pragma unroll
+      for (int n = 0; n < kHeldSums; ++n) add(threadIdx.x + n * kDecodeThreads, part[n]);
+#pragma unroll 1
+      for (int i = threadIdx.x + kHeldSums * kDecodeThreads; i < end; i += kDecodeThreads) add(i, load_l2(sums + i));
+      whole[0] = warp_sum(whole[0]), whole[1] = warp_sum(whole[1]);
+      if (lane == 0) squares[0][warp] = whole[0], squares[1][warp] = whole[1];
+    }
+    __syncthreads();  // sums, sines, zeros
+    allow_next_kernel();  // only now: its requests for weights would hold up ours
+    float factor[2] = {1, 1};
+#pragma unroll
+    for (int f = 0; f < 2 && normed; ++f) {
+      const int columns = summed ? (f == 0 ? r.whole_q : r.whole_k) : (f == 0 ? r.heads : r.kv_heads) * kKeyDim;
+      float sum = summed ? whole[f] : 0.0f;
+#pragma unroll
+      for (int w = 0; w < kDecodeWarps && !summed; ++w) sum += squares[f][w];
+      factor[f] = rsqrtf(sum / static_cast<float>(columns) + r.norm_eps);
+    }
+    if (b.newest && column < kValueDim) store(value + column, fresh * r.value_scale);
+    rotate(r, b, 0, h, factor);
+#pragma unroll 1
+    for (int from = kHeld * kDecodeThreads; from < pairs(b); from += kHeld * kDecodeThreads) {
+      load_norms(r, b, from, h);
+      load_pairs(r, b, from, h);
+      rotate(r, b, from, h, factor);
+    }
+  }
+
+  __device__ __forceinline__ void to_cache(const RopeParams& r, const DecodeBlock& b) const {
+    constexpr int kKeyPieces = kKeyDim / kKvPiece<Kv>, kValuePieces = kValueDim / kKvPiece<Kv>;
+    const int piece = threadIdx.x;
+    if (piece < kKeyPieces) {
+      Kv* to = static_cast<Kv*>(r.k.data) + cache_row(r.k, r.meta, b.token, b.position, b.kv_head);
+      reinterpret_cast<uint4*>(to)[piece] = reinterpret_cast<const uint4*>(key)[piece];
+    } else if (piece - kKeyPieces < kValuePieces) {
+      Kv* to = static_cast<Kv*>(r.v.data) + cache_row(r.v, r.meta, b.token, b.position, b.kv_head);
+      reinterpret_cast<uint4*>(to)[piece - kKeyPieces] = reinterpret_cast<const uint4*>(value)[piece - kKeyPieces];
+    }
+  }
+  static __device__ __forceinline__ uint4 eight(const Kv* from, int i) {  // as bf16
+    if constexpr (sizeof(Kv) == 1) {
+      return widen_e4m3(reinterpret_cast<const uint2*>(from)[i]);
+    } else {
+      return reinterpret_cast<const uint4*>(from)[i];
+    }
+  }
+  // One warp: row `row` of a tile.
+  __device__ __forceinline__ void key_to_tile(uint8_t* tile, int row) const {
+    const int lane = threadIdx.x % 32;
+    if (lane < kKeyDim / 8) {
+      reinterpret_cast<uint4*>(tile + row * AttentionTile<kKeyDim, kValueDim>::kKeyRow)[lane] = eight(key, lane);
+    }
+  }
+  __device__ __forceinline__ void value_to_tile(uint8_t* tile, int row) const {
+    using Tile = AttentionTile<kKeyDim, kValueDim>;
+    const int lane = threadIdx.x % 32;
+    if (lane < kValueDim / 8) {
+      reinterpret_cast<uint4*>(tile + kKeys * Tile::kKeyRow + row * Tile::kValueRow)[lane] = eight(value, lane);
+    }
+  }
+};
+
+}  // namespace minimo::cuda
