@@ -147,7 +147,8 @@ Status Accuracy(const Flags& flags, const std::string& text) {
 
 // Consecutive windows of `context` tokens; every token but a window's first is predicted.
 Status Perplexity(const Flags& flags, const std::string& text) {
-  if (flags.common.backend == "cuda") return Errorf("perplexity is computed on the CPU alone; leave out --backend cuda");
+  if (flags.common.backend == "cuda")
+    return Errorf("perplexity is computed on the CPU alone; leave out --backend cuda");
   MINIMO_ASSIGN(const std::string folder, ResolveModelFolder(flags.common.model));
   MINIMO_TRY(flags.common.CheckQuantization(folder));
   MINIMO_ASSIGN(const auto tokenizer, Tokenizer::FromFolder(folder));

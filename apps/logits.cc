@@ -158,7 +158,8 @@ Status Body(const Flags& flags) {
 void AddLogits(Commands& commands) {
   auto flags = std::make_shared<Flags>();
   CLI::App& command = commands.Add(
-      "logits", "Write the logits of every position (float32) to a safetensors file; on the CPU unless --backend cuda asks");
+      "logits",
+      "Write the logits of every position (float32) to a safetensors file; on the CPU unless --backend cuda asks");
   flags->common.AddModelArgument(command);
   flags->common.AddRuntimeFlags(command);
   flags->ranks.AddTo(command);

@@ -76,7 +76,8 @@ OwnedWeight MakeWeight(std::mt19937& rng, WeightFormat format, int64_t rows, int
   if (format == WeightFormat::kInt4Group) {
     w.view.group_size = odd_grid ? 32 : 64;
     w.view.scale_stride = (cols + w.view.group_size - 1) / w.view.group_size;
-    for (const float s : Random(rng, static_cast<size_t>(rows * w.view.scale_stride), 0.01f)) w.group_scales.push_back(ToBf16(s));
+    for (const float s : Random(rng, static_cast<size_t>(rows * w.view.scale_stride), 0.01f))
+      w.group_scales.push_back(ToBf16(s));
     w.view.group_scales = w.group_scales.data();
   }
   if (format != WeightFormat::kFp8Block) return w;
@@ -145,7 +146,8 @@ TEST(Linear, ATokenDoesNotSeeItsBatchNorTheThreads) {
     const LinearTask batch{w.view, x.data(), kCols, nullptr, whole.data(), kRows, nullptr, kTokens};
     LinearCpu({&batch, 1}, many);
     for (int64_t t = 0; t < kTokens; ++t) {
-      const LinearTask single{w.view, x.data() + t * kCols, kCols, nullptr, alone.data() + t * kRows, kRows, nullptr, 1};
+      const LinearTask single{w.view, x.data() + t * kCols, kCols, nullptr, alone.data() + t * kRows, kRows, nullptr,
+                              1};
       LinearCpu({&single, 1}, one);
     }
     EXPECT_EQ(whole, alone);
@@ -202,8 +204,8 @@ TEST(RmsNorm, MatchesTheReference) {
     const auto added = Random(rng, 3 * size, 10.0f);
     std::vector<float> want_sum(3 * size), got_sum = x;
     AddRmsNormRef({{x.data(), weight.data(), want.data(), 3, size, size, size, 1e-6}, added.data(), want_sum.data()});
-    AddRmsNormCpu({{got_sum.data(), weight.data(), got.data(), 3, size, size, size, 1e-6}, added.data(), got_sum.data()},
-                  team);
+    AddRmsNormCpu(
+        {{got_sum.data(), weight.data(), got.data(), 3, size, size, size, 1e-6}, added.data(), got_sum.data()}, team);
     EXPECT_EQ(got_sum, want_sum);
     ExpectClose(got, want, 1e-5, "add and rms_norm");
   }
@@ -307,7 +309,8 @@ TEST(Attention, ChunksAndBatchesGiveTheSameBits) {
     const int64_t size = SizeOf(c.dtype);
     std::vector<std::byte> k(static_cast<size_t>(c.kv_heads * total * c.head_dim * size));
     std::vector<std::byte> v(static_cast<size_t>(c.kv_heads * total * c.v_head_dim * size));
-    // Keys so small that every key in reach has weight: of larger ones a few take all, and where tiles begin is not seen.
+    // Keys so small that every key in reach has weight: of larger ones a few take all, and where tiles begin is not
+    // seen.
     for (const auto& [bytes, deviation] : {std::pair{&k, 0.1f}, {&v, 1.0f}}) {
       const auto values = Random(rng, bytes->size() / static_cast<size_t>(size), deviation);
       for (size_t i = 0; i < values.size(); ++i) {

@@ -31,7 +31,8 @@ constexpr int kTokenBlock = 8;
 // One or two tokens: bytes from a load to the line prefetched beside it, in this row or the next ones.
 constexpr int64_t kAhead = 8192;
 constexpr int64_t kShortRow = 512;  // bytes: four such rows are half a page of memory
-constexpr int64_t kLongRow = 8192;  // columns: 32 KB of activations; those of longer rows leave a first-level cache of 48
+// Columns: 32 KB of activations; those of longer rows leave a first-level cache of 48.
+constexpr int64_t kLongRow = 8192;
 
 // [128] each: the column at place 16 v + lane of a block.
 struct Orders {
@@ -151,8 +152,8 @@ inline const float* XRow(const LinearTask& task, const StagedRows& x, int64_t t)
 
 // R rows against T tokens. A thread reads one stream of addresses: of long rows one after the other, four at once were
 // slower, by 3 to 40 % on two threads of a Zen 5 host. Short ones are taken R at a time, which is the same stream: one
-// alone ends before its sums do (a model of 256 columns in the caches: 1.17 times the tokens a second). Two very long ones
-// share the activations, which come from the second-level cache (MiMo in 4 bits, 16384 columns: 19 -> 37 GB/s).
+// alone ends before its sums do (a model of 256 columns in the caches: 1.17 times the tokens a second). Two very long
+// ones share the activations, which come from the second-level cache (MiMo in 4 bits, 16384 columns: 19 -> 37 GB/s).
 template <class F, int R, int T>
 inline void DirectRows(const F& f, const LinearTask& task, const StagedRows& staged, int64_t row) {
   const WeightView& w = task.weight;
@@ -210,8 +211,8 @@ inline void DirectSpan(const F& f, const LinearTask& task, const StagedRows& x, 
 
 // Many tokens, in blocks of up to kTokenBlock: a chunk of columns at a time, in which their activations stay in the
 // first-level cache, over a panel of rows. Two rows are decoded into 16 registers for all tokens of the block; the
-// totals wait in memory, [kPanelRows][kTokenBlock][16]. kPanels take turns on each block of tokens: their codes stay in the
-// second-level cache, and activations pass by once for all of them.
+// totals wait in memory, [kPanelRows][kTokenBlock][16]. kPanels take turns on each block of tokens: their codes stay in
+// the second-level cache, and activations pass by once for all of them.
 
 // Products of the decoded block with tokens [t, t + T), added to their totals: 2 T chains of additions at once.
 template <int T>

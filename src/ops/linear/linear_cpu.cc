@@ -149,7 +149,8 @@ class Plan {
         return last;
       }
     }
-    sources_.push_back({format, task.x, task.x_stride, task.weight.cols, rows, StagedRowBytes(format, task.weight.cols)});
+    sources_.push_back(
+        {format, task.x, task.x_stride, task.weight.cols, rows, StagedRowBytes(format, task.weight.cols)});
     return last + 1;
   }
 

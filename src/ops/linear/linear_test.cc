@@ -52,7 +52,8 @@ struct Case {
 std::vector<Case> Cases() {
   std::vector<Case> cases;
   for (const WeightFormat f : {WeightFormat::kBf16, WeightFormat::kFp8Block}) {
-    for (const auto& [rows, cols] : {std::pair{1, 1}, {3, 7}, {17, 128}, {64, 129}, {65, 192}, {130, 1000}, {47, 3072}}) {
+    for (const auto& [rows, cols] :
+         {std::pair{1, 1}, {3, 7}, {17, 128}, {64, 129}, {65, 192}, {130, 1000}, {47, 3072}}) {
       for (const int tokens : {1, 2, 3, 5, 7, 13, 33}) cases.push_back({f, rows, cols, tokens});
     }
   }
@@ -72,7 +73,8 @@ std::vector<Case> Cases() {
 
 std::string Name(const Case& c, CpuIsa isa) {
   return std::to_string(static_cast<int>(c.format)) + " " + std::to_string(c.rows) + " x " + std::to_string(c.cols) +
-         ", group " + std::to_string(c.group) + ", " + std::to_string(c.tokens) + " tokens, " + std::string(NameOf(isa));
+         ", group " + std::to_string(c.group) + ", " + std::to_string(c.tokens) + " tokens, " +
+         std::string(NameOf(isa));
 }
 
 TEST(LinearKernels, ExactOnesMatchTheReference) {

@@ -29,8 +29,8 @@ struct ScaleAndStart {
   int32_t start;  // -offset * sum of the codes: where a sum over codes with an offset begins
 };
 
-// Rows of float32 lie a block apart beyond their length: at 4096 columns and the like all rows' lines of one column would
-// else fall into the same set of the first-level cache.
+// Rows of float32 lie a block apart beyond their length: at 4096 columns and the like all rows' lines of one column
+// would else fall into the same set of the first-level cache.
 inline int64_t StagedRowBytes(const StageFormat& f, int64_t cols) {
   if (f.kind == StageFormat::Kind::kPermuted) return ((cols + kExactBlock - 1) / kExactBlock + 1) * kExactBlock * 4;
   const int64_t groups = (cols + f.group - 1) / f.group;

@@ -1,5 +1,6 @@
 // The AMX kernel bit by bit against the portable specification on any machine with AVX-512: the tile instructions are
-// computed here in software, as Intel's Software Developer's Manual gives them (vol. 2, TDPBSUD, TILELOADD, TILESTORED).
+// computed here in software, as Intel's Software Developer's Manual gives them (vol. 2, TDPBSUD, TILELOADD,
+// TILESTORED).
 #define TileRowsAmx TileRowsAmxInSoftware
 #include "ops/linear/row_kernels.h"
 

@@ -34,7 +34,8 @@ inline __m512 LoadScales(const std::byte* scales) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
 }
 
-// sum += 4 products of each lane. In assembly, for GCC 12 copies accumulators around the intrinsic in a loop and spills.
+// sum += 4 products of each lane. In assembly, for GCC 12 copies accumulators around the intrinsic in a loop and
+// spills.
 inline void AddProducts(__m512i weights, __m512i x, __m512i* sum) {
   asm("vpdpbusd %2, %1, %0" : "+v"(*sum) : "v"(weights), "v"(x));
 }
@@ -160,7 +161,8 @@ void OneToken(const LinearTask& task, const TileLayout& layout, const StagedRows
       }
       const __m512i even = _mm512_add_epi32(sum[0], sum[2]), odd = _mm512_add_epi32(sum[1], sum[3]);
       const __m512i all = _mm512_add_epi32(even, kInt4 ? _mm512_srai_epi32(odd, 4) : odd);
-      const __m512 scales = _mm512_mul_ps(LoadScales(scale_line + g % 2 * (kScaleLine / 2)), _mm512_set1_ps(meta[g].scale));
+      const __m512 scales =
+          _mm512_mul_ps(LoadScales(scale_line + g % 2 * (kScaleLine / 2)), _mm512_set1_ps(meta[g].scale));
       total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(all), scales, total);
     }
     const int64_t left = task.weight.rows - row;

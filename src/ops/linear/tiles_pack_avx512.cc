@@ -1,6 +1,6 @@
 // PackTiles for AVX-512: a row's group of 128 columns is decoded into 8 vectors, its 128 codes are written side
-// by side, and 16 rows of them are turned into quads of columns by gathers from the first-level cache; 4-bit codes are gathered
-// and their nibbles moved. Same bits as tiles.cc.
+// by side, and 16 rows of them are turned into quads of columns by gathers from the first-level cache; 4-bit codes are
+// gathered and their nibbles moved. Same bits as tiles.cc.
 #include "ops/linear/row_kernels.h"
 
 #if defined(__x86_64__)
