@@ -1,7 +1,7 @@
 // The products of a decode step for a batch: exactness against the float32 kernels on the same weights, repeatability,
 // time and share of the memory floor. Needs a Hopper GPU: see tools/gpu_check.
-//   gpu_batch check | check-dense                     conformance at real and odd shapes
-//   gpu_batch time [TOKENS..] | time-dense [TOKENS..]  real shapes
+//   gpu_batch check | check-dense | check-attention    conformance at real and odd shapes
+//   gpu_batch time | time-dense | time-attention | time-experts | time-router [TOKENS..]  real shapes
 // Prints JSON lines; exits 1 if a check fails.
 #include <cuda_runtime.h>
 
@@ -10,6 +10,7 @@
 
 #include "cuda/kernels/tile_linear.cuh"
 #include "tests/gpu/batch_operands.h"
+#include "tests/gpu/decode_attention.h"
 
 namespace minimo::cuda {
 namespace {
@@ -278,18 +279,23 @@ int Main(int argc, char** argv) {
   if (tokens.empty()) tokens = {8, 32, 64, 128, 256};
   if (what == "check") CheckAll();
   if (what == "check-dense") CheckDense();
+  if (what == "check" || what == "check-attention") g_failures += CheckDecodeAttention();
   using F = TileFormat;
-  if (what == "time") {
+  if (what == "time-experts") TimeExperts({"m2", F::kInt4, 64, 3072, 1536, 256, 8}, tokens);
+  if (what == "time" || what == "time-router") {
     for (const int n : tokens) {
       Router r(n, 256, 3072, 8);
       const double seconds = Time([&] { MUST(LaunchRouter(r.Params(0, n), nullptr)); });
       std::printf("{\"bench\": \"batch router\", \"tokens\": %d, \"us\": %.1f}\n", n, seconds * 1e6);
     }
+  }
+  if (what == "time") {
     TimeExperts({"m2", F::kInt4, 64, 3072, 1536, 256, 8}, tokens);
     TimeExperts({"mimo", F::kInt4, 64, 4096, 2048, 256, 8}, tokens);
     TimeExperts({"m2", F::kFp8, 64, 3072, 1536, 256, 8}, tokens);
     TimeExperts({"mimo", F::kFp8, 64, 4096, 2048, 256, 8}, tokens);
   }
+  if (what == "time" || what == "time-attention") TimeDecodeAttention(tokens);
   if (what == "time" || what == "time-dense") {
     TimeDense({"m2 qkv", F::kFp8, Epilogue::kStore, 8192, 3072}, tokens);
     TimeDense({"m2 o_proj", F::kFp8, Epilogue::kResidual, 3072, 6144}, tokens);

@@ -6,7 +6,8 @@
 //   gpu_check real-mixed             the same of steps in which some decode while prompts are read
 //   gpu_check real-long              the same with contexts of up to 2,100 tokens
 //   gpu_check real-small             a few steps of it, for compute-sanitizer
-//   gpu_check decode MODEL LAYERS FORMAT BATCHES CONTEXT   random weights: time a step, share of the memory floor
+//   gpu_check decode MODEL LAYERS FORMAT BATCHES CONTEXT [fp8]   random weights: time a step, share of the memory
+//                                    floor; fp8: the cache
 //   gpu_check mixed MODEL LAYERS FORMAT STEPS CACHE   bf16 or fp8 cache; STEPS 31+900 (decoding at context 945 + tokens of
 //                                    prompts of 900, e4m3 activations), ...
 //   gpu_check prefill MODEL LAYERS FORMAT TOKENS ACTIVATIONS   bf16 or fp8; TOKENS 900 or 8x900 (prompts x tokens), ...
@@ -206,12 +207,13 @@ int64_t ExpectedExperts(int tokens) {
 
 // Bytes one step of `batch` sequences at `context` must read, uniform routing, head included if `head`.
 double FloorBytes(const BenchModel& b, const CudaExecutor& e, int batch, int context, bool head) {
+  const double element_bytes = e.kv_layout().bytes_per_element;
   double bytes = static_cast<double>(e.layer_bytes_per_token());
   const double bits = b.options.random_int4_group > 0 ? 4.25 : 8.0;
   for (const LayerSpec& l : b.spec.layers) {
     const AttentionSpec& a = l.attention;
     const int64_t seen = a.window > 0 ? std::min(context, a.window) : context;
-    bytes += 2.0 * batch * seen * a.kv_heads * (a.head_dim + a.v_head_dim);
+    bytes += element_bytes * batch * seen * a.kv_heads * (a.head_dim + a.v_head_dim);
     if (l.moe) bytes += (ExpectedExperts(batch) - 8) * 3.0 * b.spec.hidden * b.spec.moe.intermediate * bits / 8;
   }
   return head ? bytes + e.head_bytes() : bytes;
@@ -221,13 +223,13 @@ constexpr int kDecodeSteps = 24;
 
 // Milliseconds of a step for each batch, in order; empty: told why.
 std::vector<double> TimeDecode(BenchModel b, const std::string& format, const std::vector<int>& batches, int context,
-                               double bandwidth, std::vector<double>* layer_floor_bytes) {
+                               DType cache, double bandwidth, std::vector<double>* layer_floor_bytes) {
   ThreadTeam team(0);
   const std::string where = "decode " + b.name;
   const int most = *std::max_element(batches.begin(), batches.end());
   const int tokens_each = context + 4 * kDecodeSteps + 16;
   b.options.max_tokens = std::max(most, 256);
-  const KvLayout layout = LayoutFor(b.spec, false, most, tokens_each);
+  const KvLayout layout = LayoutFor(b.spec, cache, most, tokens_each);
   const auto start = std::chrono::steady_clock::now();
   auto made = CudaExecutor::Create(b.spec, nullptr, layout, b.options, team);
   if (!made.ok()) return Check({{"check", where}, {"error", made.error().message}}, false), std::vector<double>();
@@ -256,8 +258,9 @@ std::vector<double> TimeDecode(BenchModel b, const std::string& format, const st
     std::sort(run_ms.begin(), run_ms.end());
     layer_floor_bytes->push_back(FloorBytes(b, e, batch, context, false));
     const double floor_ms = FloorBytes(b, e, batch, context, true) / bandwidth * 1e3;
-    Print({{"bench", "decode"}, {"model", b.name}, {"layers", b.spec.num_layers()}, {"format", format}, {"batch", batch},
-           {"context", context}, {"ms", times[1]}, {"ms_min", times[0]}, {"ms_max", times[2]},
+    Print({{"bench", "decode"}, {"model", b.name}, {"layers", b.spec.num_layers()}, {"format", format},
+           {"cache", cache == DType::kBf16 ? "bf16" : "fp8"}, {"batch", batch}, {"context", context}, {"ms", times[1]},
+           {"ms_min", times[0]}, {"ms_max", times[2]},
            {"run_with_logits_to_host_ms", run_ms[2]}, {"floor_ms", floor_ms}, {"share_of_floor", floor_ms / times[1]},
            {"tok_s", batch / times[1] * 1e3}, {"start_s", start_s}, {"last_tokens", std::vector<int32_t>(last.begin(), last.begin() + std::min(4, batch))}});
     step_ms.push_back(times[1]);
@@ -272,11 +275,14 @@ std::vector<double> TimeDecode(BenchModel b, const std::string& format, const st
 
 // Steps of the whole depth; of a truncated model of half of it too, for the layers alone: what the second half adds.
 void Decode(const std::string& model, int layers, const std::string& format, const std::vector<int>& batches,
-            int context, double bandwidth) {
+            int context, DType cache, double bandwidth) {
   std::vector<double> floor, half_floor;
-  const std::vector<double> ms = TimeDecode(MakeBench(model, layers, format), format, batches, context, bandwidth, &floor);
+  const auto time = [&](int depth, std::vector<double>* bytes) {
+    return TimeDecode(MakeBench(model, depth, format), format, batches, context, cache, bandwidth, bytes);
+  };
+  const std::vector<double> ms = time(layers, &floor);
   if (layers < 2 || ms.empty()) return;
-  const std::vector<double> half = TimeDecode(MakeBench(model, layers / 2, format), format, batches, context, bandwidth, &half_floor);
+  const std::vector<double> half = time(layers / 2, &half_floor);
   for (size_t i = 0; i < half.size(); ++i) {
     const double bytes = floor[i] - half_floor[i], step_ms = ms[i] - half[i], floor_ms = bytes / bandwidth * 1e3;
     Print({{"bench", "decode, layers only"}, {"model", model}, {"layers", std::to_string(layers / 2) + " to " + std::to_string(layers)},
@@ -369,17 +375,18 @@ int Main(int argc, char** argv) {
     RealLong();
   } else if (args.size() == 1 && args[0] == "real-small") {
     RealSmall();
-  } else if (args.size() == 6 && args[0] == "decode") {
+  } else if ((args.size() == 6 || (args.size() == 7 && args[6] == "fp8")) && args[0] == "decode") {
     const double bandwidth = ReadBandwidth();
     Print({{"bench", "read of a stream"}, {"bytes_s", bandwidth}});
     if (bandwidth <= 0) return 1;
-    Decode(args[1], std::stoi(args[2]), args[3], Numbers(args[4]), std::stoi(args[5]), bandwidth);
+    Decode(args[1], std::stoi(args[2]), args[3], Numbers(args[4]), std::stoi(args[5]),
+           args.size() == 7 ? DType::kF8E4M3 : DType::kBf16, bandwidth);
   } else if (args.size() == 6 && args[0] == "mixed") {
     BenchMixed(MakeBench(args[1], std::stoi(args[2]), args[3]), args[3], args[4], args[5] == "fp8");
   } else if (args.size() == 6 && args[0] == "prefill") {
     Prefill(args[1], std::stoi(args[2]), args[3], PromptsOf(args[4]), args[5] == "fp8");
   } else {
-    std::fprintf(stderr, "usage: gpu_check golden|quality SHARED MODELS | checkpoint FOLDER | real | real-mixed | real-long | real-small | decode MODEL LAYERS FORMAT BATCHES CONTEXT | "
+    std::fprintf(stderr, "usage: gpu_check golden|quality SHARED MODELS | checkpoint FOLDER | real | real-mixed | real-long | real-small | decode MODEL LAYERS FORMAT BATCHES CONTEXT [fp8] | "
                          "prefill MODEL LAYERS FORMAT TOKENS bf16|fp8 | mixed MODEL LAYERS FORMAT STEPS bf16|fp8\n");
     return 2;
   }

@@ -3,9 +3,8 @@
 // take tiles of 16 keys in turn, each with a ring of its own, whose rows it finds a tile ahead. The query heads of the
 // group are the rows of the mma. Past keys are requested before wait_previous_kernel, sines and cosines computed; the
 // newest key and value go from the block that makes them to the cache and straight into the last tile. The blocks of a
-// cluster add up their splits through shared memory, each a share of the outputs, in a fixed order. An FP8 cache is
-// copied as it is and widened to bf16 tile by tile. A tile's latency is what counts, so warps do more than bytes in
-// flight.
+// cluster add up their splits through shared memory, each a share of the outputs, in a fixed order. For a bf16 cache
+// where the steps' own blocks fill the device; else attention_stream.cu.
 #include <cooperative_groups.h>
 
 #include "cuda/kernels/attention.cuh"
@@ -20,16 +19,13 @@ constexpr int kKeys = 16;  // a tile
 constexpr int kMostHalf = 128;  // pairs that are rotated
 constexpr float kLog2E = 1.4426950408889634f;
 
-// Of a warp: kDepth stages of copied rows, and of FP8 rows one tile more, which they are widened to.
-template <int kKeyDim, int kValueDim, typename Kv, int kDepth>
+// Of a warp: kDepth stages of copied rows.
+template <int kKeyDim, int kValueDim, int kDepth>
 struct Stage {
   using Tile = AttentionTile<kKeyDim, kValueDim>;
-  static constexpr bool kWiden = sizeof(Kv) == 1;
-  static constexpr int kTileBytes = kKeys * (Tile::kKeyRow + Tile::kValueRow);
-  static constexpr int kKeyRow = kWiden ? kKeyDim : Tile::kKeyRow;  // of what is copied
-  static constexpr int kValueRow = kWiden ? kValueDim : Tile::kValueRow;
+  static constexpr int kKeyRow = Tile::kKeyRow, kValueRow = Tile::kValueRow;
   static constexpr int kBytes = kKeys * (kKeyRow + kValueRow);
-  static constexpr int kWarpBytes = kDepth * kBytes + (kWiden ? kTileBytes : 0);
+  static constexpr int kWarpBytes = kDepth * kBytes;
 };
 
 // Where one sequence's rows of a KV head lie: row_of(position) rows of K, and of V, from their starts.
@@ -45,15 +41,15 @@ struct Rows {
 
 // Requests 16 keys and values from `first` on, lane i % 16 knowing the row of each; those at or beyond `end` become
 // zeros.
-template <typename Stage, int kKeyDim, int kValueDim, typename Kv>
+template <typename Stage, int kKeyDim, int kValueDim>
 __device__ __forceinline__ void request_tile(const AttentionParams& p, uint8_t* stage, int mine, int first, int end) {
   const int lane = threadIdx.x % 32;
-  constexpr int kPiece = kKvPiece<Kv>, kKeyPieces = kKeyDim / kPiece, kValuePieces = kValueDim / kPiece;
+  constexpr int kPiece = kKvPiece<bf16>, kKeyPieces = kKeyDim / kPiece, kValuePieces = kValueDim / kPiece;
 #pragma unroll
   for (int i = 0; i < kKeys * kKeyPieces / 32; ++i) {
     const int at = i * 32 + lane, row = at / kKeyPieces, piece = at % kKeyPieces;
     const int64_t source = __shfl_sync(0xffffffffu, mine, row);
-    const Kv* from = static_cast<const Kv*>(p.k.data) + source * kKeyDim + kPiece * piece;
+    const bf16* from = static_cast<const bf16*>(p.k.data) + source * kKeyDim + kPiece * piece;
     copy_async16_or_zero(stage + row * Stage::kKeyRow + 16 * piece, from, first + row < end);
   }
   uint8_t* values = stage + kKeys * Stage::kKeyRow;
@@ -61,7 +57,7 @@ __device__ __forceinline__ void request_tile(const AttentionParams& p, uint8_t* 
   for (int i = 0; i < kKeys * kValuePieces / 32; ++i) {
     const int at = i * 32 + lane, row = at / kValuePieces, piece = at % kValuePieces;
     const int64_t source = __shfl_sync(0xffffffffu, mine, row);
-    const Kv* from = static_cast<const Kv*>(p.v.data) + source * kValueDim + kPiece * piece;
+    const bf16* from = static_cast<const bf16*>(p.v.data) + source * kValueDim + kPiece * piece;
     copy_async16_or_zero(values + row * Stage::kValueRow + 16 * piece, from, first + row < end);
   }
 }
@@ -76,12 +72,12 @@ __device__ __forceinline__ void prefetch_l2(const void* p) { asm volatile("prefe
 
 // The group's queries and, in the block that has the newest position, its key and value: from the QKV product to rows
 // in shared memory, and to the cache.
-template <int kKeyDim, int kValueDim, typename Kv, int kWarps>
+template <int kKeyDim, int kValueDim, int kWarps>
 struct NewRows {
   static constexpr int kThreads = kWarps * 32;
   static constexpr int kRow = kKeyDim * 2 + 16;  // bytes
   uint8_t query[16 * kRow];                      // zeros beyond the group
-  alignas(16) Kv key[kKeyDim], value[kValueDim];
+  alignas(16) bf16 key[kKeyDim], value[kValueDim];
   float sine[kMostHalf], cosine[kMostHalf];
   float squares[2][kWarps];
 
@@ -167,13 +163,13 @@ struct NewRows {
   }
 
   __device__ __forceinline__ void to_cache(const RopeParams& r, const Block& b) const {
-    constexpr int kKeyPieces = kKeyDim / kKvPiece<Kv>, kValuePieces = kValueDim / kKvPiece<Kv>;
+    constexpr int kKeyPieces = kKeyDim / kKvPiece<bf16>, kValuePieces = kValueDim / kKvPiece<bf16>;
     const int piece = threadIdx.x;
     if (piece < kKeyPieces) {
-      Kv* to = static_cast<Kv*>(r.k.data) + cache_row(r.k, r.meta, b.token, b.position, b.kv_head);
+      bf16* to = static_cast<bf16*>(r.k.data) + cache_row(r.k, r.meta, b.token, b.position, b.kv_head);
       reinterpret_cast<uint4*>(to)[piece] = reinterpret_cast<const uint4*>(key)[piece];
     } else if (piece - kKeyPieces < kValuePieces) {
-      Kv* to = static_cast<Kv*>(r.v.data) + cache_row(r.v, r.meta, b.token, b.position, b.kv_head);
+      bf16* to = static_cast<bf16*>(r.v.data) + cache_row(r.v, r.meta, b.token, b.position, b.kv_head);
       reinterpret_cast<uint4*>(to)[piece - kKeyPieces] = reinterpret_cast<const uint4*>(value)[piece - kKeyPieces];
     }
   }
@@ -181,17 +177,12 @@ struct NewRows {
   __device__ __forceinline__ void to_tile(uint8_t* stage, int row) const {
     using Tile = AttentionTile<kKeyDim, kValueDim>;
     const int lane = threadIdx.x % 32;
-    const auto eight = [](const Kv* from, int i) {  // as bf16
-      if constexpr (sizeof(Kv) == 1) {
-        return widen_e4m3(reinterpret_cast<const uint2*>(from)[i]);
-      } else {
-        return reinterpret_cast<const uint4*>(from)[i];
-      }
-    };
-    if (lane < kKeyDim / 8) reinterpret_cast<uint4*>(stage + row * Tile::kKeyRow)[lane] = eight(key, lane);
+    if (lane < kKeyDim / 8) {
+      reinterpret_cast<uint4*>(stage + row * Tile::kKeyRow)[lane] = reinterpret_cast<const uint4*>(key)[lane];
+    }
     if (lane < kValueDim / 8) {
       uint8_t* values = stage + kKeys * Tile::kKeyRow;
-      reinterpret_cast<uint4*>(values + row * Tile::kValueRow)[lane] = eight(value, lane);
+      reinterpret_cast<uint4*>(values + row * Tile::kValueRow)[lane] = reinterpret_cast<const uint4*>(value)[lane];
     }
   }
 };
@@ -243,13 +234,13 @@ __device__ __forceinline__ void merge_splits(const AttentionParams& p, const Blo
   }
 }
 
-template <int kKeyDim, int kValueDim, typename Kv, int kWarps, int kDepth>
+template <int kKeyDim, int kValueDim, int kWarps, int kDepth>
 __global__ void __launch_bounds__(kWarps * 32, 2) attention_decode(const AttentionParams p, const RopeParams r) {
   constexpr int kThreads = kWarps * 32;
   using Tile = AttentionTile<kKeyDim, kValueDim>;
-  using Stage = Stage<kKeyDim, kValueDim, Kv, kDepth>;
+  using Stage = Stage<kKeyDim, kValueDim, kDepth>;
   extern __shared__ __align__(16) uint8_t smem[];
-  __shared__ __align__(16) NewRows<kKeyDim, kValueDim, Kv, kWarps> rows;
+  __shared__ __align__(16) NewRows<kKeyDim, kValueDim, kWarps> rows;
   __shared__ float warp_most[kWarps][16], warp_total[kWarps][16];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int split = blockIdx.x, splits = gridDim.x;
@@ -268,8 +259,7 @@ __global__ void __launch_bounds__(kWarps * 32, 2) attention_decode(const Attenti
   };
   const auto request = [&](int tile, int stage, int row) {
     if (tile < last_tile) {
-      request_tile<Stage, kKeyDim, kValueDim, Kv>(p, stages + stage * Stage::kBytes, row, begin + tile * kKeys,
-                                                  b.position);
+      request_tile<Stage, kKeyDim, kValueDim>(p, stages + stage * Stage::kBytes, row, begin + tile * kKeys, b.position);
     }
     copy_commit();
   };
@@ -289,7 +279,7 @@ __global__ void __launch_bounds__(kWarps * 32, 2) attention_decode(const Attenti
 
   Tile a;
   a.clear();
-  a.load_query_shared(rows.query, NewRows<kKeyDim, kValueDim, Kv, kWarps>::kRow);
+  a.load_query_shared(rows.query, NewRows<kKeyDim, kValueDim, kWarps>::kRow);
   int stage = 0;
   for (int tile = first_tile + warp; tile < last_tile; tile += kWarps) {
     const int row = next_row;
@@ -297,13 +287,6 @@ __global__ void __launch_bounds__(kWarps * 32, 2) attention_decode(const Attenti
     copy_wait<kDepth - 1>();
     __syncwarp();
     uint8_t* keys = stages + stage * Stage::kBytes;
-    if constexpr (Stage::kWiden) {
-      const uint8_t* copied = keys;
-      keys = stages + kDepth * Stage::kBytes;
-      widen_rows<kKeyDim>(copied, kKeys, keys, Tile::kKeyRow, lane, 32);
-      widen_rows<kValueDim>(copied + kKeys * kKeyDim, kKeys, keys + kKeys * Tile::kKeyRow, Tile::kValueRow, lane, 32);
-      __syncwarp();
-    }
     if (tile == tiles - 1) {
       rows.to_tile(keys, b.position - begin - tile * kKeys);
       __syncwarp();
@@ -371,12 +354,12 @@ __global__ void __launch_bounds__(kWarps * 32, 2) attention_decode(const Attenti
   cluster.sync();  // the others read this block's result
 }
 
-template <int kKeyDim, int kValueDim, typename Kv, int kWarps, int kDepth>
+template <int kKeyDim, int kValueDim, int kWarps, int kDepth>
 cudaError_t LaunchWarps(const AttentionParams& p, const RopeParams& r, cudaStream_t stream) {
-  constexpr int kRing = kWarps * Stage<kKeyDim, kValueDim, Kv, kDepth>::kWarpBytes;
+  constexpr int kRing = kWarps * Stage<kKeyDim, kValueDim, kDepth>::kWarpBytes;
   constexpr int kResult = kSumBytes<kValueDim, kWarps> + static_cast<int>(sizeof(RunResult<kValueDim>));
   constexpr int kSmem = kRing > kResult ? kRing : kResult;
-  const auto kernel = attention_decode<kKeyDim, kValueDim, Kv, kWarps, kDepth>;
+  const auto kernel = attention_decode<kKeyDim, kValueDim, kWarps, kDepth>;
   static const cudaError_t configured[] = {
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSmem),
       cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1)};
@@ -387,13 +370,9 @@ cudaError_t LaunchWarps(const AttentionParams& p, const RopeParams& r, cudaStrea
 }
 
 // Two blocks fit an SM in each case: long runs want warps, short ones deep rings.
-template <int kKeyDim, int kValueDim, typename Kv>
-cudaError_t LaunchOne(const AttentionParams& p, const RopeParams& r, cudaStream_t stream) {
-  constexpr int kDepth = (kKeyDim <= 128 ? 3 : 2) + (sizeof(Kv) == 1 ? 1 : 0);
-  if constexpr (kKeyDim <= 128) {
-    if (p.splits <= 2) return LaunchWarps<kKeyDim, kValueDim, Kv, 6, 2>(p, r, stream);
-  }
-  return LaunchWarps<kKeyDim, kValueDim, Kv, 4, kDepth>(p, r, stream);
+cudaError_t LaunchShape(const AttentionParams& p, const RopeParams& r, cudaStream_t stream) {
+  if (p.head_dim != 128) return LaunchWarps<192, 128, 4, 2>(p, r, stream);
+  return p.splits <= 2 ? LaunchWarps<128, 128, 6, 2>(p, r, stream) : LaunchWarps<128, 128, 4, 3>(p, r, stream);
 }
 
 }  // namespace
@@ -402,11 +381,14 @@ bool HasFastAttention(int heads, int kv_heads, int head_dim, int v_head_dim) {
   return heads / kv_heads <= 16 && v_head_dim == 128 && (head_dim == 128 || head_dim == 192);
 }
 
+// By measurement: short runs and an FP8 cache.
+bool StreamsAttention(const AttentionParams& p) {
+  return p.k.element_bytes == 1 || (p.head_dim == 128 && p.heads / p.kv_heads <= 8 && p.tokens > 1 && p.tokens <= 8);
+}
+
 cudaError_t LaunchAttentionDecode(const AttentionParams& p, const RopeParams& r, cudaStream_t stream) {
-  if (p.k.element_bytes == 1) {
-    return p.head_dim == 128 ? LaunchOne<128, 128, e4m3>(p, r, stream) : LaunchOne<192, 128, e4m3>(p, r, stream);
-  }
-  return p.head_dim == 128 ? LaunchOne<128, 128, bf16>(p, r, stream) : LaunchOne<192, 128, bf16>(p, r, stream);
+  if (StreamsAttention(p)) return LaunchAttentionStream(p, r, stream);
+  return LaunchShape(p, r, stream);
 }
 
 }  // namespace minimo::cuda

@@ -1,0 +1,207 @@
+// One token a sequence, from the QKV product to the heads' outputs: QK norm, RoPE, the cache write and attention. A
+// cluster of `splits` blocks takes one KV head of one token, each block a run of the context; its four warps take tiles
+// of keys in turn, in registers from end to end (attention_stream.cuh), and find the rows of a tile a tile ahead. The
+// first tiles are requested before wait_previous_kernel, sines and cosines computed; the newest key and value go from
+// the block that makes them to the cache and straight into the last tile. The blocks of a cluster add up their splits
+// through shared memory, each a share of the outputs, in a fixed order.
+#include <cooperative_groups.h>
+
+#include "cuda/kernels/attention_newest.cuh"
+
+namespace minimo::cuda {
+namespace {
+
+constexpr int kWarps = 4, kThreads = kWarps * 32;
+constexpr int kBlocksPerSm = 3;  // 168 registers a thread
+constexpr float kLog2E = 1.4426950408889634f;
+
+// Where one sequence's rows of a KV head lie: row_of(position) rows of K, and of V, from their starts.
+struct Rows {
+  const int* blocks;  // null: a ring
+  int ring, kv_heads, kv_head, rows;
+  float inverse;  // of rows
+
+  __device__ __forceinline__ Rows(const AttentionParams& p, const HeadRun& b)
+      : blocks(p.k.ring ? nullptr : p.meta.block_tables + load_l2(p.meta.block_table + b.token)),
+        ring(p.k.ring ? load_l2(p.meta.ring + b.token) : 0), kv_heads(p.kv_heads), kv_head(b.kv_head), rows(p.k.rows),
+        inverse(1.0f / static_cast<float>(p.k.rows)) {}
+  __device__ __forceinline__ int row_of(int position) const {
+    const int at = static_cast<int>((static_cast<float>(position) + 0.5f) * inverse);  // exact below 2^21 positions
+    const int block = blocks == nullptr ? ring : load_l2(blocks + at);
+    return (block * kv_heads + kv_head) * rows + position - at * rows;
+  }
+};
+
+// What warps have of a block's run of the context, then in the first's place what all have together: per query the
+// largest score, the sum of the powers, the outputs.
+template <int kValueDim, int kQueries>
+struct RunResult {
+  static constexpr int kRow = kValueDim + 4;  // spread over the banks
+  float most[kWarps][kQueries], total[kWarps][kQueries];
+  alignas(16) float out[kWarps][kQueries][kRow];
+
+  template <typename Stream>
+  __device__ __forceinline__ void put(const Stream& a) {
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int q = 0; q < kQueries / 4; ++q) {
+      const int b = q / 2, i = q % 2, query = 8 * b + 2 * t + i;
+      if (g == 0) most[warp][query] = a.most[b][i], total[warp][query] = a.sum[b][i];
+#pragma unroll
+      for (int j = 0; j < kValueDim / 16; ++j) {
+        *reinterpret_cast<float2*>(&out[warp][query][a.column(j)]) = {a.out[b][j][i], a.out[b][j][i + 2]};
+      }
+    }
+  }
+  // Between barriers.
+  __device__ __forceinline__ void add_warps(int group) {
+    for (int at = threadIdx.x; at < group * (kValueDim / 4); at += kThreads) {
+      const int query = at / (kValueDim / 4), four = at % (kValueDim / 4);
+      float top = most[0][query];
+#pragma unroll
+      for (int w = 1; w < kWarps; ++w) top = fmaxf(top, most[w][query]);
+      float4 sum = {0, 0, 0, 0};
+      float powers = 0;
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) {
+        const float keep = most[w][query] == -INFINITY ? 0.0f : exp2f(most[w][query] - top);
+        const float4 v = reinterpret_cast<const float4*>(out[w][query])[four];
+        sum.x += keep * v.x, sum.y += keep * v.y, sum.z += keep * v.z, sum.w += keep * v.w;
+        powers += keep * total[w][query];
+      }
+      reinterpret_cast<float4*>(out[0][query])[four] = sum;
+      if (four == 0) whole_most[query] = top, whole_total[query] = powers;
+    }
+  }
+  float whole_most[kQueries], whole_total[kQueries];
+};
+
+// This block's share of the cluster's outputs, the splits added in order.
+template <int kValueDim, typename Result>
+__device__ __forceinline__ void merge_splits(const AttentionParams& p, const HeadRun& b, Result* mine) {
+  const auto cluster = cooperative_groups::this_cluster();
+  const int splits = cluster.num_blocks(), rank = cluster.block_rank();
+  const int64_t out = int64_t{b.token} * p.out_stride + b.kv_head * b.group * kValueDim;
+  for (int i = rank + splits * threadIdx.x; i < b.group * kValueDim / 4; i += splits * kThreads) {
+    const int query = i / (kValueDim / 4), c = i % (kValueDim / 4);
+    const float sink = p.sinks != nullptr ? __ldg(p.sinks + b.kv_head * b.group + query) * kLog2E : -INFINITY;
+    float most[kMaxSplits], top = sink, total = 0;
+    float4 value[kMaxSplits];
+#pragma unroll
+    for (int s = 0; s < kMaxSplits; ++s) {
+      if (s >= splits) break;
+      const Result* run = cluster.map_shared_rank(mine, s);
+      most[s] = run->whole_most[query];
+      value[s] = *reinterpret_cast<const float4*>(&run->out[0][query][4 * c]);
+      top = fmaxf(top, most[s]);
+    }
+    float4 sum = {0, 0, 0, 0};
+#pragma unroll
+    for (int s = 0; s < kMaxSplits; ++s) {
+      if (s >= splits) break;
+      const float f = exp2f(most[s] - top);
+      total += f * cluster.map_shared_rank(mine, s)->whole_total[query];
+      sum.x += f * value[s].x, sum.y += f * value[s].y, sum.z += f * value[s].z, sum.w += f * value[s].w;
+    }
+    const float scale = 1.0f / (total + exp2f(sink - top));
+    sum = {sum.x * scale, sum.y * scale, sum.z * scale, sum.w * scale};
+    if (p.out_f32) {
+      reinterpret_cast<float4*>(static_cast<float*>(p.out) + out)[i] = sum;
+    } else {
+      reinterpret_cast<uint2*>(static_cast<bf16*>(p.out) + out)[i] = {pack_bf16(sum.x, sum.y), pack_bf16(sum.z, sum.w)};
+    }
+  }
+}
+
+template <int kKeyDim, int kValueDim, typename Kv, int kQueries>
+__global__ void __launch_bounds__(kThreads, kQueries == 8 && kKeyDim == 128 ? kBlocksPerSm : 2)
+    attention_stream(const AttentionParams p, const RopeParams r) {
+  using Stream = AttentionStream<kKeyDim, kValueDim, Kv, kQueries / 8>;
+  constexpr int kKeys = Stream::kKeys;
+  __shared__ NewestToken<kKeyDim, kValueDim, Kv, kQueries, kThreads> rows;
+  __shared__ RunResult<kValueDim, kQueries> result;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4;
+  const int split = blockIdx.x, splits = gridDim.x;
+  // The step's positions and tables were copied before its first kernel.
+  const HeadRun b = {static_cast<int>(blockIdx.z), static_cast<int>(blockIdx.y), p.heads / p.kv_heads,
+                         load_l2(p.meta.position + blockIdx.z), split == splits - 1};
+  const int begin = p.window > 0 ? max(0, b.position - p.window + 1) : 0, end = b.position + 1;
+  const Rows in_cache(p, b);
+  const int tiles = (end - begin + kKeys - 1) / kKeys;
+  const int first_tile = tiles * split / splits, last_tile = tiles * (split + 1) / splits;
+  // This lane's row of a tile; a row that exists is 0 or more.
+  const auto find = [&](int tile) {
+    return in_cache.row_of(max(0, min(begin + min(tile, last_tile - 1) * kKeys + lane % kKeys, b.position - 1)));
+  };
+  Stream a;
+  const int mine = first_tile + warp;
+  int row = find(mine);
+  if (mine < last_tile) a.request_keys(p.k.data, row), a.request_values(p.v.data, row);
+  row = find(mine + kWarps);
+  rows.prepare(r, b);
+  wait_previous_kernel();
+  rows.make(r, b, p.scale * kLog2E);
+  __syncthreads();
+  allow_next_kernel();  // only now: its requests for weights would hold up ours
+  if (b.newest) rows.to_cache(r, b);
+
+  a.clear();
+#pragma unroll 1
+  for (int tile = mine; tile < last_tile; tile += kWarps) {
+    const bool more = tile + kWarps < last_tile;
+    const int next_row = row;
+    typename Stream::Scores scores;
+    if (tile == tiles - 1) a.take_newest(rows.key, rows.value, b.position - begin - tile * kKeys);
+    a.score(rows.query, scores);
+    if (more) a.request_keys(p.k.data, next_row);
+    row = find(tile + 2 * kWarps);
+    if (tile == tiles - 1) {
+#pragma unroll
+      for (int h = 0; h < Stream::kHalves; ++h) {
+#pragma unroll
+        for (int i = 0; i < kQueries / 2; ++i) {
+          if (begin + tile * kKeys + 16 * h + g + i % 4 / 2 * 8 >= end) scores[h][i / 4][i % 4] = -INFINITY;
+        }
+      }
+    }
+    a.exponentiate(scores);
+    a.add(scores);
+    if (more) a.request_values(p.v.data, next_row);
+  }
+  a.finish();
+
+  result.put(a);
+  __syncthreads();
+  result.add_warps(b.group);
+  const auto cluster = cooperative_groups::this_cluster();
+  cluster.sync();
+  merge_splits<kValueDim>(p, b, &result);
+  if (splits > 1) cluster.sync();  // the others read this block's result
+}
+
+template <int kKeyDim, int kValueDim, typename Kv, int kQueries>
+cudaError_t LaunchQueries(const AttentionParams& p, const RopeParams& r, cudaStream_t stream) {
+  const auto kernel = attention_stream<kKeyDim, kValueDim, Kv, kQueries>;
+  static const cudaError_t configured =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  if (configured != cudaSuccess) return configured;
+  return LaunchCluster(kernel, dim3(p.splits, p.kv_heads, p.tokens), dim3(kThreads), p.splits, 0, stream, p, r);
+}
+
+template <int kKeyDim, int kValueDim, typename Kv>
+cudaError_t LaunchShape(const AttentionParams& p, const RopeParams& r, cudaStream_t stream) {
+  return p.heads / p.kv_heads <= 8 ? LaunchQueries<kKeyDim, kValueDim, Kv, 8>(p, r, stream)
+                                   : LaunchQueries<kKeyDim, kValueDim, Kv, 16>(p, r, stream);
+}
+
+}  // namespace
+
+cudaError_t LaunchAttentionStream(const AttentionParams& p, const RopeParams& r, cudaStream_t stream) {
+  if (p.k.element_bytes == 1) {
+    return p.head_dim == 128 ? LaunchShape<128, 128, e4m3>(p, r, stream) : LaunchShape<192, 128, e4m3>(p, r, stream);
+  }
+  if (!StreamsAttention(p)) return cudaErrorInvalidValue;
+  return LaunchQueries<128, 128, bf16, 8>(p, r, stream);
+}
+
+}  // namespace minimo::cuda
