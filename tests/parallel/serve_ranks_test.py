@@ -21,6 +21,7 @@ import unittest
 REPO = pathlib.Path(__file__).resolve().parents[2]
 MODEL = REPO / "models" / "nano-minimax-m2"
 MINIMO = ""
+STOPS = int(os.environ.get("STOPS", 3))
 
 
 def free_port():
@@ -160,6 +161,7 @@ class Load:
 
     def __init__(self, group, clients=4, tokens=1500):
         self.answers = []
+        self.ends = []  # of each request: when it was asked, and the HTTP status
         self.stop = False
         self.threads = [threading.Thread(target=self.ask, args=(group, i, tokens)) for i in range(clients)]
         for thread in self.threads:
@@ -167,11 +169,13 @@ class Load:
 
     def ask(self, group, i, tokens):
         while not self.stop:
+            begin = time.monotonic()
             try:
                 status, text = group.complete(f"Count: {i} and", tokens)
             except (OSError, http.client.HTTPException) as error:
                 status, text = 0, str(error)
             self.answers.append((time.monotonic(), status, text))
+            self.ends.append((begin, status))
             if status != 200:
                 return
 
@@ -180,6 +184,31 @@ class Load:
         for thread in self.threads:
             thread.join(60)
         return self.answers
+
+
+def stop_under_load(test, make_group, stops):
+    """Stops a group while four clients ask without a pause, at another moment each time: what had been asked is answered
+    in full, nothing after it, and no process is left. Seconds that each stop took."""
+    took = []
+    for i in range(stops):
+        with make_group() as group:
+            group.wait_ready()
+            load = Load(group, tokens=400)
+            while not load.answers:
+                time.sleep(0.01)
+            time.sleep(0.06 + i % 7 * 0.03)
+            begin = time.monotonic()
+            test.assertEqual(group.stop(), 0, group.text())
+            took.append(time.monotonic() - begin)
+            answers = load.join()
+            taken = [status for asked, status in load.ends if asked < begin - 0.05]
+            test.assertGreaterEqual(len(taken), 1, load.ends)
+            test.assertEqual(set(taken), {200}, load.ends)
+            whole = {text for _, status, text in answers if status == 200}
+            test.assertLessEqual(len(whole), 4, whole)  # each client asks the same again: one cut off would be another
+            test.assertEqual(processes_of(group.port), [])
+    print(f"{stops} stops under load: {min(took):.2f} to {max(took):.2f} s", file=sys.stderr)
+    return took
 
 
 class ServeRanks(unittest.TestCase):
@@ -195,6 +224,9 @@ class ServeRanks(unittest.TestCase):
                 group.wait_ready()
                 self.assertEqual(group.complete_at_once(prompts), expected)
                 self.assertEqual(group.stop(), 0, group.text())
+
+    def test_stops_under_load_each_end_soon(self):
+        self.assertLess(max(stop_under_load(self, lambda: Group(2), STOPS)), 10)
 
     def lose(self, group, how):
         """Loses rank 1 under load by `how`; the load's answers since then, and seconds until the last."""
