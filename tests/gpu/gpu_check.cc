@@ -18,21 +18,17 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <filesystem>
 #include <sstream>
 
 #include "base/thread_team.h"
 #include "cuda/cuda_executor.h"
-#include "engine/cpu_executor.h"
-#include "layers/kv_storage.h"
-#include "models/loader.h"
 #include "tests/gpu/bench_model.h"
 #include "tests/gpu/check_support.h"
 #include "tests/gpu/golden_check.h"
 #include "tests/gpu/mixed_bench.h"
 #include "tests/gpu/quality_check.h"
 #include "tests/gpu/read_bandwidth.h"
-#include "tests/gpu/router_ties.h"
+#include "tests/gpu/real_check.h"
 #include "tests/gpu/synthetic_model.h"
 
 namespace minimo::testing {
@@ -40,166 +36,6 @@ namespace {
 
 using cuda::CudaExecutor;
 using cuda::CudaOptions;
-
-struct RealRun {
-  bool f32 = false, fp8_prefill = false;
-  int batch = 1, prompt = 0, steps = 3;
-  int chunk = 1;  // tokens that the second half of the sequences bring in each step after the prompts
-
-  int TokensEach() const { return prompt + steps * chunk; }
-};
-
-std::vector<StepRecord> StepsOf(const RealRun& r, const KvLayout& layout, std::span<const int32_t> ids) {
-  std::vector<StepRecord> steps;
-  std::vector<Part> parts(static_cast<size_t>(r.batch), {0, r.prompt});
-  size_t at = 0;
-  for (int i = 0; i <= r.steps; ++i) {
-    steps.push_back(MakeStep(layout, parts, r.batch, r.TokensEach(), ids.subspan(at)));
-    at += steps.back().tokens.size();
-    for (int s = 0; s < r.batch; ++s) {
-      Part& p = parts[static_cast<size_t>(s)];
-      p = {p.past + p.n, s < r.batch / 2 ? 1 : r.chunk};
-    }
-  }
-  return steps;
-}
-
-Result<std::unique_ptr<CudaExecutor>> ExecutorOf(const LoadedModel& model, const RealRun& r, ThreadTeam& team) {
-  CudaOptions options;
-  options.f32 = r.f32;
-  options.fp8_prefill = r.fp8_prefill;
-  options.max_tokens = r.batch * r.prompt;
-  options.probe_routing = true;
-  return CudaExecutor::Create(model.spec, &model.weights, LayoutFor(model.spec, r.f32, r.batch, r.TokensEach()), options,
-                              team);
-}
-
-// The prompts' logits, then those of every step.
-Result<Routed> OnGpu(CudaExecutor& gpu, const RealRun& r, const std::vector<int32_t>& ids, const Routed* like, float by) {
-  Routed run;
-  for (const StepRecord& step : StepsOf(r, gpu.kv_layout(), ids)) MINIMO_TRY(RunStep(gpu, step, like, by, &run));
-  return run;
-}
-
-Result<std::vector<float>> OnCpu(const LoadedModel& model, const RealRun& r, const std::vector<int32_t>& ids) {
-  const KvLayout layout = LayoutFor(model.spec, true, r.batch, r.TokensEach());
-  MINIMO_ASSIGN(auto cpu, CpuExecutor::Create(model, layout, DType::kF32, 0));
-  std::vector<float> logits;
-  for (const StepRecord& step : StepsOf(r, layout, ids)) {
-    StepOutput out;
-    MINIMO_TRY(cpu->Run(step, &out));
-    logits.insert(logits.end(), out.logits.begin(), out.logits.end());
-  }
-  return logits;
-}
-
-Result<Settled> RunReal(const LoadedModel& model, const RealRun& r, const std::vector<int32_t>& ids, ThreadTeam& team) {
-  RealRun f32 = r;
-  f32.f32 = true, f32.fp8_prefill = false;
-  MINIMO_ASSIGN(const auto exact_gpu, ExecutorOf(model, f32, team));
-  MINIMO_ASSIGN(const Routed exact, OnGpu(*exact_gpu, f32, ids, nullptr, 0));
-  MINIMO_ASSIGN(const auto gpu, ExecutorOf(model, r, team));
-  return SettleTies(exact, r.f32 ? 0.0f : r.fp8_prefill ? kFp8Tie : kBf16Tie,
-                    [&](const Routed* like, float by) { return OnGpu(*gpu, r, ids, like, by); });
-}
-
-// Prompts of `prompt` tokens for each of `batch` sequences, then decode steps, both executors fed the same tokens; the
-// routers' ties are decided as in float32 (router_ties.h). With fp8_prefill the prompt's activations are e4m3, 3 bits of
-// mantissa: the bound is that of such rounding.
-void CompareReal(const std::string& name, const LoadedModel& model, const RealRun& r, ThreadTeam& team) {
-  std::vector<int32_t> ids;
-  for (int i = 0; i < r.batch * r.TokensEach(); ++i) ids.push_back((i * 7919 + i / 3 * 131) % model.spec.vocab);
-  const auto run = RunReal(model, r, ids, team);
-  if (!run.ok()) return Check({{"check", name}, {"error", run.error().message}}, false);
-  const auto cpu = OnCpu(model, r, ids);
-  if (!cpu.ok()) return Check({{"check", name}, {"error", cpu.error().message}}, false);
-  const size_t rows = static_cast<size_t>(r.batch) * static_cast<size_t>(model.spec.vocab);
-  const auto errors = [&](const Routed& got) {  // of the prompts, of the worst step after them
-    const std::span<const float> all(got.logits), want(*cpu);
-    double decode = 0;
-    for (size_t at = rows; at < want.size(); at += rows) {
-      decode = std::max(decode, RelativeError(all.subspan(at, rows), want.subspan(at, rows)));
-    }
-    return std::pair(RelativeError(all.first(rows), want.first(rows)), decode);
-  };
-  const auto [free_prefill, free_decode] = errors(run->free);
-  const auto [prefill, decode] = errors(run->last);
-  const double bound = r.f32 ? 1e-4 : r.fp8_prefill ? kFp8Bound : 1e-2;
-  Check({{"check", "real shapes"}, {"model", name}, {"dtype", r.f32 ? "f32" : "bf16"},
-         {"prefill_activations", r.f32 ? "f32" : r.fp8_prefill ? "fp8" : "bf16"}, {"batch", r.batch},
-         {"prompt", r.prompt}, {"chunk", r.chunk}, {"prefill_error", prefill}, {"decode_error", decode}, {"bound", bound},
-         {"choices_elsewhere", run->elsewhere}, {"prefill_error_then", free_prefill}, {"decode_error_then", free_decode},
-         {"ties_within", run->by}, {"still_elsewhere", run->left}},
-        prefill < bound && decode < bound && run->left == 0);
-}
-
-void Real() {
-  ThreadTeam team(0);
-  for (const ExpertFormat format : {ExpertFormat::kFp8, ExpertFormat::kInt4}) {
-    const std::string tail = format == ExpertFormat::kFp8 ? " fp8" : " int4";
-    const SyntheticModel m2(M2Spec(2, 16, 1000), format, 64, 1);
-    const SyntheticModel mimo(MiMoSpec(3, 16, 1000), format, 64, 2);
-    ModelSpec full = MiMoSpec(6, 12, 1000);
-    full.layers = {full.layers[5]};
-    const SyntheticModel mimo_full(full, format, 128, 3);
-    for (const bool f32 : {true, false}) {
-      CompareReal("m2" + tail, m2.model(), {f32, false, 1, 200, 3}, team);
-      CompareReal("mimo" + tail, mimo.model(), {f32, false, 1, 200, 3}, team);
-      CompareReal("mimo full" + tail, mimo_full.model(), {f32, false, 1, 150, 3}, team);
-    }
-    CompareReal("m2" + tail, m2.model(), {false, true, 1, 200, 3}, team);
-    CompareReal("m2" + tail, m2.model(), {false, true, 3, 140, 3}, team);
-    CompareReal("mimo" + tail, mimo.model(), {false, true, 1, 200, 3}, team);
-    CompareReal("mimo full" + tail, mimo_full.model(), {false, true, 1, 150, 3}, team);
-    // Few tokens an expert, several tiles for each of fp8_linear's blocks.
-    const SyntheticModel many(M2Spec(1, 64, 1000), format, 64, 4);
-    CompareReal("m2, 64 experts" + tail, many.model(), {false, true, 1, 100, 1}, team);
-    CompareReal("m2" + tail, m2.model(), {false, false, 3, 40, 3}, team);
-    CompareReal("m2" + tail, m2.model(), {false, false, 12, 17, 3}, team);
-    CompareReal("m2" + tail, m2.model(), {false, false, 40, 5, 3}, team);
-    CompareReal("mimo" + tail, mimo.model(), {false, false, 5, 40, 3}, team);
-    CompareReal("mimo" + tail, mimo.model(), {false, false, 70, 3, 3}, team);
-  }
-}
-
-// Some sequences decode while the prompts of others are read.
-void RealMixed() {
-  ThreadTeam team(0);
-  for (const ExpertFormat format : {ExpertFormat::kFp8, ExpertFormat::kInt4}) {
-    const std::string tail = format == ExpertFormat::kFp8 ? " fp8" : " int4";
-    const SyntheticModel m2(M2Spec(2, 16, 1000), format, 64, 1);
-    const SyntheticModel mimo(MiMoSpec(3, 16, 1000), format, 64, 2);
-    for (const bool fp8 : {false, true}) {
-      CompareReal("m2" + tail, m2.model(), {false, fp8, 8, 40, 3, 11}, team);
-      CompareReal("mimo" + tail, mimo.model(), {false, fp8, 5, 150, 2, 37}, team);
-    }
-  }
-}
-
-// Contexts that decode attention cuts into many runs, prompts of many tiles.
-void RealLong() {
-  ThreadTeam team(0);
-  const SyntheticModel m2(M2Spec(1, 8, 500), ExpertFormat::kInt4, 64, 1);
-  ModelSpec full = MiMoSpec(6, 8, 500), sliding = full;
-  full.layers = {full.layers[5]}, sliding.layers = {sliding.layers[1]};
-  const SyntheticModel mimo_full(full, ExpertFormat::kFp8, 64, 3), mimo_sliding(sliding, ExpertFormat::kFp8, 64, 5);
-  for (const bool fp8 : {false, true}) CompareReal("m2", m2.model(), {false, fp8, 1, 2100, 2}, team);
-  CompareReal("m2", m2.model(), {false, false, 3, 600, 2}, team);
-  CompareReal("mimo full", mimo_full.model(), {false, false, 1, 1300, 2}, team);
-  CompareReal("mimo full", mimo_full.model(), {false, false, 9, 270, 2}, team);
-  CompareReal("mimo sliding", mimo_sliding.model(), {false, false, 2, 500, 2}, team);
-}
-
-void RealSmall() {
-  ThreadTeam team(0);
-  const SyntheticModel m2(M2Spec(1, 8, 500), ExpertFormat::kFp8, 64, 1);
-  CompareReal("m2 fp8", m2.model(), {false, false, 1, 20, 1}, team);
-  CompareReal("m2 fp8", m2.model(), {false, false, 3, 12, 1}, team);
-  CompareReal("m2 fp8", m2.model(), {true, false, 1, 5, 1}, team);
-  const SyntheticModel mimo(MiMoSpec(2, 8, 500), ExpertFormat::kInt4, 32, 2);
-  CompareReal("mimo int4", mimo.model(), {false, false, 1, 140, 1}, team);
-  CompareReal("mimo int4", mimo.model(), {false, false, 3, 12, 1}, team);
-}
 
 int64_t ExpectedExperts(int tokens) {
   return std::llround(256 * (1 - std::pow(31.0 / 32.0, tokens)));
@@ -368,13 +204,13 @@ int Main(int argc, char** argv) {
   } else if (args.size() == 2 && args[0] == "checkpoint") {
     CheckGoldenFolder(args[1]);
   } else if (args.size() == 1 && args[0] == "real") {
-    Real();
+    CheckReal();
   } else if (args.size() == 1 && args[0] == "real-mixed") {
-    RealMixed();
+    CheckRealMixed();
   } else if (args.size() == 1 && args[0] == "real-long") {
-    RealLong();
+    CheckRealLong();
   } else if (args.size() == 1 && args[0] == "real-small") {
-    RealSmall();
+    CheckRealSmall();
   } else if ((args.size() == 6 || (args.size() == 7 && args[6] == "fp8")) && args[0] == "decode") {
     const double bandwidth = ReadBandwidth();
     Print({{"bench", "read of a stream"}, {"bytes_s", bandwidth}});

@@ -29,23 +29,24 @@ struct Matrix {
   std::vector<uint16_t> scale16;  // 4 bits: [rows][cols / group]
 
   Matrix(TileFormat f, int r, int c, int g, std::mt19937& random) : format(f), rows(r), cols(c), group(g) {
-    if (f == TileFormat::kBf16) {
-      data.resize(size_t(r) * c * 2);
-      for (size_t i = 0; i < data.size(); i += 2) {  // +-0.5 .. 2
-        const uint16_t b = static_cast<uint16_t>((random() & 0x80ff) | 0x3f00);
-        std::memcpy(&data[i], &b, 2);
+    const auto fill = [&](size_t bytes, uint32_t keep, uint32_t set) {  // four bytes a number
+      data.resize(bytes);
+      for (size_t i = 0; i < bytes; i += 4) {
+        const uint32_t b = (static_cast<uint32_t>(random()) & keep) | set;
+        std::memcpy(&data[i], &b, std::min<size_t>(4, bytes - i));
       }
+    };
+    if (f == TileFormat::kBf16) {
+      fill(size_t(r) * c * 2, 0x80ff80ff, 0x3f003f00);  // +-0.5 .. 2
     } else if (f == TileFormat::kFp8) {
-      data.resize(size_t(r) * c);
-      for (auto& b : data) b = static_cast<uint8_t>(random()) & 0xf7;
+      fill(size_t(r) * c, 0xf7f7f7f7, 0);
       const int sc = (c + 127) / 128;
       scale.resize(size_t(r) * sc);
       for (int i = 0; i < r; ++i) {
         for (int j = 0; j < sc; ++j) scale[size_t(i) * sc + j] = (0.5f + ((i / 128 * 7 + j * 3) % 11) / 11.0f) / 68.5f;
       }
     } else {
-      data.resize(size_t(r) * c / 2);
-      for (auto& b : data) b = static_cast<uint8_t>(random());
+      fill(size_t(r) * c / 2, 0xffffffff, 0);
       scale16.resize(size_t(r) * (c / g));
       for (auto& s : scale16) s = ToBf16Bits((0.5f + random() % 1024 / 1024.0f) / 4.6f);
     }

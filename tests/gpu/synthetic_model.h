@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/float_types.h"
+#include "base/thread_team.h"
 #include "layers/weight.h"
 #include "models/loader.h"
 #include "models/model.h"
@@ -16,7 +17,8 @@ namespace minimo::testing {
 
 enum class ExpertFormat { kFp8, kInt4 };
 
-// Fills weights that keep activations near unit size; routing close to uniform.
+// Fills weights that keep activations near unit size; routing close to uniform. A value is a function of its place in the
+// order of all, so they are made on all cores.
 class SyntheticModel {
  public:
   SyntheticModel(const ModelSpec& spec, ExpertFormat experts, int group, uint64_t seed) : random_(seed) {
@@ -63,70 +65,85 @@ class SyntheticModel {
 
  private:
   static float Deviation(int64_t cols) { return 1.0f / std::sqrt(static_cast<float>(cols)); }
-  uint64_t Bits() {
-    state_ += 0x9e3779b97f4a7c15u;
-    uint64_t x = state_ ^ random_;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
+  static float Uniform(uint64_t bits) {  // deviation 1
+    return (static_cast<float>(bits >> 40) * 0x1p-24f - 0.5f) * 3.4641016f;
   }
-  float Uniform() { return (static_cast<float>(Bits() >> 40) * 0x1p-24f - 0.5f) * 3.4641016f; }
+  // to[i] = make(the next random bits).
+  template <typename T, typename Make>
+  void Fill(T* to, int64_t size, Make make) {
+    constexpr uint64_t kStep = 0x9e3779b97f4a7c15u;
+    constexpr int64_t kGrain = 1 << 15;
+    team_.ParallelFor(size, kGrain, [&, random = random_, before = state_](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        uint64_t x = (before + static_cast<uint64_t>(i + 1) * kStep) ^ random;
+        x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+        x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+        to[i] = make(x ^ (x >> 31));
+      }
+    });
+    state_ += static_cast<uint64_t>(size) * kStep;
+  }
+  template <typename T, typename Make>
+  std::shared_ptr<T[]> Filled(int64_t size, Make make) {
+    auto data = std::make_shared_for_overwrite<T[]>(static_cast<size_t>(size));
+    Fill(data.get(), size, make);
+    return data;
+  }
   Vector Floats(int64_t size, float mean, float deviation) {
     Vector v(static_cast<size_t>(size));
-    for (float& x : v) x = mean + Uniform() * deviation;
+    Fill(v.data(), size, [=](uint64_t bits) { return mean + Uniform(bits) * deviation; });
     return v;
   }
   template <typename T>
-  Weight Own(WeightFormat format, int64_t rows, int64_t cols, std::shared_ptr<std::vector<T>> data, int64_t row_bytes) {
+  Weight Own(WeightFormat format, int64_t rows, int64_t cols, std::shared_ptr<T[]> data, int64_t row_bytes) {
     Weight w;
     w.view.format = format;
     w.view.rows = rows;
     w.view.cols = cols;
-    w.view.data = reinterpret_cast<const std::byte*>(data->data());
+    w.view.data = reinterpret_cast<const std::byte*>(data.get());
     w.view.row_bytes = row_bytes;
-    w.owners.push_back(data);
+    w.owners.push_back(std::move(data));
     return w;
   }
   Weight F32Matrix(int64_t rows, int64_t cols, float deviation) {
-    auto data = std::make_shared<std::vector<float>>(static_cast<size_t>(rows * cols));
-    for (float& x : *data) x = Uniform() * deviation;
-    return Own(WeightFormat::kF32, rows, cols, data, cols * 4);
+    auto data = Filled<float>(rows * cols, [=](uint64_t bits) { return Uniform(bits) * deviation; });
+    return Own(WeightFormat::kF32, rows, cols, std::move(data), cols * 4);
   }
   Weight Bf16Matrix(int64_t rows, int64_t cols, float deviation) {
-    auto data = std::make_shared<std::vector<uint16_t>>(static_cast<size_t>(rows * cols));
-    for (uint16_t& x : *data) x = ToBf16(Uniform() * deviation).bits;
-    return Own(WeightFormat::kBf16, rows, cols, data, cols * 2);
+    auto data = Filled<Bf16>(rows * cols, [=](uint64_t bits) { return ToBf16(Uniform(bits) * deviation); });
+    return Own(WeightFormat::kBf16, rows, cols, std::move(data), cols * 2);
   }
   Weight Fp8Matrix(int64_t rows, int64_t cols) {
-    auto data = std::make_shared<std::vector<uint8_t>>(static_cast<size_t>(rows * cols));
-    for (size_t i = 0; i < data->size(); ++i) {  // every code but NaN, subnormals among them
-      const uint8_t code = static_cast<uint8_t>(Bits() >> 11);
-      (*data)[i] = (code & 0x7f) == 0x7f ? 0 : code;
-    }
+    auto data = Filled<uint8_t>(rows * cols, [](uint64_t bits) {  // every code but NaN, subnormals among them
+      const uint8_t code = static_cast<uint8_t>(bits >> 11);
+      return (code & 0x7f) == 0x7f ? uint8_t{0} : code;
+    });
     const int64_t stride = (cols + 127) / 128, scale_rows = (rows + 127) / 128;
-    auto scales = std::make_shared<std::vector<float>>(static_cast<size_t>(scale_rows * stride));
-    for (float& s : *scales) s = Deviation(cols) / 100.0f * (1.0f + 0.3f * Uniform());
-    Weight w = Own(WeightFormat::kFp8Block, rows, cols, data, cols);
-    w.view.scales = scales->data();
+    auto scales = Filled<float>(scale_rows * stride, [=](uint64_t bits) {
+      return Deviation(cols) / 100.0f * (1.0f + 0.3f * Uniform(bits));
+    });
+    Weight w = Own(WeightFormat::kFp8Block, rows, cols, std::move(data), cols);
+    w.view.scales = scales.get();
     w.view.scale_stride = stride;
-    w.owners.push_back(scales);
+    w.owners.push_back(std::move(scales));
     return w;
   }
   Weight Int4Matrix(int64_t rows, int64_t cols, int group) {
-    auto data = std::make_shared<std::vector<uint8_t>>(static_cast<size_t>(rows * cols / 2));
-    for (uint8_t& x : *data) x = static_cast<uint8_t>(Bits() >> 13);
+    auto data = Filled<uint8_t>(rows * cols / 2, [](uint64_t bits) { return static_cast<uint8_t>(bits >> 13); });
     const int64_t stride = (cols + group - 1) / group;
-    auto scales = std::make_shared<std::vector<Bf16>>(static_cast<size_t>(rows * stride));
-    for (Bf16& s : *scales) s = ToBf16(Deviation(cols) / 4.6f * (1.0f + 0.3f * Uniform()));
-    Weight w = Own(WeightFormat::kInt4Group, rows, cols, data, cols / 2);
-    w.view.group_scales = scales->data();
+    auto scales = Filled<Bf16>(rows * stride, [=](uint64_t bits) {
+      return ToBf16(Deviation(cols) / 4.6f * (1.0f + 0.3f * Uniform(bits)));
+    });
+    Weight w = Own(WeightFormat::kInt4Group, rows, cols, std::move(data), cols / 2);
+    w.view.group_scales = scales.get();
     w.view.group_size = group;
     w.view.scale_stride = stride;
-    w.owners.push_back(scales);
+    w.owners.push_back(std::move(scales));
     return w;
   }
 
   uint64_t random_, state_ = 0;
+  ThreadTeam team_{0};
   LoadedModel model_;
 };
 
