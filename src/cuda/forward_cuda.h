@@ -86,9 +86,9 @@ class Forward {
   Status PrefillFp8(const Step& s) const;
   Status ExpertsFp8(int layer, const Step& s) const;
   Status DenseFp8(int layer, const Step& s) const;
-  // In a prefill with FP8 activations and no singles, whose attention takes float32 and leaves rows: true if QKV leaves
-  // bf16, and if attention leaves what o_proj takes.
+  // In a prefill with FP8 activations: true if QKV leaves bf16 (no single needs it, whose attention takes float32),
   bool QkvInBf16(int layer, const Step& s) const;
+  // if attention leaves what o_proj takes, of the tokens that are not singles.
   bool AttentionFeedsProduct(int layer, const Step& s) const;
   Fp8Activations Activations(int rows, const TileShape& weights) const;  // the input of a product with `weights`
   Status QuantiseRows(const void* x, int stride, int rows, const Squares* squares, const Fp8Activations& out,

@@ -85,7 +85,7 @@ bool Forward::QkvInBf16(int layer, const Step& s) const {
 bool Forward::AttentionFeedsProduct(int layer, const Step& s) const {
   const AttentionSpec& a = spec_.layers[layer].attention;
   const TileFormat o = weights_.layer(layer).o.shape.format;
-  if (!fp8_prefill_ || s.singles > 0 || !HasFastAttention(a.heads, a.kv_heads, a.head_dim, a.v_head_dim)) return false;
+  if (!fp8_prefill_ || !HasFastAttention(a.heads, a.kv_heads, a.head_dim, a.v_head_dim)) return false;
   return o == TileFormat::kFp8 || (o == TileFormat::kBf16 && s.tokens > kMostDecodeTokens);
 }
 
@@ -107,6 +107,11 @@ Status Forward::PrefillFp8(const Step& s) const {
     const LinearParams o = OutputOf(i, s.tokens);
     x = Activations(s.tokens, o.shape);
     if (AttentionFeedsProduct(i, s)) {
+      if (s.singles > 0 && o.shape.format == TileFormat::kFp8) {
+        MINIMO_TRY(QuantiseRows(o.x, o.x_stride, s.singles, nullptr, x, s));
+      } else if (s.singles > 0) {
+        MINIMO_CUDA_TRY(LaunchArrange({s.singles, o.x, o.shape.units, x}, s.stream));
+      }
       MINIMO_TRY(RunToResidual(Fp8Linear(o, x), s));
     } else if (o.shape.format == TileFormat::kFp8) {
       MINIMO_TRY(QuantiseRows(o.x, o.x_stride, s.tokens, nullptr, x, s));

@@ -82,7 +82,6 @@ __device__ __forceinline__ float4 widen(uint2 v) {
           __uint_as_float(v.y & 0xffff0000)};
 }
 
-
 __device__ void list_tiles(const QuantiseParams& p) {
   __shared__ int counts[kThreads];
   const int a = threadIdx.x, active = load_l2(p.num_active);
@@ -181,6 +180,23 @@ __global__ void __launch_bounds__(kThreads, 4) quantise_rows(const QuantiseParam
   }
 }
 
+// A warp takes four rows of a unit, a lane the columns 32 t + 4 j .. + 3, t = 0..3.
+__global__ void __launch_bounds__(kThreads) arrange_rows(const ArrangeParams p) {
+  allow_next_kernel();
+  wait_previous_kernel();
+  const int lane = threadIdx.x % 32, j = lane % 8, at = blockIdx.x * kWarps + threadIdx.x / 32;
+  const int unit = at % p.units, token = at / p.units * 4 + lane / 8;
+  if (token >= p.tokens) return;
+  const bf16* row = static_cast<const bf16*>(p.x) + (int64_t{token} * p.units + unit) * kUnitCols + 4 * j;
+  uint2 v[4];
+#pragma unroll
+  for (int t = 0; t < 4; ++t) v[t] = __ldcg(reinterpret_cast<const uint2*>(row + 32 * t));
+  uint8_t* to = p.out.values + ((int64_t{unit} * 2 + j / 4) * p.out.rows + token) * 128;
+  const int piece = j % 4 * 2;
+  *reinterpret_cast<uint4*>(to + (piece ^ (token % 8)) * 16) = {v[0].x, v[1].x, v[2].x, v[3].x};
+  *reinterpret_cast<uint4*>(to + ((piece + 1) ^ (token % 8)) * 16) = {v[0].y, v[1].y, v[2].y, v[3].y};
+}
+
 constexpr int kMostExperts = 32;
 constexpr int kMostPasses = 4;  // each over two units a warp
 
@@ -191,7 +207,7 @@ __global__ void __launch_bounds__(kThreads) combine(const CombineParams p) {
   wait_previous_kernel();
   const int token = blockIdx.x, l = threadIdx.x % 16, stride = blockDim.x / 16;
   if (threadIdx.x < p.top_k) slots[threadIdx.x] = load_l2(p.slot_of + token * p.top_k + threadIdx.x);
-  if (threadIdx.x < kWarps) scratch[threadIdx.x] = 0;
+  if (threadIdx.x < kWarps) scratch[threadIdx.x] = 0;  // a block may have fewer warps
   __syncthreads();
   float* residual = p.residual + int64_t{token} * p.hidden;
   const int units = (p.hidden + kUnitCols - 1) / kUnitCols;
@@ -235,12 +251,7 @@ __global__ void __launch_bounds__(kThreads) combine(const CombineParams p) {
       if (unit < units) put_values(p.out, unit, token, held[i].words);
     }
   }
-  squares = warp_sum(squares);
-  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = squares;
-  __syncthreads();
-  float sum = 0;
-#pragma unroll
-  for (int w = 0; w < kWarps; ++w) sum += scratch[w];
+  const float sum = block_sum<kWarps>(squares, scratch);
   if (p.next_x != nullptr) {
     if (threadIdx.x == 0) p.square_sums[token] = sum;
     return;
@@ -262,6 +273,11 @@ cudaError_t LaunchQuantise(const QuantiseParams& p, cudaStream_t stream) {
   const auto kernel = p.x != nullptr ? quantise_rows<uint2> : quantise_rows<float4>;
   return Launch(kernel, dim3((warps + kWarps - 1) / kWarps + (p.tiles != nullptr ? 1 : 0)), dim3(kThreads), 0,
                 stream, p);
+}
+
+cudaError_t LaunchArrange(const ArrangeParams& p, cudaStream_t stream) {
+  const int warps = (p.tokens + 3) / 4 * p.units;
+  return Launch(arrange_rows, dim3((warps + kWarps - 1) / kWarps), dim3(kThreads), 0, stream, p);
 }
 
 cudaError_t LaunchCombine(const CombineParams& p, cudaStream_t stream) {

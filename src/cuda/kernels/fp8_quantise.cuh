@@ -35,6 +35,15 @@ cudaError_t LaunchQuantise(const QuantiseParams& params, cudaStream_t stream);
 // An expert's slots begin anywhere, its tiles at a multiple of 8.
 constexpr int64_t MostFp8Tiles(int64_t slots, int64_t experts) { return (slots + 7 * experts) / 64 + experts; }
 
+// The first rows of bf16 activations in the layout that fp8_linear takes with bf16 weights (attention_store.cuh).
+struct ArrangeParams {
+  int tokens = 0;
+  const void* x = nullptr;  // bf16 [tokens, units * 128]
+  int units = 0;
+  Fp8Activations out;       // values alone
+};
+cudaError_t LaunchArrange(const ArrangeParams& params, cudaStream_t stream);
+
 // residual += the sum of a row's experts; RMSNorm; quantised for the next layer or, with next_x, as bf16 before the
 // norm's factor (times next_norm), with the row's sum of squares.
 struct CombineParams {
