@@ -38,13 +38,21 @@ struct Case {
   int tokens = 0;
 
   const int* Put(const std::vector<int>& v) { return ints.emplace_back(v).data; }
+  // bf16, or e4m3 between -1 and 1.
+  void* RandomCache(int64_t n, unsigned seed, bool e4m3) {
+    if (!e4m3) return Random(n, seed);
+    std::mt19937 random(seed);
+    std::vector<uint16_t> pairs(static_cast<size_t>(n / 2));
+    for (uint16_t& pair : pairs) pair = static_cast<uint16_t>(random() & 0xb7b7);
+    return halves.emplace_back(pairs).data;
+  }
   uint16_t* Random(int64_t n, unsigned seed) {
     Device<uint16_t>& d = halves.emplace_back(n);
     MUST(LaunchRandomBf16(d.data, n, 1.0f, seed, nullptr));
     return d.data;
   }
 
-  Case(const Shape& s, const std::vector<Sequence>& sequences) {
+  Case(const Shape& s, const std::vector<Sequence>& sequences, bool e4m3) {
     std::mt19937 random(3);
     std::vector<int> position, table_of, past, last, tables, tiles;
     const int group = s.heads / s.kv_heads;
@@ -73,8 +81,9 @@ struct Case {
       p.sinks = floats.emplace_back(sinks).data;
     }
     p.q = Random(int64_t{tokens} * s.heads * s.key_dim, 11);
-    p.k = {Random(rows * s.kv_heads * s.key_dim, 12), s.key_dim, s.kv_heads, kBlock, false};
-    p.v = {Random(rows * s.kv_heads * kValueDim, 13), kValueDim, s.kv_heads, kBlock, false};
+    const int bytes = e4m3 ? 1 : 2;
+    p.k = {RandomCache(rows * s.kv_heads * s.key_dim, 12, e4m3), s.key_dim, s.kv_heads, kBlock, false, bytes};
+    p.v = {RandomCache(rows * s.kv_heads * kValueDim, 13, e4m3), kValueDim, s.kv_heads, kBlock, false, bytes};
     p.out_stride = s.heads * kValueDim;
     out = Device<uint16_t>(int64_t{tokens} * p.out_stride);
     p.out = out.data;
@@ -125,8 +134,9 @@ void CheckAttention() {
   const std::vector<std::vector<Sequence>> cases = {
       {{0, 300}}, {{77, 130}, {0, 1}, {500, 1}, {63, 65}}, {{1000, 40}, {0, 64}, {5, 7}}, {{0, 2}}};
   for (const Shape& s : kShapes) {
-    for (size_t i = 0; i < cases.size(); ++i) {
-      Case c(s, cases[i]);
+    for (size_t i = 0; i < 2 * cases.size(); ++i) {
+      const bool fp8_cache = i % 2 == 1;
+      Case c(s, cases[i / 2], fp8_cache);
       MUST(LaunchAttentionPrefill(c.p, nullptr));
       MUST(cudaDeviceSynchronize());
       const auto got = c.out.Get();
@@ -142,10 +152,11 @@ void CheckAttention() {
       const double arranged = OperandError(c, got, false), e4m3 = OperandError(c, got, true);
       const bool ok = error.Value() < 5e-3 && same && arranged == 0 && e4m3 < 0.04;
       if (!ok) ++g_failures;
-      std::printf("{\"check\": \"prefill attention\", \"shape\": \"%s\", \"case\": %zu, \"tokens\": %d, \"relative_error\": %.2e, "
-                  "\"bound\": 5e-03, \"same_bits_again\": %s, \"as_operand_bf16\": %.1e, \"as_operand_e4m3\": %.1e, "
-                  "\"ok\": %s}\n",
-                  s.name, i, c.tokens, error.Value(), same ? "true" : "false", arranged, e4m3, ok ? "true" : "false");
+      std::printf("{\"check\": \"prefill attention\", \"shape\": \"%s\", \"cache\": \"%s\", \"case\": %zu, "
+                  "\"tokens\": %d, \"relative_error\": %.2e, \"bound\": 5e-03, \"same_bits_again\": %s, "
+                  "\"as_operand_bf16\": %.1e, \"as_operand_e4m3\": %.1e, \"ok\": %s}\n",
+                  s.name, fp8_cache ? "fp8" : "bf16", i / 2, c.tokens, error.Value(), same ? "true" : "false", arranged,
+                  e4m3, ok ? "true" : "false");
       std::fflush(stdout);
     }
   }
@@ -153,16 +164,18 @@ void CheckAttention() {
 
 void TimeAttention(const std::vector<int>& token_counts) {
   for (const Shape& s : kShapes) {
-    for (const int tokens : token_counts) {
+    for (size_t i = 0; i < 2 * token_counts.size(); ++i) {
       if (s.heads < 48) continue;
-      Case c(s, {{0, tokens}});
+      const bool fp8_cache = i % 2 == 1;
+      const int tokens = token_counts[i / 2];
+      Case c(s, {{0, tokens}}, fp8_cache);
       double keys = 0;
-      for (int i = 0; i < tokens; ++i) keys += s.window > 0 ? std::min(i + 1, s.window) : i + 1;
+      for (int k = 0; k < tokens; ++k) keys += s.window > 0 ? std::min(k + 1, s.window) : k + 1;
       const double flops = 2.0 * keys * s.heads * (s.key_dim + kValueDim);
       const double seconds = Time([&] { MUST(LaunchAttentionPrefill(c.p, nullptr)); });
-      std::printf("{\"bench\": \"prefill op\", \"model\": \"%s\", \"op\": \"attention\", \"kernel\": \"attention_wgmma\", "
-                  "\"tokens\": %d, \"us\": %.1f, \"tflops\": %.0f}\n",
-                  s.name, tokens, seconds * 1e6, flops / seconds * 1e-12);
+      std::printf("{\"bench\": \"prefill op\", \"model\": \"%s\", \"op\": \"attention\", \"kernel\": "
+                  "\"attention_wgmma\", \"cache\": \"%s\", \"tokens\": %d, \"us\": %.1f, \"tflops\": %.0f}\n",
+                  s.name, fp8_cache ? "fp8" : "bf16", tokens, seconds * 1e6, flops / seconds * 1e-12);
       std::fflush(stdout);
     }
   }

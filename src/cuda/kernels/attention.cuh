@@ -55,10 +55,8 @@ cudaError_t LaunchAttentionOne(const AttentionParams& params, const RopeParams& 
 // Of these the cases that are faster with keys and values in registers from end to end.
 bool StreamsAttention(const AttentionParams& params);
 cudaError_t LaunchAttentionStream(const AttentionParams& params, const RopeParams& rope, cudaStream_t stream);
-// Any number of tokens a sequence.
+// Any number of tokens a sequence, a bf16 or FP8 cache (attention_wgmma.cu).
 cudaError_t LaunchAttentionPrefill(const AttentionParams& params, cudaStream_t stream);
-// The same for a bf16 cache, on wgmma; tiles of kPrefillTileRows.
-cudaError_t LaunchAttentionWgmma(const AttentionParams& params, cudaStream_t stream);
 // Any shape and any number of tokens, float32 arithmetic: small models and verification.
 cudaError_t LaunchAttentionSimple(const AttentionParams& params, bool f32_activations, cudaStream_t stream);
 

@@ -1,6 +1,6 @@
-// Many tokens a sequence, a bf16 cache: a block takes 128 rows (token, head of the group) of one KV head of one
-// sequence, 64 a warpgroup, and walks the keys they may see in tiles of 64. A third warpgroup gathers K and V through
-// the block table into a ring. Queries and probabilities are wgmma's A operand in registers; K (rows of 128 bytes,
+// Many tokens a sequence: a block takes 128 rows (token, head of the group) of one KV head of one sequence, 64 a
+// warpgroup, and walks the keys they may see in tiles of 64. A third warpgroup gathers K and V through the block table
+// into a ring; those of an FP8 cache it widens to bf16 on the way, exactly. Queries and probabilities are wgmma's A operand in registers; K (rows of 128 bytes,
 // swizzled) and V (the same, read along its columns) come from shared memory. While one tile's values are summed the
 // next one's scores are made and their maxima taken.
 //
@@ -9,6 +9,7 @@
 #include "cuda/kernels/attention_store.cuh"
 #include "cuda/kernels/attention_wgmma.cuh"
 #include "cuda/kernels/kv_address.cuh"
+#include "cuda/kernels/kv_element.cuh"
 #include "cuda/kernels/wgmma.cuh"
 
 namespace minimo::cuda {
@@ -25,7 +26,7 @@ constexpr float kLog2E = 1.4426950408889634f;
 
 template <int kKeyDim>
 struct Stage {
-  static constexpr int kValues = kKeyDim / 64 * kPanel;
+  static constexpr int kValues = kKeyDim / 64 * kPanel;  // V's panels follow K's
   static constexpr int kBytes = kValues + 2 * kPanel;
   static constexpr int kShared = kStages * kBytes + 1024;
 };
@@ -61,33 +62,51 @@ __device__ __forceinline__ void hand_over(uint64_t* full) {
   barrier_arrive(full);
 }
 
-// Four warps, 16 keys each: lane i finds the row of key i % 16 (K: lanes 0..15, V: 16..31); 8 lanes copy 128 bytes.
+// Four warps gather, 16 keys each: lane i finds the row of key i % 16 (K: lanes 0..15, V: 16..31).
+template <typename Kv>
+struct Finder {
+  const AttentionParams& p;
+  const Block& b;
+  int table, ring;
+  KvView view;
+  const Kv* fresh;
+
+  __device__ Finder(const AttentionParams& params, const Block& block)
+      : p(params),
+        b(block),
+        table(p.k.ring ? 0 : load_l2(p.meta.block_table + b.tile.first_token)),
+        ring(p.k.ring ? load_l2(p.meta.ring + b.tile.first_token) : 0),
+        view(threadIdx.x % 32 < 16 ? p.k : p.v),
+        fresh(static_cast<const Kv*>(threadIdx.x % 32 < 16 ? p.fresh_k : p.fresh_v)) {}
+  __device__ const Kv* at(int first) const {
+    const int key = min(first + static_cast<int>(threadIdx.x / 32 % 4 * 16 + threadIdx.x % 16), b.end - 1);
+    return fresh != nullptr && key >= b.tile.past
+               ? fresh + (int64_t{b.tile.first_token + key - b.tile.past} * p.kv_heads + b.kv_head) * view.dim
+               : static_cast<const Kv*>(view.data) + cache_row(view, table, p.meta.block_tables, ring, key, b.kv_head);
+  }
+};
+template <typename T>
+__device__ __forceinline__ const T* of_lane(const T* pointer, int lane) {
+  return reinterpret_cast<const T*>(__shfl_sync(0xffffffffu, reinterpret_cast<unsigned long long>(pointer), lane));
+}
+
+// 8 lanes copy 128 bytes.
 template <int kKeyDim>
-__device__ void gather(const AttentionParams& p, const Block& b, uint8_t* stages, Barriers& barriers) {
+__device__ void gather(const AttentionParams& p, const Block& b, uint8_t* stages, Barriers& barriers, bf16) {
   const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-  const int table = p.k.ring ? 0 : load_l2(p.meta.block_table + b.tile.first_token);
-  const int ring = p.k.ring ? load_l2(p.meta.ring + b.tile.first_token) : 0;
-  const KvView view = lane < 16 ? p.k : p.v;
-  const bf16* fresh = static_cast<const bf16*>(lane < 16 ? p.fresh_k : p.fresh_v);
-  const auto find = [&](int first) {
-    const int at = min(first + warp * 16 + lane % 16, b.end - 1);
-    return fresh != nullptr && at >= b.tile.past
-               ? fresh + (int64_t{b.tile.first_token + at - b.tile.past} * p.kv_heads + b.kv_head) * view.dim
-               : static_cast<const bf16*>(view.data) + cache_row(view, table, p.meta.block_tables, ring, at, b.kv_head);
-  };
-  const bf16* next = find(b.begin);
+  const Finder<bf16> find(p, b);
+  const bf16* next = find.at(b.begin);
   int stage = 0, tiles = 0;
   uint32_t phase = 1;
   for (int first = b.begin; first < b.end; first += kKeys, ++tiles) {
     const bf16* row = next;
-    if (first + kKeys < b.end) next = find(first + kKeys);
+    if (first + kKeys < b.end) next = find.at(first + kKeys);
     barrier_wait(&barriers.empty[stage], phase);
     uint8_t* to = stages + stage * Stage<kKeyDim>::kBytes;
 #pragma unroll
     for (int i = 0; i < 8; ++i) {  // four keys, then their values
       const int r = warp * 16 + i % 4 * 4 + lane / 8, piece = lane % 8;
-      const bf16* from = reinterpret_cast<const bf16*>(
-          __shfl_sync(0xffffffffu, reinterpret_cast<unsigned long long>(row), i / 4 * 16 + i % 4 * 4 + lane / 8));
+      const bf16* from = of_lane(row, i / 4 * 16 + i % 4 * 4 + lane / 8);
       uint8_t* there = to + (i / 4 == 0 ? 0 : Stage<kKeyDim>::kValues) + r * 128 + (piece ^ (r % 8)) * 16;
       const bool inside = first + r < b.end;
 #pragma unroll
@@ -102,6 +121,43 @@ __device__ void gather(const AttentionParams& p, const Block& b, uint8_t* stages
   static_assert(kLag == 2);
   if (tiles >= 2) hand_over<1>(&barriers.full[(tiles - 2) % kStages]);
   hand_over<0>(&barriers.full[(tiles - 1) % kStages]);
+}
+
+// e4m3: 4 lanes read 64 values of a row, a tile ahead, and write them as 128 bytes of a panel.
+template <int kKeyDim>
+__device__ void gather(const AttentionParams& p, const Block& b, uint8_t* stages, Barriers& barriers, e4m3) {
+  constexpr int kKeyPanels = kKeyDim / 64, kPanels = kKeyPanels + 2;
+  const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, key = warp * 16 + lane / 4;
+  const Finder<e4m3> find(p, b);
+  uint4 held[kPanels][2];  // of keys `key` and `key` + 8
+  const auto load = [&](int panel, int k, const e4m3* row, int first) {
+    const bool value = panel >= kKeyPanels;
+    const e4m3* from = of_lane(row, value * 16 + k * 8 + lane / 4) + (panel - value * kKeyPanels) * 64 + lane % 4 * 16;
+    held[panel][k] =
+        first + key + 8 * k < b.end ? __ldcg(reinterpret_cast<const uint4*>(from)) : uint4{0, 0, 0, 0};
+  };
+  const e4m3* next = find.at(b.begin);
+#pragma unroll
+  for (int i = 0; i < 2 * kPanels; ++i) load(i / 2, i % 2, next, b.begin);
+  next = find.at(b.begin + kKeys);
+  int stage = 0;
+  uint32_t phase = 1;
+  for (int first = b.begin; first < b.end; first += kKeys) {
+    barrier_wait(&barriers.empty[stage], phase);
+    uint8_t* to = stages + stage * Stage<kKeyDim>::kBytes + key * 128;
+#pragma unroll
+    for (int i = 0; i < 2 * kPanels; ++i) {
+      const uint4 v = held[i / 2][i % 2];
+      uint8_t* there = to + i / 2 * kPanel + i % 2 * 8 * 128;
+      *reinterpret_cast<uint4*>(there + ((lane % 4 * 2) ^ (lane / 4)) * 16) = widen_e4m3({v.x, v.y});
+      *reinterpret_cast<uint4*>(there + ((lane % 4 * 2 + 1) ^ (lane / 4)) * 16) = widen_e4m3({v.z, v.w});
+      if (first + kKeys < b.end) load(i / 2, i % 2, next, first + kKeys);
+    }
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    barrier_arrive(&barriers.full[stage]);
+    next = find.at(first + 2 * kKeys);
+    if (++stage == kStages) stage = 0, phase ^= 1;
+  }
 }
 
 template <int kKeyDim>
@@ -246,7 +302,7 @@ __device__ void attend(const AttentionParams& p, const Block& b, const uint8_t* 
   }
 }
 
-template <int kKeyDim>
+template <int kKeyDim, typename Kv>
 __global__ void __launch_bounds__(kThreads, 1) attention_wgmma(const __grid_constant__ AttentionParams p) {
   extern __shared__ uint8_t smem[];
   __shared__ Barriers barriers;
@@ -263,27 +319,31 @@ __global__ void __launch_bounds__(kThreads, 1) attention_wgmma(const __grid_cons
   wait_previous_kernel();
   const Block b = block_of(p);
   if (threadIdx.x >= kGroups * 128) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
-    gather<kKeyDim>(p, b, stages, barriers);
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(sizeof(Kv) == 1 ? 88 : 56));
+    gather<kKeyDim>(p, b, stages, barriers, Kv());
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(sizeof(Kv) == 1 ? 208 : 224));
     attend<kKeyDim>(p, b, stages, barriers);
   }
 }
 
-template <int kKeyDim>
+template <int kKeyDim, typename Kv>
 cudaError_t LaunchOne(const AttentionParams& p, cudaStream_t stream) {
   constexpr int kShared = Stage<kKeyDim>::kShared;
+  const auto kernel = attention_wgmma<kKeyDim, Kv>;
   static const cudaError_t configured =
-      cudaFuncSetAttribute(attention_wgmma<kKeyDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
   if (configured != cudaSuccess) return configured;
-  return Launch(attention_wgmma<kKeyDim>, dim3(p.num_tiles, p.kv_heads), dim3(kThreads), kShared, stream, p);
+  return Launch(kernel, dim3(p.num_tiles, p.kv_heads), dim3(kThreads), kShared, stream, p);
 }
 
 }  // namespace
 
-cudaError_t LaunchAttentionWgmma(const AttentionParams& p, cudaStream_t stream) {
-  return p.head_dim == 128 ? LaunchOne<128>(p, stream) : LaunchOne<192>(p, stream);
+cudaError_t LaunchAttentionPrefill(const AttentionParams& p, cudaStream_t stream) {
+  if (p.k.element_bytes == 1) {
+    return p.head_dim == 128 ? LaunchOne<128, e4m3>(p, stream) : LaunchOne<192, e4m3>(p, stream);
+  }
+  return p.head_dim == 128 ? LaunchOne<128, bf16>(p, stream) : LaunchOne<192, bf16>(p, stream);
 }
 
 }  // namespace minimo::cuda
