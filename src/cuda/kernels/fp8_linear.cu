@@ -70,12 +70,7 @@ __device__ __forceinline__ void run_tile(const Fp8LinearParams& p, const Fp8Wher
   }
 #pragma unroll
   for (int m = 0; m < C::kProducts; ++m) {
-    const int tile = where.row_block * C::kTiles + l.tile(m);
-    prepare<kE, kN>(p, where, tile, sums[m]);
-#pragma unroll
-    for (int j = 0; j < kN / 8; ++j) {
-      emit<kE>(p, where, tile, j, {sums[m][4 * j], sums[m][4 * j + 1], sums[m][4 * j + 2], sums[m][4 * j + 3]});
-    }
+    emit<kE, kN>(p, where, where.row_block * C::kTiles + l.tile(m), sums[m]);
   }
 }
 
