@@ -14,6 +14,8 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 
+constexpr float kLeastUnit = 1e-30f;  // a unit with nothing above it is zero
+
 struct Quantised {
   uint2 words;  // two of the piece that this lane writes
   float scale;  // of the unit
@@ -30,7 +32,7 @@ __device__ __forceinline__ Quantised quantise(const float4 (&v)[2], bool with_su
   float most = fmaxf(largest(v[0]), largest(v[1]));
 #pragma unroll
   for (int offset = 1; offset < 16; offset <<= 1) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, offset));
-  const float inverse = most > 0 ? kMostE4m3 / most : 0.0f;
+  const float inverse = most > kLeastUnit ? __fdividef(kMostE4m3, most) : 0.0f;
   uint32_t word[2];
   float sums[2];
 #pragma unroll
@@ -82,30 +84,33 @@ __device__ __forceinline__ float4 widen(uint2 v) {
           __uint_as_float(v.y & 0xffff0000)};
 }
 
+// Tiles of an expert are of one width. The widest come first, then by expert: blocks take them in turns, so that each
+// gets as many wide ones and what is left at the end is short.
 __device__ void list_tiles(const QuantiseParams& p) {
-  __shared__ int counts[kThreads];
+  __shared__ int2 listed[kThreads];  // width, parts
   const int a = threadIdx.x, active = load_l2(p.num_active);
-  int begin = 0, end = 0, first = 0, parts = 0;
+  int begin = 0, end = 0, first = 0, width = 0, parts = 0;
   if (a < active) {
     begin = load_l2(p.offsets + a), end = load_l2(p.offsets + a + 1);
     first = begin & ~7;
     parts = (end - first + p.tile_tokens - 1) / p.tile_tokens;
+    if (parts > 0) width = ((end - first + parts - 1) / parts + 7) / 8 * 8;
   }
-  counts[a] = parts;
+  listed[a] = {width, parts};
   __syncthreads();
-#pragma unroll
-  for (int offset = 1; offset < kThreads; offset <<= 1) {
-    const int before = a >= offset ? counts[a - offset] : 0;
-    __syncthreads();
-    counts[a] += before;
-    __syncthreads();
+  int before = 0, all = 0;
+#pragma unroll 8
+  for (int b = 0; b < kThreads; ++b) {
+    const int2 other = listed[b];
+    all += other.y;
+    if (other.x > width || (other.x == width && b < a)) before += other.y;
   }
-  if (a == kThreads - 1) *p.num_tiles = counts[a];
+  if (a == 0) *p.num_tiles = all;
   if (parts == 0) return;
-  const int expert = load_l2(p.active + a), width = ((end - first + parts - 1) / parts + 7) / 8 * 8;
+  const int expert = load_l2(p.active + a);
   for (int i = 0; i < parts; ++i) {
     const int from = first + i * width;
-    p.tiles[counts[a] - parts + i] = {expert, from, max(from, begin), min(from + width, end)};
+    p.tiles[before + i] = {expert, from, max(from, begin), min(from + width, end)};
   }
 }
 
@@ -118,9 +123,10 @@ __global__ void __launch_bounds__(kThreads, 4) quantise_rows(const QuantiseParam
   constexpr bool kNormed = sizeof(Loaded) == 16;
   allow_next_kernel();
   wait_previous_kernel();
-  if (p.tiles != nullptr && blockIdx.x == gridDim.x - 1) return list_tiles(p);
+  if (p.tiles != nullptr && blockIdx.x == 0) return list_tiles(p);
   const int lane = threadIdx.x % 32, l = lane % 16, pairs = (p.units + 1) / 2;
-  const int at = blockIdx.x * kWarps + threadIdx.x / 32, unit = at % pairs * 2 + lane / 16, first = at / pairs * kHeld;
+  const int block = blockIdx.x - (p.tiles != nullptr ? 1 : 0), at = block * kWarps + threadIdx.x / 32;
+  const int unit = at % pairs * 2 + lane / 16, first = at / pairs * kHeld;
   const int cols[2] = {unit * kUnitCols + l * 4, unit * kUnitCols + l * 4 + 64};
   Loaded loaded[kHeld][2];
   float squares[kHeld] = {};
