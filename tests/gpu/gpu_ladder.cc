@@ -224,7 +224,7 @@ void CheckAll() {
       }
     }
     for (const TileFormat f : {TileFormat::kFp8, TileFormat::kInt4}) {  // several tiles a block, of all widths
-      for (const int tokens : {20, 120, 250, 900}) {
+      for (const int tokens : {20, 120, 250, 280, 370, 900}) {
         Check(f, 64, Epilogue::kSwiGlu, 1536, 128, tokens, 40, 8, exact);
         Check(f, 64, Epilogue::kSlot, 3072, 256, tokens, 40, 8, exact);
       }

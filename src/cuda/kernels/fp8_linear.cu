@@ -14,8 +14,8 @@ constexpr int kMultiprocessors = 132;
 // more, where instructions are what is short: three of 128 rows. Dense, and FP8 experts of many tokens: two of 128 rows
 // and wider tiles, for fewer bytes from L2.
 using Fp8Experts = Fp8Config<TileFormat::kFp8, 4, 1, 96, 5>;
-using Int4Experts = Fp8Config<TileFormat::kInt4, 3, 2, 72, 5>;
-using Int4Few = Fp8Config<TileFormat::kInt4, 4, 1, 64, 7>;
+using Int4Experts = Fp8Config<TileFormat::kInt4, 3, 2, 80, 5>;
+using Int4Few = Fp8Config<TileFormat::kInt4, 4, 1, 72, 7>;
 using Fp8Wide = Fp8Config<TileFormat::kFp8, 2, 2, 128, 4>;
 using Bf16Wide = Fp8Config<TileFormat::kBf16, 2, 2, 128, 4>;
 constexpr int kFewTokens = 48, kManyTokens = 160;  // of an expert, on average
@@ -111,8 +111,14 @@ __global__ void __launch_bounds__(C::kThreads, 1)
           case 4: run_tile<C, kE, 32, 32>(p, t, l, stages, barriers, at); break;
           case 5: run_tile<C, kE, 40, 40>(p, t, l, stages, barriers, at); break;
           case 6: run_tile<C, kE, 48, C::kGroups == 4 ? 24 : 48>(p, t, l, stages, barriers, at); break;
+          case 7:
+            if constexpr (C::kHas56) run_tile<C, kE, 56, 56>(p, t, l, stages, barriers, at);
+            break;
           case 8: run_tile<C, kE, 64, 32>(p, t, l, stages, barriers, at); break;
           case 9: run_tile<C, kE, 72, 24>(p, t, l, stages, barriers, at); break;
+          case 10:
+            if constexpr (C::kMostN >= 80) run_tile<C, kE, 80, 40>(p, t, l, stages, barriers, at);
+            break;
           default:
             if constexpr (C::kMostN == 96) run_tile<C, kE, 96, 24>(p, t, l, stages, barriers, at);
             break;

@@ -60,13 +60,31 @@ __device__ __forceinline__ void start_half(float (&d)[kN / 2], const uint32_t (&
   WgmmaE4m3<kN>::next(d, a[1], operand + 2);
 }
 
-// sums += part * scale of the rows * scale of the token. `scales`: of this lane's first token. kOneScale: both rows of
-// a lane have the same.
-template <int kN, bool kOneScale>
-__device__ __forceinline__ void promote(const float (&part)[kN / 2], const uint8_t* scales, float2 scale, float* sums) {
+// Scales of kN tokens, from this lane's first: loaded all at once, for four warpgroups, or each where it is used, for two
+// (the faster of both on either).
+template <int kN>
+struct HeldScales {
+  float2 of[kN / 8];
+  __device__ __forceinline__ void load(const uint8_t* scales) {
+#pragma unroll
+    for (int j = 0; j < kN / 8; ++j) of[j] = *reinterpret_cast<const float2*>(scales + 32 * j);
+  }
+  __device__ __forceinline__ float2 operator[](int j) const { return of[j]; }
+};
+struct SharedScales {
+  const uint8_t* scales;
+  __device__ __forceinline__ void load(const uint8_t* from) { scales = from; }
+  __device__ __forceinline__ float2 operator[](int j) const {
+    return *reinterpret_cast<const float2*>(scales + 32 * j);
+  }
+};
+
+// sums += part * scale of the rows * scale of the token. kOneScale: both rows of a lane have the same.
+template <int kN, bool kOneScale, typename Scales>
+__device__ __forceinline__ void promote(const float (&part)[kN / 2], const Scales& tokens, float2 scale, float* sums) {
 #pragma unroll
   for (int j = 0; j < kN / 8; ++j) {
-    const float2 x = *reinterpret_cast<const float2*>(scales + 32 * j);
+    const float2 x = tokens[j];
     if constexpr (kOneScale) {
       const float2 both = {x.x * scale.x, x.y * scale.x};
       sums[4 * j] = fmaf(part[4 * j], both.x, sums[4 * j]);
@@ -185,6 +203,7 @@ __device__ __forceinline__ void multiply_unit(const Fp8Lane<C>& l, const uint8_t
     const float2 scale = *reinterpret_cast<const float2*>(tile_scales);
     constexpr int kParts = kN / kPart;
     float part[2][kPart / 2];
+    std::conditional_t<(C::kGroups > 2), HeldScales<kPart>, SharedScales> tokens;
     const auto start = [&](int c) {
       start_half<kPart>(part[c % 2], a[0], operand + c * kPart * 8, false);
       start_half<kPart>(part[c % 2], a[1], operand + c * kPart * 8 + 4, true);
@@ -200,7 +219,8 @@ __device__ __forceinline__ void multiply_unit(const Fp8Lane<C>& l, const uint8_t
       } else {
         wgmma_wait<0>(part[c % 2]);
       }
-      promote<kPart, kOneScale>(part[c % 2], scales + c * kPart * 4, scale, sums + c * kPart / 2);
+      tokens.load(scales + c * kPart * 4);
+      promote<kPart, kOneScale>(part[c % 2], tokens, scale, sums + c * kPart / 2);
       if (c + 2 < kParts) {
         wgmma_fence();
         start(c + 2);

@@ -39,6 +39,7 @@ struct Fp8Config {
   static constexpr int kOffsets = kTiles * kChunkTile;
   static constexpr int kChunk = kInt4 ? kOffsets + kChunkUnits * (kMostN * 8 + 32) : 0;
   static constexpr int kShared = kStages * kStage + 2 * kChunk + 1024;
+  static constexpr bool kHas56 = !(kInt4 && kGroups == 4);  // columns of wgmma: parts of 56 take too many registers
   static constexpr int kCopyRegisters = kGroups == 4 ? 32 : 40;
   static constexpr int kMultiplyRegisters = kGroups == 4 ? 112 : kGroups == 3 ? 152 : 232;
 };
@@ -84,14 +85,14 @@ struct Fp8Schedule {
   }
 };
 
-// Columns of wgmma for so many tokens: a multiple of 32 or 120 where tiles are up to 128 wide, else 16, 24, 32, 40, 48, 64, 72
-// or 96.
+// Columns of wgmma for so many tokens: a multiple of 32 or 120 where tiles are up to 128 wide, else of 8 from 16 to 80, or
+// 96.
 template <typename C>
 __device__ __forceinline__ int fp8_columns(const Fp8Where& t) {
   const int tokens = t.end - t.first;
   if constexpr (C::kMostN > 96) return tokens > 96 && tokens <= 120 ? 120 : (tokens + 31) / 32 * 32;
-  if (tokens > 48) return tokens > 72 ? 96 : tokens > 64 ? 72 : 64;
-  return max((tokens + 7) / 8 * 8, 16);
+  if (!C::kHas56 && tokens > 48 && tokens <= 56) return 64;
+  return tokens > 80 ? 96 : max((tokens + 7) / 8 * 8, 16);
 }
 
 // Arrives when the copies that this thread has asked for are there; the barrier counts every such thread.
