@@ -1,8 +1,8 @@
 // Many tokens a sequence: a block takes 128 rows (token, head of the group) of one KV head of one sequence, 64 a
 // warpgroup, and walks the keys they may see in tiles of 64. A third warpgroup gathers K and V through the block table
-// into a ring; those of an FP8 cache it widens to bf16 on the way, exactly. Queries and probabilities are wgmma's A operand in registers; K (rows of 128 bytes,
-// swizzled) and V (the same, read along its columns) come from shared memory. While one tile's values are summed the
-// next one's scores are made and their maxima taken.
+// into a ring; those of an FP8 cache it widens to bf16 on the way, exactly. Queries and probabilities are wgmma's A
+// operand in registers; K (rows of 128 bytes, swizzled) and V (the same, read along its columns) come from shared
+// memory. While one tile's values are summed the next one's scores are made and softened.
 //
 // A stage: K as panels of 64 columns, 8 KB each, then V's two. 32 or 40 KB, four stages.
 #include "cuda/kernels/attention.cuh"

@@ -1,6 +1,6 @@
 // What becomes of fp8_linear's sums: results as wgmma leaves them, v[4 j + i] of a lane (4 g + t) being row
-// g + 8 (i / 2) of its warp's tile and token 8 j + 2 t + i % 2. All warps of a block come here at once and no product runs
-// meanwhile, so nothing here branches: loads come before the first store, stores are predicated.
+// g + 8 (i / 2) of its warp's tile and token 8 j + 2 t + i % 2. All warps of a block come here at once and no product
+// runs meanwhile, so nothing here branches: loads come before the first store, stores are predicated.
 #pragma once
 
 #include "cuda/kernels/fp8_stages.cuh"

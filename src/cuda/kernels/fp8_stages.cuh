@@ -85,8 +85,8 @@ struct Fp8Schedule {
   }
 };
 
-// Columns of wgmma for so many tokens: a multiple of 32 or 120 where tiles are up to 128 wide, else of 8 from 16 to 80, or
-// 96.
+// Columns of wgmma for so many tokens: a multiple of 32 or 120 where tiles are up to 128 wide, else of 8 from 16 to 80,
+// or 96.
 template <typename C>
 __device__ __forceinline__ int fp8_columns(const Fp8Where& t) {
   const int tokens = t.end - t.first;
