@@ -25,8 +25,8 @@
 
 namespace minimo::cuda {
 
-// Into how many runs decode attention cuts the contexts of a step: enough blocks to fill the device, runs of at least 64
-// keys (four warps of 16). Few values, so that few graphs are made.
+// Into how many runs decode attention cuts the contexts of a step: enough blocks to fill the device, runs of at least
+// 64 keys (four warps of 16). Few values, so that few graphs are made.
 int DecodeSplits(const ModelSpec& spec, int tokens, int longest_context);
 
 class Forward {

@@ -1,7 +1,7 @@
-// Each operator of a prefill at the models' real shapes: exactness against a plain reference in double on the CPU, time,
-// TFLOPS, bytes and share of the floor. Needs a Hopper GPU: see tools/gpu_check.
+// Each operator of a prefill at the models' real shapes: exactness against a plain reference in double on the CPU,
+// time, TFLOPS, bytes and share of the floor. Needs a Hopper GPU: see tools/gpu_check.
 //   gpu_ladder check            conformance at real and odd shapes
-//   gpu_ladder repeat [TIMES]   the same products TIMES times over from buffers allocated anew: their bits must not change
+//   gpu_ladder repeat [TIMES]   the same products TIMES times over from buffers allocated anew: bits must not change
 //   gpu_ladder small            a few, for compute-sanitizer
 //   gpu_ladder attention|router [TOKENS..]   checked and timed
 //   gpu_ladder time [MODEL.OP] [TOKENS..]
@@ -180,9 +180,10 @@ void Check(TileFormat f, int group, Epilogue epilogue, int rows, int cols, int t
   const bool next_ok = next_error.norm == 0 || next_error.Value() < 4e-3;
   const bool ok = error.Value() < bound && squares_ok && next_ok && changed == 0;
   if (!ok) ++g_failures;
-  std::printf("{\"check\": \"fp8 linear\", \"format\": \"%s\", \"group\": %d, \"epilogue\": %d, \"rows\": %d, \"cols\": %d, "
-              "\"tokens\": %d, \"experts\": %d, \"activations\": \"%s\", \"relative_error\": %.2e, \"bound\": %.0e, "
-              "\"square_sums\": %s, \"next_x\": %s, \"times\": %d, \"changed\": %d, \"ok\": %s}\n",
+  std::printf("{\"check\": \"fp8 linear\", \"format\": \"%s\", \"group\": %d, \"epilogue\": %d, \"rows\": %d, "
+              "\"cols\": %d, \"tokens\": %d, \"experts\": %d, \"activations\": \"%s\", "
+              "\"relative_error\": %.2e, \"bound\": %.0e, \"square_sums\": %s, \"next_x\": %s, "
+              "\"times\": %d, \"changed\": %d, \"ok\": %s}\n",
               f == TileFormat::kFp8 ? "fp8" : f == TileFormat::kBf16 ? "bf16" : "int4", group,
               static_cast<int>(epilogue), rows, cols, tokens, experts,
               exact ? "e4m3" : "float", error.Value(), bound, squares_ok ? "true" : "false",
@@ -247,8 +248,9 @@ struct Op {
 
 void Print(const Op& op, const char* kernel, int tokens, double seconds, double flops, double bytes) {
   const double floor = std::max(flops / kFp8Flops, bytes / kReadBytes);
-  std::printf("{\"bench\": \"prefill op\", \"model\": \"%s\", \"op\": \"%s\", \"kernel\": \"%s\", \"format\": \"%s\", \"tokens\": %d, "
-              "\"us\": %.1f, \"tflops\": %.0f, \"gb_s\": %.0f, \"floor_us\": %.1f, \"share_of_floor\": %.2f}\n",
+  std::printf("{\"bench\": \"prefill op\", \"model\": \"%s\", \"op\": \"%s\", \"kernel\": \"%s\", \"format\": \"%s\", "
+              "\"tokens\": %d, \"us\": %.1f, \"tflops\": %.0f, \"gb_s\": %.0f, \"floor_us\": %.1f, "
+              "\"share_of_floor\": %.2f}\n",
               op.model.c_str(), op.name.c_str(), kernel,
               op.format == TileFormat::kFp8 ? "fp8" : op.format == TileFormat::kInt4 ? "int4" : "bf16", tokens,
               seconds * 1e6, flops / seconds * 1e-12, bytes / seconds * 1e-9, floor * 1e6, floor / seconds);

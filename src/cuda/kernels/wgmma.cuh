@@ -1,5 +1,5 @@
-// Hopper's asynchronous matrix product and what it is fed with: e4m3 x e4m3 with float32 sums, A (64 rows) in registers,
-// B (kN columns) in shared memory, K-major, rows of 128 bytes with the 128-byte swizzle.
+// Hopper's asynchronous matrix product and what it is fed with: e4m3 x e4m3 with float32 sums, A (64 rows) in
+// registers, B (kN columns) in shared memory, K-major, rows of 128 bytes with the 128-byte swizzle.
 #pragma once
 
 #include "cuda/kernels/common.cuh"
