@@ -109,6 +109,36 @@ TEST(Failure, RanksThatCallDifferentThingsAreToldSo) {
   for (const std::string& error : errors) EXPECT_THAT(error, HasSubstr("ranks disagree"));
 }
 
+TEST(Failure, RanksThatExpectOtherSizesOfEachOtherAreToldSo) {
+  // All in all the same: 4 of ranks 0 and 1 together.
+  const auto gathers = OnRanks(2, 2000, [](Communicator& comm) -> Status {
+    const std::vector<int64_t> counts = comm.rank() == 0 ? std::vector<int64_t>{1, 3} : std::vector<int64_t>{2, 2};
+    const std::vector<float> mine(static_cast<size_t>(counts[comm.rank()]));
+    std::vector<float> all(4);
+    return comm.AllGatherV<float>(mine, counts, all);
+  });
+  // Whichever rank sees it first.
+  const auto said = ::testing::AnyOf(HasSubstr("rank 1 sends 8 bytes to rank 0, which expects 12"),
+                                     HasSubstr("rank 0 sends 4 bytes to rank 1, which expects 8"));
+  EXPECT_THAT(gathers, ::testing::Each(said));
+  const auto exchanges = OnRanks(2, 2000, [](Communicator& comm) -> Status {
+    const std::vector<int64_t> send = {1, 1}, receive = {1, comm.rank() == 0 ? 2 : 1};
+    std::vector<float> out(2), in(static_cast<size_t>(receive[0] + receive[1]));
+    return comm.AllToAllV<float>(out, send, in, receive);
+  });
+  EXPECT_THAT(exchanges[0], HasSubstr("rank 1 sends 4 bytes to rank 0, which expects 8"));
+}
+
+TEST(AgreeOn, EveryRankIsToldOfAllThatAreNotWell) {
+  const auto errors = OnRanks(4, 2000, [](Communicator& comm) {
+    return AgreeOn(&comm, comm.rank() % 2 == 0 ? Status() : Status(Errorf("no file {}", comm.rank())));
+  });
+  EXPECT_THAT(errors, ::testing::Each("rank 1 of 4: no file 1; rank 3 of 4: no file 3"));
+  for (const std::string& error : OnRanks(4, 2000, [](Communicator& comm) { return AgreeOn(&comm, {}); })) {
+    EXPECT_EQ(error, "");
+  }
+}
+
 TEST(Nccl, WhereItIsMissingEveryRankIsToldWhatToInstall) {
   setenv("MINIMO_NCCL_LIBRARY", "/nonexistent/libnccl.so.2", 1);  // opened once: here, by this test alone
   for (const std::string& error : OnRanks(2, 2000, [](Communicator& comm) -> Status {

@@ -154,9 +154,7 @@ Status Communicator::Barrier() {
 
 Result<std::unique_ptr<Communicator>> Communicator::Split(int color, int key) {
   if (failed()) return failure();
-  MINIMO_ASSIGN(std::unique_ptr<Communicator> group, DoSplit(color, key));
-  group->set_timeout_ms(timeout_ms_);
-  return group;
+  return DoSplit(color, key);
 }
 
 Status Communicator::DoAllReduceSum(std::span<float> values) {

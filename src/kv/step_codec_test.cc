@@ -22,6 +22,17 @@ StepRecord Sample() {
   return step;
 }
 
+// As Sample, with other numbers in every list.
+StepRecord Other() {
+  StepRecord step = Sample();
+  step.tokens = {15, 16, 17, 18};
+  step.block_tables = {14, 19, 12};
+  step.block_copies = {{11, 12}, {15, 16}};
+  step.ring_restores = {{17, 18}};
+  step.ring_snapshots = {{13, 14}};
+  return step;
+}
+
 std::vector<std::byte> Encoded(const StepRecord& step) {
   std::vector<std::byte> bytes;
   EncodeStep(step, &bytes);
@@ -44,18 +55,18 @@ TEST(StepCodec, ReplicasComeBackAsTheyWere) {
   StepRecord whole, idle;
   AppendReplica(Sample(), &whole);
   AppendReplica(idle, &whole);
-  AppendReplica(Sample(), &whole);
+  AppendReplica(Other(), &whole);
   EXPECT_EQ(whole.sequences[2].first_token, 4);
   EXPECT_EQ(whole.NumLogits(), 2);
   const auto decoded = DecodeStep(Encoded(whole));
   ASSERT_TRUE(decoded.ok()) << decoded.error().message;
-  StepRecord sample = Sample();
-  sample.id = 0;
-  sample.row_requests.clear();
+  StepRecord sample = Sample(), other = Other();
+  for (StepRecord* step : {&sample, &other}) step->id = 0, step->row_requests.clear();
+  const StepRecord expected[] = {sample, idle, other, idle};  // the last: no such replica
   for (int replica = 0; replica < 4; ++replica) {
     StepRecord part;
     TakeReplica(*decoded, replica, &part);
-    EXPECT_EQ(Encoded(part), Encoded(replica % 2 == 0 ? sample : StepRecord())) << replica;
+    EXPECT_EQ(Encoded(part), Encoded(expected[replica])) << replica;
   }
   StepRecord alone, rest;
   TakeReplica(sample, 0, &alone);  // a record that knows of no replicas is the first one's

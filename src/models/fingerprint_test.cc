@@ -6,8 +6,10 @@
 
 #include <algorithm>
 #include <fstream>
+#include <thread>
 
 #include "checkpoint/mapped_file.h"
+#include "comm/threads.h"
 #include "models/shard.h"
 #include "tests/support/scratch_dir.h"
 
@@ -73,6 +75,36 @@ TEST(Fingerprint, TellsOtherBytesShapesAndNamesApart) {
   EXPECT_NE(Fingerprint(OpenHollow(dir, "\"t0\"", "\"u0\"")), first);
   EXPECT_NE(Fingerprint(OpenHollow(dir, "\"U8\"", "\"I8\"")), first);
   EXPECT_NE(Fingerprint(OpenHollow(dir, "[4194304]", "[2,2097152]")), first);
+}
+
+TEST(Fingerprint, TellsFileSetsOfOtherRanksApart) {
+  const ScratchDir dir;
+  LoadedModel model = OpenHollow(dir);
+  const uint64_t whole = Fingerprint(model);
+  model.shards = ShardLayout{.ranks = 2};
+  const uint64_t two = Fingerprint(model);
+  model.shards->ranks = 4;
+  EXPECT_NE(two, whole);
+  EXPECT_NE(Fingerprint(model), two);
+}
+
+// Whichever rank it is, and whether its fingerprint is the greater or the smaller.
+TEST(CheckSameCheckpoint, EveryRankNamesThoseThatAreOther) {
+  const ScratchDir dirs[2];
+  const LoadedModel models[] = {OpenHollow(dirs[0]), OpenHollow(dirs[1], "\"t0\"", "\"u0\"")};
+  for (const bool turned : {false, true}) {
+    auto comms = MakeThreadRanks(3, 2000);
+    std::vector<std::thread> threads;
+    for (const auto& comm : comms) {
+      threads.emplace_back([&, turned] {
+        const Status status = CheckSameCheckpoint(models[(comm->rank() == 1) != turned], *comm);
+        ASSERT_FALSE(status.ok());
+        EXPECT_EQ(status.error().message.find("the checkpoint of rank 1 is not that of rank 0"), 0u)
+            << status.error().message;
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
 }
 
 }  // namespace

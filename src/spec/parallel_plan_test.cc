@@ -140,6 +140,14 @@ TEST(ShareExperts, EveryRowOfEveryExpertOnce) {
   }
 }
 
+// A weight format's groups are not cut: 48 groups of 32 rows on 64 ranks.
+TEST(ShareExperts, RowsAreCutAtTheFormatsGroups) {
+  for (int rank = 0; rank < 64; ++rank) {
+    const MoeShare s = ShareExperts(M2().moe, {64, 1}, rank, 32);
+    EXPECT_EQ(s.rows.count, rank < 48 ? 32 : 0) << rank;
+  }
+}
+
 ParallelPlan Plan(const ModelSpec& spec, const ParallelFlags& flags, int max_num_seqs = 16) {
   const auto plan = PlanRanks(spec, flags, max_num_seqs);
   EXPECT_TRUE(plan.ok()) << plan.error().message;
@@ -152,6 +160,9 @@ TEST(PlanRanks, DefaultsKeepRowsThickEnough) {
   EXPECT_EQ(Plan(M2(), {64}).decode, (MoeLayout{16, 4}));   // 96 rows
   EXPECT_EQ(Plan(MiMo(), {64}).decode, (MoeLayout{32, 2}));  // 64 rows
   EXPECT_EQ(Plan(M2(), {64}, 4096).decode, (MoeLayout{1, 64}));
+  EXPECT_EQ(Plan(M2(), {64}, 32 * 64).decode, (MoeLayout{1, 64}));  // 32 sequences a rank fill whole experts
+  EXPECT_EQ(Plan(M2(), {64}, 32 * 64 - 1).decode, (MoeLayout{16, 4}));
+  EXPECT_EQ(Plan(M2(), {48}, 4096).decode, (MoeLayout{24, 2}));  // 256 experts do not divide by 48
   EXPECT_FALSE(Plan(M2(), {64}).hybrid());
   EXPECT_EQ(Plan(M2(), {8, true}).decode, (MoeLayout{1, 8}));
 }
@@ -176,6 +187,15 @@ TEST(PlanRanks, WhatCannotWorkIsSaid) {
   EXPECT_THAT(message({8, false, "", "", 0}), HasSubstr("--data-parallel-size is 0"));
   EXPECT_THAT(message({8, false, "", "", 200}), HasSubstr("at most 1024 ranks in all"));
   EXPECT_THAT(message({2, false, "", "2x1", 4}), HasSubstr("2 x 1 = 2 ranks, there are 8"));
+}
+
+TEST(PlanRanks, EveryRankHasSomethingOfTheVocabularyAndTheHiddenSize) {
+  ModelSpec few = M2();
+  few.vocab = 7;
+  EXPECT_THAT(PlanRanks(few, {8}, 16).error().message, HasSubstr("8 ranks cannot share a model"));
+  EXPECT_TRUE(PlanRanks(few, {7}, 16).ok());
+  few.hidden = 6;
+  EXPECT_THAT(PlanRanks(few, {7}, 16).error().message, HasSubstr("hidden size 6 and 7 tokens; use fewer"));
 }
 
 TEST(PlanRanks, ReplicasShareExpertsAndNotAttention) {
@@ -224,6 +244,13 @@ TEST(MemoryOf, KnownSizes) {
   EXPECT_EQ(mimo.kv_per_sequence, 39 * 8 * 320 * 2 * 128);      // 25.6 MB
 }
 
+TEST(MemoryOf, TiedEmbeddingsAreHeldOnce) {
+  ModelSpec tied = M2();
+  tied.tied_embeddings = true;
+  const ParallelPlan plan = Plan(M2(), {2});
+  EXPECT_EQ(2 * MemoryOf(tied, plan, 0, {}).ends, MemoryOf(M2(), plan, 0, {}).ends);
+}
+
 TEST(MemoryOf, TheHybridHoldsBothLayoutsButNotTwiceWhatTheyShare) {
   const ParallelPlan hybrid = Plan(M2(), {8, false, "ep", "tp"});
   const RankMemory both = MemoryOf(M2(), hybrid, 0, {});
@@ -240,6 +267,11 @@ TEST(Describe, IdleAndUnevenRanksAreNamed) {
   EXPECT_THAT(Describe(M2(), Plan(M2(), {3}), {}),
               ::testing::Contains(HasSubstr("up to 18 a rank, 16.0 would be even")));
   EXPECT_EQ(Describe(M2(), Plan(M2(), {8}), {}).size(), 1u);
+  ModelSpec few = M2();
+  few.moe.experts = 4;
+  for (const ParallelFlags& flags : {ParallelFlags{8, false, "ep", "tp"}, ParallelFlags{8, false, "tp", "ep"}}) {
+    EXPECT_THAT(Describe(few, Plan(few, flags), {}), ::testing::Contains(HasSubstr("more expert shares than the 4")));
+  }
 }
 
 }  // namespace
