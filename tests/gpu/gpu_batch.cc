@@ -174,8 +174,8 @@ void CheckDense(const DenseShape& s, int tokens, bool gathered, bool wide = fals
   std::printf(
       "{\"check\": \"batch %s\", \"format\": \"%s\", \"epilogue\": %d, \"rows\": %d, \"cols\": %d, \"tokens\": %d, "
       "\"error\": %.2e, \"next_x_error\": %.2e, \"square_sums_error\": %.2e, \"same_bits_again\": %d, \"ok\": %s}\n",
-      wide ? "wide" : "linear", s.format == TileFormat::kFp8 ? "fp8" : "bf16", static_cast<int>(s.epilogue), s.rows, s.cols, tokens, error, next,
-      sums, same, ok ? "true" : "false");
+      wide ? "wide" : "linear", s.format == TileFormat::kFp8 ? "fp8" : "bf16", static_cast<int>(s.epilogue), s.rows,
+      s.cols, tokens, error, next, sums, same, ok ? "true" : "false");
   std::fflush(stdout);
 }
 
@@ -187,6 +187,10 @@ void CheckDense() {
     CheckDense({"", F::kBf16, Epilogue::kResidual, 4096, 8192}, tokens, false);
     CheckDense({"", F::kFp8, Epilogue::kSwiGlu, 1000, 328}, tokens, false);
     CheckDense({"", F::kBf16, Epilogue::kStore, 200, 72}, tokens, true);
+  }
+  for (const int tokens : {2, 8, 13, 32}) {  // in blocks of 128 rows
+    CheckDense({"", F::kFp8, Epilogue::kStore, 13568, 4096}, tokens, tokens % 2 == 0);
+    CheckDense({"", F::kFp8, Epilogue::kSwiGlu, 13000, 328}, tokens, false);
   }
   for (const int tokens : {17, 32, 33, 64, 100, 128, 129, 256}) {
     CheckDense({"", F::kFp8, Epilogue::kStore, 8192, 3072}, tokens, tokens % 2 == 0, true);

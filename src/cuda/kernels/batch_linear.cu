@@ -1,5 +1,6 @@
 // Matrix times 2 to 256 tokens, bf16 activations, mma with the weights as A and up to 64 tokens as B. A block has 64
-// rows (bf16 weights: 32) and all columns, or half of them: then two blocks of a cluster share the rows and add up.
+// rows (bf16 weights: 32; 128 of matrices that leave every SM some, up to 32 tokens, as each block reads x) and all
+// columns, or half of them: then two blocks of a cluster share the rows and add up.
 // Its warps are teams of two, half of the rows each; a team takes every fourth unit of 128 columns through a ring of
 // its own that holds the unit's weights and x, so teams meet only at the end, where the sums are added in a fixed
 // order.
@@ -8,7 +9,7 @@
 //   its neighbours'. Copies place both so that reads hit all banks.
 // - Scales of FP8 blocks multiply the float32 sums of a unit, so weights stay exact.
 // - More than 64 tokens: a block for each 64, side by side, so that the weights come from L2.
-// Shared memory: 4 teams * stages * (8 KB of weights + 256 bytes a token): 160 to 192 KB.
+// Shared memory: 4 teams * stages * (8 or 16 KB of weights + 256 bytes a token): 160 to 194 KB.
 #include <cooperative_groups.h>
 
 #include "cuda/kernels/batch_linear.cuh"
@@ -26,13 +27,14 @@ constexpr int kWarps = kTeams * kHalves;
 constexpr int kThreads = kWarps * 32;
 constexpr int kXRow = 2 * kUnitCols;  // bytes of a token's unit
 
-template <TileFormat kF, int kN>
+// kT: tiles of a warp; kN: eights of tokens.
+template <TileFormat kF, int kT, int kN>
 struct Config {
-  static constexpr int kTiles = kF == TileFormat::kFp8 ? 2 : 1;  // a warp
+  static constexpr int kTiles = kT;
   static constexpr int kWeightBytes = kHalves * kTiles * UnitBytes(kF);
   static constexpr int kScaleBytes = kF == TileFormat::kFp8 ? kHalves * kTiles * 8 : 0;
   static constexpr int kStageBytes = kWeightBytes + 8 * kN * kXRow + (kScaleBytes > 0 ? 128 : 0);
-  static constexpr int kStages = kN <= 2 ? 4 : kN == 4 ? 3 : 2;
+  static constexpr int kStages = kN == 8 ? 2 : kT == 4 ? (kN == 1 ? 3 : 2) : kN == 4 ? 3 : 4;
   static constexpr int kSharedBytes = kTeams * kStages * kStageBytes;
   static constexpr int kRowRegisters = (kN + 3) / 4;  // of 32 lanes, a token each
   static constexpr int kFragments = kHalves * kTiles * kN;  // of 16 rows x 8 tokens
@@ -44,10 +46,10 @@ struct Place {
   int team, half, tile0, first, count;  // tile0: of this warp; tokens [first, first + count)
 };
 
-template <TileFormat kF, int kN>
+template <TileFormat kF, int kT, int kN>
 __device__ __forceinline__ void request_weights(const LinearParams& p, const Place& at, uint8_t* stage, int unit,
                                                 uint64_t policy) {
-  using C = Config<kF, kN>;
+  using C = Config<kF, kT, kN>;
   const int lane = threadIdx.x % 32, units = p.shape.units;
 #pragma unroll
   for (int m = 0; m < C::kTiles; ++m) {
@@ -67,10 +69,10 @@ __device__ __forceinline__ void request_weights(const LinearParams& p, const Pla
 }
 
 // This warp's half of the unit's x: 16 pieces of 16 bytes a token, odd tokens' turned by four.
-template <TileFormat kF, int kN>
+template <TileFormat kF, int kT, int kN>
 __device__ __forceinline__ void request_x(const LinearParams& p, const Place& at, uint8_t* stage, int unit,
-                                          const int (&row)[Config<kF, kN>::kRowRegisters]) {
-  using C = Config<kF, kN>;
+                                          const int (&row)[Config<kF, kT, kN>::kRowRegisters]) {
+  using C = Config<kF, kT, kN>;
   const int lane = threadIdx.x % 32, piece = lane % 16;
   uint8_t* x = stage + C::kWeightBytes;
   const uint8_t* from = static_cast<const uint8_t*>(p.x) + int64_t{unit} * kXRow + piece * 16;
@@ -84,10 +86,10 @@ __device__ __forceinline__ void request_x(const LinearParams& p, const Place& at
 }
 
 // Adds one unit.
-template <TileFormat kF, int kN>
+template <TileFormat kF, int kT, int kN>
 __device__ __forceinline__ void multiply(const Place& at, const uint8_t* stage,
-                                         float (&sums)[Config<kF, kN>::kTiles][kN][4]) {
-  using C = Config<kF, kN>;
+                                         float (&sums)[Config<kF, kT, kN>::kTiles][kN][4]) {
+  using C = Config<kF, kT, kN>;
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const uint32_t weights = smem_address(stage) + at.half * C::kTiles * UnitBytes(kF);
   const uint32_t x = smem_address(stage) + C::kWeightBytes + g * kXRow;
@@ -137,9 +139,9 @@ __device__ __forceinline__ void multiply(const Place& at, const uint8_t* stage,
 }
 
 // Grid: blocks of a cluster, runs of 8 kN tokens, runs of rows.
-template <TileFormat kF, int kN>
+template <TileFormat kF, int kT, int kN>
 __global__ void __launch_bounds__(kThreads, 1) batch_linear(const __grid_constant__ LinearParams p) {
-  using C = Config<kF, kN>;
+  using C = Config<kF, kT, kN>;
   extern __shared__ __align__(128) uint8_t smem[];
   __shared__ float norm[8 * kN];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, units = p.shape.units;
@@ -156,7 +158,7 @@ __global__ void __launch_bounds__(kThreads, 1) batch_linear(const __grid_constan
   const uint64_t policy = weights_policy();
 #pragma unroll 1
   for (int i = 0; i < C::kStages; ++i) {
-    if (i < steps) request_weights<kF, kN>(p, at, ring + i * C::kStageBytes, unit_of(i), policy);
+    if (i < steps) request_weights<kF, kT, kN>(p, at, ring + i * C::kStageBytes, unit_of(i), policy);
   }
   wait_previous_kernel();
   const auto row_of = [&](int token) {
@@ -168,7 +170,7 @@ __global__ void __launch_bounds__(kThreads, 1) batch_linear(const __grid_constan
   for (int i = 0; i < C::kRowRegisters; ++i) row[i] = row_of(32 * i + lane);
 #pragma unroll 1
   for (int i = 0; i < C::kStages; ++i) {
-    if (i < steps) request_x<kF, kN>(p, at, ring + i * C::kStageBytes, unit_of(i), row);
+    if (i < steps) request_x<kF, kT, kN>(p, at, ring + i * C::kStageBytes, unit_of(i), row);
     copy_commit();  // the first with all of the first weights
   }
   allow_next_kernel();
@@ -180,12 +182,12 @@ __global__ void __launch_bounds__(kThreads, 1) batch_linear(const __grid_constan
     copy_wait<C::kStages - 1>();
     team_barrier();
     uint8_t* from = ring + stage * C::kStageBytes;
-    multiply<kF, kN>(at, from, sums);
+    multiply<kF, kT, kN>(at, from, sums);
     team_barrier();
     if (step + C::kStages < steps) {
       const int next = unit_of(step + C::kStages);
-      request_weights<kF, kN>(p, at, from, next, policy);
-      request_x<kF, kN>(p, at, from, next, row);
+      request_weights<kF, kT, kN>(p, at, from, next, policy);
+      request_x<kF, kT, kN>(p, at, from, next, row);
     }
     copy_commit();
     stage = stage + 1 == C::kStages ? 0 : stage + 1;
@@ -224,17 +226,27 @@ __global__ void __launch_bounds__(kThreads, 1) batch_linear(const __grid_constan
   if (blocks > 1) cluster.sync();  // the other block reads this one's sums
 }
 
-template <TileFormat kF, int kN>
-cudaError_t LaunchTokens(const LinearParams& p, cudaStream_t stream) {
-  using C = Config<kF, kN>;
+template <TileFormat kF, int kT, int kN>
+cudaError_t LaunchTiles(const LinearParams& p, cudaStream_t stream) {
+  using C = Config<kF, kT, kN>;
   static const cudaError_t configured = cudaFuncSetAttribute(
-      batch_linear<kF, kN>, cudaFuncAttributeMaxDynamicSharedMemorySize, C::kSharedBytes);
+      batch_linear<kF, kT, kN>, cudaFuncAttributeMaxDynamicSharedMemorySize, C::kSharedBytes);
   if (configured != cudaSuccess) return configured;
   constexpr int kBlockTiles = kHalves * C::kTiles;
   const int rows = (p.shape.tiles + kBlockTiles - 1) / kBlockTiles, runs = (p.tokens + 8 * kN - 1) / (8 * kN);
   const int blocks = rows * runs <= 66 && p.shape.units >= 4 * kTeams ? 2 : 1;
-  return LaunchCluster(batch_linear<kF, kN>, dim3(blocks, runs, rows), dim3(kThreads), blocks, C::kSharedBytes, stream,
-                       p);
+  return LaunchCluster(batch_linear<kF, kT, kN>, dim3(blocks, runs, rows), dim3(kThreads), blocks, C::kSharedBytes,
+                       stream, p);
+}
+
+constexpr int kTallTiles = 800;  // so that blocks of 128 rows leave few SMs idle
+
+template <TileFormat kF, int kN>
+cudaError_t LaunchTokens(const LinearParams& p, cudaStream_t stream) {
+  if constexpr (kF == TileFormat::kFp8 && kN <= 4) {
+    if (p.shape.tiles >= kTallTiles) return LaunchTiles<kF, 4, kN>(p, stream);
+  }
+  return LaunchTiles<kF, kF == TileFormat::kFp8 ? 2 : 1, kN>(p, stream);
 }
 
 template <TileFormat kF>
