@@ -28,14 +28,14 @@ struct CudaOptions {
   bool f32 = false;             // float32 activations and KV cache: exact and slow, for verification; else bf16
   bool graphs = true;           // decode steps as CUDA graphs
   int max_tokens = 2048;        // of one step
-  // Prefill with activations quantised to e4m3 (1 x 128 scales) on FP8 tensor cores, where every layer's weights are FP8
-  // or 4 bits in groups of 64 or 128; else bf16.
+  // Prefill with activations quantised to e4m3 (1 x 128 scales) on FP8 tensor cores, where every layer's weights are
+  // FP8 or 4 bits in groups of 64 or 128; else bf16.
   bool fp8_prefill = false;
   bool random_weights = false;  // random values of the spec's shapes; the released formats
   int random_int4_group = 0;    // random weights: experts in 4 bits, groups of 32, 64 or 128 columns; 0: FP8
   bool random_fp8_head = false;
-  // One of several ranks, a device each: its share (device_part.h, like the spec and the weights); null: all of it. Every
-  // rank makes the same calls; rank 0 alone gets logits. The share and its communicator outlive the executor.
+  // One of several ranks, a device each: its share (device_part.h, like the spec and the weights); null: all of it.
+  // Every rank makes the same calls; rank 0 alone gets logits. The share and its communicator outlive the executor.
   const RankShare* share = nullptr;
   const MoeShare* decode_experts = nullptr;  // the rank's in decode steps, where they are not those of `share`
   bool probe_routing = false;  // for checks: Choices and Favour may be called; one device, not random weights
@@ -65,7 +65,8 @@ class CudaExecutor {
   virtual ~CudaExecutor() = default;
 
   // Device bytes beside the KV cache: weights, activations, workspaces.
-  static Result<int64_t> BytesBesideKv(const ModelSpec& spec, const DecoderWeights* weights, const CudaOptions& options);
+  static Result<int64_t> BytesBesideKv(const ModelSpec& spec, const DecoderWeights* weights,
+                                       const CudaOptions& options);
 
   // layout.bytes_per_element: 1, an FP8 cache (e4m3 without a scale); else that of the activations.
   // Refuses, before anything is loaded, what does not fit. `weights` may be null if options.random_weights. The team
@@ -86,10 +87,10 @@ class CudaExecutor {
   virtual Result<std::vector<int32_t>> Choices() const = 0;
   virtual Status Favour(std::span<const int32_t> choices, float by) = 0;
 
-  // As Run, with digests of the rows instead of the rows: scales[i] (1 / temperature; 0: no candidates) is for row i of the
-  // step, at most MostDigests() of them. They are valid until the next RunDigests. `ahead`: the next step will most likely be the same
-  // sequences, each with its argmax: it is started at once, and if the next call asks for it, or for a part of it, the
-  // device has not waited. Ranks other than 0 may get no digests.
+  // As Run, with digests of the rows instead of the rows: scales[i] (1 / temperature; 0: no candidates) is for row i of
+  // the step, at most MostDigests() of them. They are valid until the next RunDigests. `ahead`: the next step will most
+  // likely be the same sequences, each with its argmax: it is started at once, and if the next call asks for it, or for
+  // a part of it, the device has not waited. Ranks other than 0 may get no digests.
   virtual Status RunDigests(const StepRecord& step, std::span<const float> scales, bool ahead,
                             std::vector<const RowDigest*>* digests) = 0;
   virtual int MostDigests() const = 0;
@@ -102,8 +103,9 @@ class CudaExecutor {
   virtual int64_t layer_bytes_per_token() const = 0;
   virtual int64_t head_bytes() const = 0;
   // For benches: `steps` decode steps, each token the argmax of the step before (with random weights: a function of it
-  // and the position, or all would soon be one token), chosen on the device, no host between steps. The first step is `step`, whose sequences must have blocks for all of them. Returns seconds for the whole;
-  // *last_tokens the tokens of the last step.
+  // and the position, or all would soon be one token), chosen on the device, no host between steps. The first step is
+  // `step`, whose sequences must have blocks for all of them. Returns seconds for the whole; *last_tokens the tokens of
+  // the last step.
   virtual Result<double> DecodeOnDevice(const StepRecord& step, int steps, std::vector<int32_t>* last_tokens) = 0;
 };
 

@@ -312,7 +312,8 @@ class CudaExecutorImpl final : public CudaExecutor {
 
   // Of several ranks: the first `count` rows of logits, whole, on rank 0.
   Status GatherLogits(int count) {
-    return exchange_ ? exchange_->GatherLogits(count, workspace_.At<float>(workspace_.logits), stream_.get()) : Status();
+    if (exchange_ == nullptr) return {};
+    return exchange_->GatherLogits(count, workspace_.At<float>(workspace_.logits), stream_.get());
   }
 
   bool Leads() const { return exchange_ == nullptr || exchange_->leads(); }

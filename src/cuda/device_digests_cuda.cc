@@ -38,8 +38,8 @@ Status DeviceDigests::SendScales(std::span<const float> scales, cudaStream_t str
   sent_scales_.assign(scales.begin(), scales.end());
   MINIMO_CUDA_TRY(cudaStreamSynchronize(stream));  // the buffer may still be read
   std::copy(scales.begin(), scales.end(), host_scales_.As<float>());
-  return ToStatus(cudaMemcpyAsync(work_.As(scales_), host_scales_.As(), scales.size() * 4, cudaMemcpyHostToDevice, stream),
-                  "sending scales");
+  return ToStatus(cudaMemcpyAsync(work_.As(scales_), host_scales_.As(), scales.size() * 4, cudaMemcpyHostToDevice,
+                                  stream), "sending scales");
 }
 
 RowDigestParams DeviceDigests::Params(int rows) const {

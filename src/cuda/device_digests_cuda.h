@@ -1,6 +1,6 @@
 // Digests of a step's rows of logits: made on the device, sent to one of two places on the host, so that a step can be
-// begun before the digests of the one before it have been read. Ranks that share the vocabulary each make those of their
-// part, tell them to all, and each puts them together.
+// begun before the digests of the one before it have been read. Ranks that share the vocabulary each make those of
+// their part, tell them to all, and each puts them together.
 #pragma once
 
 #include <cstdint>

@@ -29,7 +29,8 @@ std::string Refusal(const ParallelFlags& flags) {
 }
 
 TEST(DevicePart, LayoutsThatGpusDoNotTakeAreRefusedInWords) {
-  EXPECT_THAT(Refusal({1, false, "", "", 2}), HasSubstr("only CPU ranks hold replicas of it; use --tensor-parallel-size 2"));
+  EXPECT_THAT(Refusal({1, false, "", "", 2}),
+              HasSubstr("only CPU ranks hold replicas of it; use --tensor-parallel-size 2"));
   EXPECT_THAT(Refusal({64, false, "tp", "tp"}), HasSubstr("64 GPUs are too many for this model"));
   EXPECT_THAT(Refusal({64, false, "ep", "tp"}), HasSubstr("64 GPUs are too many for this model"));
 }

@@ -9,8 +9,8 @@
 namespace minimo::cuda {
 namespace {
 
-// Sums of more tokens cross without flags: through peer memory, where every rank sends its part to all others, and among
-// more GPUs through NCCL, whose ring sends each no more (bench/results/all-reduce-h200.json).
+// Sums of more tokens cross without flags: through peer memory, where every rank sends its part to all others, and
+// among more GPUs through NCCL, whose ring sends each no more (bench/results/all-reduce-h200.json).
 constexpr int kPeerTokens = 128;
 constexpr int kMostManyRanks = 2;
 

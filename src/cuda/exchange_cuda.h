@@ -46,7 +46,7 @@ class Exchange {
   // bytes of every rank to all [ranks][bytes], on every rank.
   Status AllGather(const void* mine, void* all, int64_t bytes, cudaStream_t stream);
 
-  // Waits for the stream, or for the event; an error if a rank was silent for longer than the timeout. It then stays one.
+  // Waits for the stream, or for the event; an error if a rank was silent for longer than the timeout, from then on.
   Status Finish(cudaStream_t stream);
   Status Finish(cudaEvent_t event);
 

@@ -30,7 +30,7 @@ struct RowDigest {
   int32_t tokens[kDigestCapacity];
 };
 
-// Of a row whose vocabulary several ranks share: parts[r] counts its tokens from 0, begins[r] is the first of them. Host.
+// Of a row whose vocabulary several ranks share: parts[r] counts its tokens from 0, begins[r] is the first.
 void MergeDigests(std::span<const RowDigest* const> parts, std::span<const int32_t> begins, RowDigest* whole);
 
 }  // namespace minimo::cuda

@@ -18,8 +18,8 @@ struct StepOutput {
   // Where the step's row_requests ask for candidates, only the rows without.
   std::span<float> logits;
   std::vector<RowCandidates> candidates;  // of the rows that asked for them, in order
-  // In: the next step will most likely be the same sequences, each with its most likely token. The executor may begin it
-  // before it returns; what is asked for next decides, and whole rows of this step are then gone.
+  // In: the next step will most likely be the same sequences, each with its most likely token. The executor may begin
+  // it before it returns; what is asked for next decides, and whole rows of this step are then gone.
   bool goes_on = false;
 };
 
@@ -30,7 +30,7 @@ class Executor {
   virtual int vocab_size() const = 0;
   // An error is a fault of the device or of a rank: the engine answers every request with it and turns unhealthy.
   virtual Status Run(const StepRecord& step, StepOutput* output) = 0;
-  // True if rows may be asked for as candidates: ranks share the vocabulary, or it lies on a device, and whole rows cost.
+  // True if rows may be asked for as candidates: ranks share the vocabulary, or it lies on a device; whole rows cost.
   virtual bool OffersCandidates() const { return false; }
   // Whole rows of the last step after all: output->logits [rows.size(), vocab_size]; candidates stay.
   virtual Status FetchLogits(std::span<const int32_t> rows, StepOutput* output) {

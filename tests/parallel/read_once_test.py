@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""N ranks of one host read each byte of a checkpoint once: with the files' pages dropped before, the kernel fetches from
-storage for all ranks together what it fetches for one, the size of the files. Of files written for ranks, each rank
-maps its own alone.
+"""N ranks of one host read each byte of a checkpoint once: with the files' pages dropped before, the kernel fetches
+from storage for all ranks together what it fetches for one, the size of the files. Of files written for ranks, each
+rank maps its own alone.
 
-    read_once_test.py BUILD/apps/minimo      Standard library only; exits 77 where storage tells nothing or without mpirun.
+    read_once_test.py BUILD/apps/minimo
+
+Standard library only; exits 77 where storage tells nothing or without mpirun.
 """
 import os
 import pathlib

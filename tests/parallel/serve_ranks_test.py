@@ -2,6 +2,7 @@
 """`minimo launch -n N -- serve` from outside: answers, lost ranks, late ranks, mismatched checkpoints, restarts.
 
     serve_ranks_test.py BUILD/apps/minimo [TEST ...]      Standard library only; exits 77 where mpirun is missing.
+    STOPS in the environment: how many stops under load, 3 else.
 """
 import http.client
 import json
@@ -187,8 +188,8 @@ class Load:
 
 
 def stop_under_load(test, make_group, stops):
-    """Stops a group while four clients ask without a pause, at another moment each time: what had been asked is answered
-    in full, nothing after it, and no process is left. Seconds that each stop took."""
+    """Stops a group while four clients ask without a pause, at another moment each time: what had been asked is
+    answered in full, nothing after it, and no process is left. Seconds that each stop took."""
     took = []
     for i in range(stops):
         with make_group() as group:
@@ -298,7 +299,8 @@ class ServeRanks(unittest.TestCase):
     def test_replicas_that_do_not_divide_the_ranks_are_refused_in_words(self):
         with Group(3, "--data-parallel-size", "2") as group:
             self.assertNotEqual(group.process.wait(30), 0)
-            self.assertRegex(group.text(), "--data-parallel-size is 2, but 3 processes were started: they do not divide")
+            self.assertRegex(group.text(),
+                             "--data-parallel-size is 2, but 3 processes were started: they do not divide")
 
     def test_a_stop_drains_under_an_mpirun_that_does_not_forward_signals(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
 // Sums of many tokens over the GPUs of one host, whose links are the limit: the parts cross as they are, without the
-// flags that packets of few tokens carry (exchange.cu), and one flag follows each chunk of them. Half of the blocks send
-// (to themselves too), the others add what has arrived, so that links and memory are busy together.
+// flags that packets of few tokens carry (exchange.cu), and one flag follows each chunk of them. Half of the blocks
+// send (to themselves too), the others add what has arrived, so that links and memory are busy together.
 //
 // Why nobody waits for ever: block b of those that add waits for block b of those that send, on every rank, and blocks
 // start in the order of their numbers, a sender before its reader.
