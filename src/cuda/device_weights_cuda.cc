@@ -101,7 +101,8 @@ Result<DeviceWeights> DeviceWeights::Plan(const ModelSpec& spec, const DecoderWe
   plan.head_.rows = head_rows;
   plan.head_.cols = spec.hidden;
   const TileFormat released_head = options.random_fp8_head ? TileFormat::kFp8 : TileFormat::kBf16;
-  plan.head_.shape = ShapeOf(format(options.random ? nullptr : &weights->lm_head, released_head), head_rows, spec.hidden);
+  const TileFormat head_format = format(options.random ? nullptr : &weights->lm_head, released_head);
+  plan.head_.shape = ShapeOf(head_format, head_rows, spec.hidden);
   plan.Place(&plan.head_, 1);
   plan.final_norm_ = vector(spec.hidden);
   for (int i = 0; i < spec.num_layers(); ++i) {
@@ -158,7 +159,9 @@ int64_t DeviceWeights::BytesPerToken() const {
     const DeviceLayer& d = layers_[i];
     const int64_t chosen = spec_.layers[i].moe ? spec_.moe.top_k : 1;
     for (const DeviceMatrix* m : {&d.qkv, &d.o}) bytes += m->expert_weight_bytes + m->expert_scale_bytes;
-    for (const DeviceMatrix* m : {&d.gate_up, &d.down}) bytes += chosen * (m->expert_weight_bytes + m->expert_scale_bytes);
+    for (const DeviceMatrix* m : {&d.gate_up, &d.down}) {
+      bytes += chosen * (m->expert_weight_bytes + m->expert_scale_bytes);
+    }
     if (spec_.layers[i].moe) bytes += int64_t{spec_.moe.experts} * spec_.hidden * 4;
   }
   return bytes;
@@ -245,10 +248,12 @@ Status DeviceWeights::FillFromFiles(const DecoderWeights& weights, ThreadTeam& t
   };
   const auto matrix = [&](const DeviceMatrix& m, int64_t copy, int first_row, const Weight& top, const Weight* bottom) {
     const int64_t first_tile = first_row / kTileRows;
-    const int64_t unit_bytes = UnitBytes(m.shape.format), scale_bytes = UnitScaleBytes(m.shape.format, m.shape.group_cols);
+    const int64_t first_unit = first_tile * m.shape.units;
+    const int64_t unit_bytes = UnitBytes(m.shape.format);
+    const int64_t scale_bytes = UnitScaleBytes(m.shape.format, m.shape.group_cols);
     return uploader.Repack(m.shape, top.view, bottom ? &bottom->view : nullptr,
-                           memory_->As(m.weights + copy * m.expert_weight_bytes + first_tile * m.shape.units * unit_bytes),
-                           memory_->As(m.scales + copy * m.expert_scale_bytes + first_tile * m.shape.units * scale_bytes));
+                           memory_->As(m.weights + copy * m.expert_weight_bytes + first_unit * unit_bytes),
+                           memory_->As(m.scales + copy * m.expert_scale_bytes + first_unit * scale_bytes));
   };
   const auto experts = [&](const DeviceLayer& d, const Range& here, const std::vector<FfnWeights>& all) -> Status {
     for (int64_t e = 0; e < here.count; ++e) {
@@ -262,7 +267,8 @@ Status DeviceWeights::FillFromFiles(const DecoderWeights& weights, ThreadTeam& t
   if (embedding_f32_) {
     MINIMO_TRY(uploader.CopyAsFloat(memory_->As<float>(embedding_), weights.embedding.view));
   } else {
-    MINIMO_TRY(uploader.Copy(memory_->As(embedding_), weights.embedding.view.data, int64_t{spec_.vocab} * spec_.hidden * 2));
+    const int64_t bytes = int64_t{spec_.vocab} * spec_.hidden * 2;
+    MINIMO_TRY(uploader.Copy(memory_->As(embedding_), weights.embedding.view.data, bytes));
   }
   MINIMO_TRY(matrix(head_, 0, 0, weights.lm_head, nullptr));
   MINIMO_TRY(floats(final_norm_, weights.final_norm));

@@ -23,7 +23,8 @@ Status CheckSpec(const ModelSpec& spec) {
   for (const LayerSpec& l : spec.layers) {
     const AttentionSpec& a = l.attention;
     if (spec.hidden % 4 != 0 || a.head_dim % 2 != 0 || a.v_head_dim > 256) {
-      return Errorf("the CUDA backend needs a hidden size in fours, even heads and value heads up to 256; found {}, {}, {}",
+      return Errorf("the CUDA backend needs a hidden size in fours, even heads and value heads up to 256; "
+                    "found {}, {}, {}",
                     spec.hidden, a.head_dim, a.v_head_dim);
     }
   }

@@ -1,6 +1,6 @@
 // Faults that a test asks for: MINIMO_CUDA_FAULT=step:N lets the N-th step of this process trap on the device,
-// MINIMO_CUDA_FAULT=allocation:N lets the N-th allocation fail, counted from 1; MINIMO_CUDA_FAULT=generation:N takes every
-// device for one of compute capability N / 10.
+// MINIMO_CUDA_FAULT=allocation:N lets the N-th allocation fail, counted from 1; MINIMO_CUDA_FAULT=generation:N takes
+// every device for one of compute capability N / 10.
 #pragma once
 
 #include <cuda_runtime.h>

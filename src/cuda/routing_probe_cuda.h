@@ -1,5 +1,6 @@
-// For checks (CudaOptions::probe_routing): each layer keeps the experts that it chose for each token, and each token has
-// router biases of its own. A rounded run then need not go other ways than an exact one where two experts all but tie.
+// For checks (CudaOptions::probe_routing): each layer keeps the experts that it chose for each token, and each token
+// has router biases of its own. A rounded run then need not go other ways than an exact one where two experts all but
+// tie.
 #pragma once
 
 #include <cstdint>

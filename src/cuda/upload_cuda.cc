@@ -132,8 +132,9 @@ Status Uploader::CopyAsFloat(float* device, const WeightView& view) {
     team_.ParallelFor(count, 1, [&](int64_t begin, int64_t end) {
       PutFloats(view, first, begin, end, host_[slot].As<float>());
     });
-    MINIMO_CUDA_TRY(cudaMemcpyAsync(device + first * view.cols, host_[slot].As(), static_cast<size_t>(count * view.cols * 4),
-                                    cudaMemcpyHostToDevice, stream_));
+    const size_t bytes = static_cast<size_t>(count * view.cols * 4);
+    MINIMO_CUDA_TRY(cudaMemcpyAsync(device + first * view.cols, host_[slot].As(), bytes, cudaMemcpyHostToDevice,
+                                    stream_));
     MINIMO_CUDA_TRY(cudaEventRecord(done_[slot].get(), stream_));
   }
   return {};

@@ -1,5 +1,6 @@
 // The inner loop that decode and prefill share: 16 query rows of one warp against 8 kT keys in shared memory.
-// A lane holds rows g and g + 8 (lane = 4 g + t). Key rows are padded by 16 bytes: 8 rows then fall into distinct banks.
+// A lane holds rows g and g + 8 (lane = 4 g + t). Key rows are padded by 16 bytes: 8 rows then fall into distinct
+// banks.
 #pragma once
 
 #include "cuda/kernels/common.cuh"

@@ -98,11 +98,11 @@ __device__ __forceinline__ float block_sum(float x, float* scratch) {
   return sum;
 }
 
-// Launches with programmatic dependent launch allowed on this kernel's dependence on the previous one; runs of `cluster`
-// blocks along x as clusters.
+// Launches with programmatic dependent launch allowed on this kernel's dependence on the previous one; runs of
+// `cluster` blocks along x as clusters.
 template <typename... Params, typename... Args>
-cudaError_t LaunchCluster(void (*kernel)(Params...), dim3 grid, dim3 block, int cluster, size_t smem, cudaStream_t stream,
-                          Args... args) {
+cudaError_t LaunchCluster(void (*kernel)(Params...), dim3 grid, dim3 block, int cluster, size_t smem,
+                          cudaStream_t stream, Args... args) {
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = block;

@@ -20,7 +20,9 @@ inline constexpr int kKvPiece = 16 / static_cast<int>(sizeof(Kv));
 __device__ __forceinline__ float load_l2(const e4m3* p) {
   return fp8_to_float(__ldcg(reinterpret_cast<const unsigned char*>(p)));
 }
-__device__ __forceinline__ void store(e4m3* p, float x) { p->bits = __nv_cvt_float_to_fp8(x, __NV_SATFINITE, __NV_E4M3); }
+__device__ __forceinline__ void store(e4m3* p, float x) {
+  p->bits = __nv_cvt_float_to_fp8(x, __NV_SATFINITE, __NV_E4M3);
+}
 
 // Eight values in order, exactly: see expand_fp8.
 __device__ __forceinline__ uint4 widen_e4m3(uint2 v) {
@@ -31,8 +33,8 @@ __device__ __forceinline__ uint4 widen_e4m3(uint2 v) {
           two(__byte_perm(v.y, 0, 0x3424))};
 }
 
-// `rows` rows of kDim e4m3 values in shared memory, one behind the other, to bf16 rows of `row_bytes`; `threads` threads,
-// this one being `thread`.
+// `rows` rows of kDim e4m3 values in shared memory, one behind the other, to bf16 rows of `row_bytes`; `threads`
+// threads, this one being `thread`.
 template <int kDim>
 __device__ __forceinline__ void widen_rows(const uint8_t* from, int rows, uint8_t* to, int row_bytes, int thread,
                                            int threads) {

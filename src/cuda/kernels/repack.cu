@@ -111,8 +111,8 @@ __global__ void repack(const RepackParams p) {
       float* to = reinterpret_cast<float*>(p.scales) + (int64_t{tile} * p.shape.units + unit) * 2;
       for (int half = 0; half < 2; ++half) {
         const bool inside = row[half].row >= 0 && first_col < p.cols;
-        to[half] = inside ? reinterpret_cast<const float*>(row[half].scale)[int64_t{row[half].row} * p.scale_cols + unit]
-                          : 0.0f;
+        const float* scales = reinterpret_cast<const float*>(row[half].scale);
+        to[half] = inside ? scales[int64_t{row[half].row} * p.scale_cols + unit] : 0.0f;
       }
     }
   }

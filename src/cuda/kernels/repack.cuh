@@ -9,7 +9,8 @@
 
 namespace minimo::cuda {
 
-enum class SourceType : int { kF32, kF16, kBf16, kFp8, kInt4 };  // kInt4: int32 words of 8 nibbles (value + 8) along columns
+// kInt4: int32 words of 8 nibbles (value + 8) along columns.
+enum class SourceType : int { kF32, kF16, kBf16, kFp8, kInt4 };
 
 struct RepackParams {
   SourceType source = SourceType::kBf16;

@@ -57,7 +57,8 @@ __global__ void __launch_bounds__(kThreads) router_few(const RouterParams p) {
     norm[i] = inside ? reinterpret_cast<const float4*>(p.norm_weight)[c] : float4{0, 0, 0, 0};
 #pragma unroll
     for (int e = 0; e < kExperts; ++e) {
-      held[e][i] = inside && first_expert + e < p.experts ? __ldcs(weights + int64_t{e} * columns + c) : float4{0, 0, 0, 0};
+      const bool here = inside && first_expert + e < p.experts;
+      held[e][i] = here ? __ldcs(weights + int64_t{e} * columns + c) : float4{0, 0, 0, 0};
     }
   }
   allow_next_kernel();

@@ -1,5 +1,5 @@
-// Router scores of many tokens, in float32's precision on the tensor cores: every factor is the sum of two tf32 numbers,
-// and three of the four products are taken (the fourth is below float32's last bit).
+// Router scores of many tokens, in float32's precision on the tensor cores: every factor is the sum of two tf32
+// numbers, and three of the four products are taken (the fourth is below float32's last bit).
 //
 // A block has 64 tokens x 128 experts and one of kRouterSplits runs of columns, a warp 32 x 64. Rows of 32 columns in
 // shared memory are 36 floats apart: 8 rows x 4 columns hit distinct banks. Three stages of 28 KB.

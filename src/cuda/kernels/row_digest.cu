@@ -81,7 +81,9 @@ __device__ void collect(const RowDigestParams& p, int row, RowDigest* digest) {
   const int block = DigestBlock(p.vocab), blocks = DigestBlocks(p.vocab);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const float* logits = p.logits + int64_t{row} * p.vocab;
-  for (int i = threadIdx.x; i < blocks; i += kThreads) keys[i] = ordered(load_l2(p.block_max + int64_t{row} * blocks + i));
+  for (int i = threadIdx.x; i < blocks; i += kThreads) {
+    keys[i] = ordered(load_l2(p.block_max + int64_t{row} * blocks + i));
+  }
   if (threadIdx.x == 0) count = 0;
   __syncthreads();
   const float floor = fmaxf(from_ordered(select_key(keys, blocks, DigestWanted(p.vocab))), -3.402823466e38f);

@@ -9,7 +9,8 @@
 namespace minimo::cuda {
 
 inline constexpr int kDigestParts = 32;         // blocks a row
-inline constexpr int kDigestMostBlocks = 4096;  // block maxima that fit shared memory: larger vocabularies have no candidates
+// Block maxima that fit shared memory: larger vocabularies have no candidates.
+inline constexpr int kDigestMostBlocks = 4096;
 
 struct RowDigestParams {
   const float* logits = nullptr;  // [rows, vocab]

@@ -1,6 +1,6 @@
-// Matrix times few tokens, bound by memory (one token: stream_token.cu). One block owns one tile of 16 rows over all columns, its warps split the
-// columns; every lane copies its own 16-byte shares of the weights into a ring of its own in shared memory, so the
-// stream needs no barrier at all. Ideas:
+// Matrix times few tokens, bound by memory (one token: stream_token.cu). One block owns one tile of 16 rows over all
+// columns, its warps split the columns; every lane copies its own 16-byte shares of the weights into a ring of its own
+// in shared memory, so the stream needs no barrier at all. Ideas:
 // - Dense weights are requested before wait_previous_kernel: with programmatic dependent launch the memory stays busy
 //   while the previous kernels drain. Expert weights are requested as soon as the router's choice is known.
 // - bf16 activations: mma m16n8k16, weights as A (expanded in registers), tokens as the 8 columns of B. Scales of FP8
@@ -45,9 +45,11 @@ struct Ring {
   }
 };
 
-// Sums of one unit for kN tiles of 8 tokens, bf16. b(n, p): this lane's columns 8p .. 8p + 7 of its 32 for token 8n + g.
+// Sums of one unit for kN tiles of 8 tokens, bf16. b(n, p): this lane's columns 8p .. 8p + 7 of its 32 for token 8n +
+// g.
 template <TileFormat kF, int kN, int kWarps, typename Columns>
-__device__ __forceinline__ void multiply_unit(const Ring<kF, kWarps>& ring, int stage, Columns columns, float (&part)[kN][4]) {
+__device__ __forceinline__ void multiply_unit(const Ring<kF, kWarps>& ring, int stage, Columns columns,
+                                              float (&part)[kN][4]) {
   uint32_t scale_g = 0, scale_g8 = 0;
   if constexpr (kF == TileFormat::kInt4) {
     const uint32_t pair = *reinterpret_cast<const uint32_t*>(ring.scale(stage));
@@ -168,7 +170,9 @@ __device__ __forceinline__ void finish_tile(const LinearParams& p, int tile, int
     if (p.next_square_sums != nullptr) {  // 16 lanes hold the 16 rows of one token
       float square = value * value;
 #pragma unroll
-      for (int offset = 8; offset > 0; offset >>= 1) square += __shfl_xor_sync(0xffffu << (threadIdx.x & 16), square, offset);
+      for (int offset = 8; offset > 0; offset >>= 1) {
+        square += __shfl_xor_sync(0xffffu << (threadIdx.x & 16), square, offset);
+      }
       if (i == 0 && live) p.next_square_sums[int64_t{first + n} * p.shape.tiles + tile] = square;
     }
   }

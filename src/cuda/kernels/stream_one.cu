@@ -4,8 +4,8 @@
 // stay in flight across items. x is staged once. One barrier an item hands the warps' sums to the warp that ends it.
 // - Dense weights are requested before wait_previous_kernel, expert weights as soon as the choice is known.
 // - The tokens' column of the mma is the first of 8; the tensor cores are idle otherwise.
-// Shared memory: warps * stages * (2056, 1152 or 4096 bytes) + 256 bytes a unit of columns for x; 8 warps (four blocks an
-// SM) where there are many items, 16 (two blocks) where there are few.
+// Shared memory: warps * stages * (2056, 1152 or 4096 bytes) + 256 bytes a unit of columns for x; 8 warps (four blocks
+// an SM) where there are many items, 16 (two blocks) where there are few.
 #include "cuda/kernels/common.cuh"
 #include "cuda/kernels/dequant.cuh"
 #include "cuda/kernels/stream_linear.cuh"

@@ -1,5 +1,5 @@
-// What the kernels that stream weights share: weights from their stored bits to operands of mma in few instructions, and
-// x as the operands they meet (stream_token.cu has the ideas).
+// What the kernels that stream weights share: weights from their stored bits to operands of mma in few instructions,
+// and x as the operands they meet (stream_token.cu has the ideas).
 #pragma once
 
 #include <cuda_fp16.h>

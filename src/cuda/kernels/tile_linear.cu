@@ -3,7 +3,8 @@
 // Both stream through a ring of units of 128 columns. FP8 block scales multiply the float32 sums of a unit.
 //
 // x in shared memory: [tokens][16 pieces of 16 bytes]; piece (t, p), columns 32 t + 8 p .., lies at
-// 8 * (p / 2) + ((t + 4 * (p % 2)) ^ 4 * (row % 2)), so the 8 lanes (2 rows x 4 t) of a 16-byte read hit distinct banks.
+// 8 * (p / 2) + ((t + 4 * (p % 2)) ^ 4 * (row % 2)), so the 8 lanes (2 rows x 4 t) of a 16-byte read hit distinct
+// banks.
 // Shared memory a stage: x 8 or 16 KB + weights 8 * kRows * (4, 2 or 1.1 KB): at most 160 KB in all.
 #include "cuda/kernels/common.cuh"
 #include "cuda/kernels/dequant.cuh"

@@ -19,7 +19,8 @@ template <typename Act>
 __global__ void __launch_bounds__(kThreads) start_row(const RowParams p) {
   __shared__ float scratch[kThreads / 32];
   __shared__ int slots[kMostExperts];
-  // In this order: kernels that start early read the step's positions, which the kernel before a step's first may write.
+  // In this order: kernels that start early read the step's positions, which the kernel before a step's first may
+  // write.
   wait_previous_kernel();
   allow_next_kernel();
   const int token = blockIdx.x, columns = p.hidden / 4;
@@ -194,7 +195,9 @@ cudaError_t WriteRing(const KvView& view, const void* fresh, int tokens, const T
 
 cudaError_t LaunchRingWrite(const KvView& view, const void* fresh, int tokens, const TokenMeta& meta,
                             cudaStream_t stream) {
-  const auto write = view.element_bytes == 1 ? WriteRing<e4m3> : view.element_bytes == 2 ? WriteRing<bf16> : WriteRing<float>;
+  const auto write = view.element_bytes == 1   ? WriteRing<e4m3>
+                     : view.element_bytes == 2 ? WriteRing<bf16>
+                                               : WriteRing<float>;
   return write(view, fresh, tokens, meta, stream);
 }
 

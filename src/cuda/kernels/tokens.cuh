@@ -65,7 +65,8 @@ struct RopeParams {
   float value_scale = 1;
   void* q = nullptr;  // out [tokens, heads, head_dim], activation type
   // Where k and v go: the cache; or, in ring layers when a step's new tokens may overrun the ring, fresh_k and fresh_v
-  // [tokens, kv_heads, dim], elements as the cache's, which attention reads and LaunchRingWrite then moves into the rings.
+  // [tokens, kv_heads, dim], elements as the cache's, which attention reads and LaunchRingWrite then moves into the
+  // rings.
   KvView k, v;
   void* fresh_k = nullptr;
   void* fresh_v = nullptr;

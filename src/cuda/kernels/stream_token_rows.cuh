@@ -1,0 +1,115 @@
+// How a block of stream_token.cu builds x from its parts.
+#pragma once
+
+#include "cuda/kernels/choose.cuh"
+#include "cuda/kernels/stream_token_walk.cuh"
+
+namespace minimo::cuda::token {
+
+__device__ __forceinline__ float4 load4(const OneParams& p, int64_t at) {
+  if (!p.input_bf16) return load_l2(reinterpret_cast<const float4*>(static_cast<const float*>(p.input) + at));
+  const uint2 v = __ldcg(reinterpret_cast<const uint2*>(static_cast<const bf16*>(p.input) + at));
+  return {__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000), __uint_as_float(v.y << 16),
+          __uint_as_float(v.y & 0xffff0000)};
+}
+__device__ __forceinline__ void add4(float4& x, float4 y) { x.x += y.x, x.y += y.y, x.z += y.z, x.w += y.w; }
+
+// x of units [first, first + x_units) of all (kDown: of the choices' one after the other): rounds of kHeld units a
+// warp, whose loads are all on their way before the first is used.
+template <TileFormat kF, OneMode kMode>
+struct XRows {
+  // With kGateUp the first warps make the choice meanwhile.
+  static constexpr int kFirstWarp = kMode == OneMode::kGateUp ? kChoiceWarps : 0, kStagers = kWarps - kFirstWarp;
+  static constexpr int kHeld = kMode == OneMode::kDense ? 2 : 3, kRound = kHeld * kStagers;
+  static constexpr int kHeldParts = kMode == OneMode::kDown ? 1 : 2;  // partial sums that are requested at once
+  const OneParams& p;
+  const Shape& shape;
+  int first;
+  float my_weight;  // kDown: lane k has that of choice k
+  float4 norm[kHeld], input[kHeld], part[kHeld][kHeldParts];
+
+  __device__ __forceinline__ int first_unit() const { return static_cast<int>(threadIdx.x) / 32 - kFirstWarp; }
+  __device__ __forceinline__ int choice_of(int u) const {
+    return kMode == OneMode::kDown ? shape.units.quotient(first + u) : 0;
+  }
+  __device__ __forceinline__ int column_of(int u) const {
+    return (first + u - choice_of(u) * p.shape.units) * kUnitCols + threadIdx.x % 32 * 4;
+  }
+  __device__ __forceinline__ bool live(int u) const { return u >= 0 && u < shape.x_units && column_of(u) < p.cols; }
+
+  __device__ __forceinline__ void load_norm(int from) {  // known ahead
+    if constexpr (kMode != OneMode::kDown) {
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i) {
+        norm[i] = {1, 1, 1, 1};
+        const int u = from + i * kStagers;
+        if (p.norm_weight != nullptr && live(u)) {
+          norm[i] = __ldg(reinterpret_cast<const float4*>(p.norm_weight + column_of(u)));
+        }
+      }
+    }
+  }
+  __device__ __forceinline__ void load(int from) {
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      const int u = from + i * kStagers;
+      const bool here = live(u);
+      const int column = column_of(u);
+      input[i] = {0, 0, 0, 0};
+      if (here) input[i] = load4(p, int64_t{choice_of(u)} * p.input_stride + column);
+      if constexpr (kMode != OneMode::kDown) {
+#pragma unroll
+        for (int k = 0; k < kHeldParts; ++k) {
+          part[i][k] = {0, 0, 0, 0};
+          const float* from_part = p.partial + int64_t{k} * p.partial_stride + column;
+          if (here && k < p.partials) part[i][k] = load_l2(reinterpret_cast<const float4*>(from_part));
+        }
+      }
+    }
+  }
+  // Returns this thread's sum of squares.
+  __device__ __forceinline__ float stage(uint8_t* x, int from) const {
+    float squares = 0;
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      const int u = from + i * kStagers;
+      if (u >= shape.x_units) break;
+      float4 v = input[i], w = norm[i];
+      if constexpr (kMode == OneMode::kDown) {
+        w.x = w.y = w.z = w.w = __shfl_sync(0xffffffffu, my_weight, choice_of(u));
+      } else {
+#pragma unroll
+        for (int k = 0; k < kHeldParts; ++k) {
+          if (k < p.partials) add4(v, part[i][k]);
+        }
+        if (p.partials > kHeldParts && live(u)) {
+#pragma unroll 1
+          for (int k = kHeldParts; k < p.partials; ++k) {
+            add4(v, load_l2(reinterpret_cast<const float4*>(p.partial + int64_t{k} * p.partial_stride + column_of(u))));
+          }
+        }
+        if (p.sum_out != nullptr && live(u) && ((first + u) & 127) == static_cast<int>(blockIdx.x)) {
+          *reinterpret_cast<float4*>(p.sum_out + column_of(u)) = v;
+        }
+        squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+      }
+      stage_unit<kF>(x + u * UnitXBytes(kF), {v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w}, p.shape.group_cols);
+    }
+    return squares;
+  }
+  // All of x, the first round of loads on its way. Returns this thread's sum of squares.
+  __device__ __forceinline__ float stage_all(uint8_t* x) {
+    float squares = 0;
+#pragma unroll 1
+    for (int from = first_unit();;) {
+      squares += stage(x, from);
+      from += kRound;
+      if (from >= shape.x_units) break;
+      load_norm(from);
+      load(from);
+    }
+    return squares;
+  }
+};
+
+}  // namespace minimo::cuda::token

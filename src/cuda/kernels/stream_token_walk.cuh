@@ -1,0 +1,119 @@
+// Which pieces of the weights a warp of stream_token.cu takes, and their requests.
+#pragma once
+
+#include "cuda/kernels/stream_token_unit.cuh"
+
+namespace minimo::cuda::token {
+
+inline constexpr int kWarps = 16;
+inline constexpr int kThreads = kWarps * 32;
+inline constexpr int kBlocks = 132;     // multiprocessors of an H100 and an H200
+inline constexpr int kChunkItems = 12;  // between two sums over the warps
+
+// Division by a constant of the launch, for dividends and divisors below 2^16.
+struct Divisor {
+  uint32_t value, factor;
+  Divisor() = default;
+  __host__ explicit Divisor(int v) : value(v), factor(v == 1 ? 0 : 0xffffffffu / v + 1) {}
+  __device__ __forceinline__ int quotient(int x) const { return factor == 0 ? x : __umulhi(x, factor); }
+};
+
+struct Shape {  // of the work
+  Divisor tiles;         // of one matrix
+  Divisor units;         // of one matrix
+  Divisor item_pieces;
+  int tile_pieces;       // of one matrix
+  int item_choices;      // kDown: of one split
+  int items;
+  int x_units;           // of one split
+};
+
+// Where in its stream of pieces a warp is.
+struct Cursor {
+  int chunk;          // first item of the chunk
+  int piece, end;     // of the chunk's pieces
+  int column;         // the piece within its item
+  int turn, tile;     // of the item: split or choice, and tile
+  int choice, left;   // kDown: the choice within the split, pieces left of it
+  const uint8_t* weights;
+  const uint8_t* scales;
+};
+
+template <TileFormat kF, OneMode kMode>
+struct Walk {
+  const OneParams& p;
+  const Shape& shape;
+  int end_item;       // of the block
+  int scale_bytes;    // a piece
+  int my_expert;      // lane k: the k-th chosen expert
+
+  __device__ __forceinline__ void place(Cursor& c) const {
+    int column = c.column;
+    int64_t expert = 0;
+    if constexpr (kMode == OneMode::kDense) {
+      column += c.turn * static_cast<int>(shape.item_pieces.value);
+    } else if constexpr (kMode == OneMode::kGateUp) {
+      expert = __shfl_sync(0xffffffffu, my_expert, c.turn);
+    } else {
+      column = shape.tile_pieces - c.left;
+      expert = __shfl_sync(0xffffffffu, my_expert, c.turn * shape.item_choices + c.choice);
+    }
+    const int at = c.tile * shape.tile_pieces + column, lane = threadIdx.x % 32;
+    c.weights = p.weights + expert * p.expert_weight_bytes + int64_t{at} * PieceBytes(kF) + lane * 16;
+    c.scales = p.scales + expert * p.expert_scale_bytes + int64_t{at} * scale_bytes;
+    if constexpr (kF == TileFormat::kInt4) {
+      const int group = min(lane % 4, kUnitCols / p.shape.group_cols - 1);
+      c.scales += (group * 8 + lane / 4) * 4;
+    } else {
+      c.scales += lane % 2 * 4;
+    }
+  }
+  __device__ __forceinline__ bool done(const Cursor& c) const { return c.chunk >= end_item; }
+  // The place of the next piece.
+  __device__ __forceinline__ void settle(Cursor& c) const {
+    const int pieces_an_item = shape.item_pieces.value, warp = threadIdx.x / 32;
+    if (c.piece == c.end) {
+      do {
+        c.chunk += kChunkItems;
+        if (done(c)) return;
+        const int pieces = min(kChunkItems, end_item - c.chunk) * pieces_an_item;
+        c.piece = pieces * warp / kWarps, c.end = pieces * (warp + 1) / kWarps;
+      } while (c.piece == c.end);
+      const int item = shape.item_pieces.quotient(c.piece);
+      c.column = c.piece - item * pieces_an_item;
+      c.turn = shape.tiles.quotient(c.chunk + item);
+      c.tile = c.chunk + item - c.turn * static_cast<int>(shape.tiles.value);
+      if constexpr (kMode == OneMode::kDown) {
+        c.choice = 0, c.left = shape.tile_pieces - c.column;
+        while (c.left <= 0) ++c.choice, c.left += shape.tile_pieces;
+      }
+    } else if (c.column == pieces_an_item) {
+      c.column = 0;
+      if (++c.tile == static_cast<int>(shape.tiles.value)) c.tile = 0, ++c.turn;
+      if constexpr (kMode == OneMode::kDown) c.choice = 0, c.left = shape.tile_pieces;
+    } else if (kMode == OneMode::kDown && c.left == 0) {
+      ++c.choice, c.left = shape.tile_pieces;
+    } else {
+      return;
+    }
+    place(c);
+  }
+  __device__ __forceinline__ void step(Cursor& c) const {
+    ++c.piece, ++c.column;
+    c.weights += PieceBytes(kF), c.scales += scale_bytes;
+    if constexpr (kMode == OneMode::kDown) --c.left;
+  }
+};
+
+template <TileFormat kF>
+__device__ __forceinline__ void request_piece(uint8_t* stage, const Cursor& c) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int n = 0; n < PieceBytes(kF) / 512; ++n) copy_async16(stage + n * 512 + lane * 16, c.weights + n * 512);
+  if constexpr (kF == TileFormat::kInt4) copy_async4(stage + PieceBytes(kF) + lane * 4, c.scales);
+  if constexpr (kF == TileFormat::kFp8) {
+    if (lane < 2) copy_async4(stage + PieceBytes(kF) + lane * 4, c.scales);
+  }
+}
+
+}  // namespace minimo::cuda::token
