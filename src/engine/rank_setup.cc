@@ -34,7 +34,6 @@ struct Decisions {
   int32_t ring_tokens;
   int32_t block_size;
   int32_t bytes_per_element;
-  int32_t num_layers;
   DType kv_dtype;
   bool cuda;
 };
@@ -109,7 +108,7 @@ Result<RankedExecutor> MakeRankedExecutor(const EngineOptions& options, const En
   Communicator& comm = *options.ranks;
   MINIMO_TRY(AgreeOn(&comm, CheckWorld(comm, *model.model)));
   Decisions d{plan, layout.num_blocks, layout.num_rings, layout.ring_tokens, layout.block_size,
-              layout.bytes_per_element, model.model->spec.num_layers(), kv_dtype, cuda};
+              layout.bytes_per_element, kv_dtype, cuda};
   MINIMO_TRY(comm.Broadcast(std::as_writable_bytes(std::span(&d, 1)), 0));
   MINIMO_TRY(AgreeOn(&comm, {}));  // followers can do what was decided
   auto local = MakeLocal(options, model, cuda, plan, layout, kv_dtype);

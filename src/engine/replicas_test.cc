@@ -97,5 +97,41 @@ TEST_F(TwoReplicas, WhatAStepHeldIsGivenBackInEveryReplica) {
   }
 }
 
+TEST(ShareOfReplica, NobodyGetsLessThanAnEvenShareOfSequencesNorTooLittleToRun) {
+  SchedulerOptions all;
+  all.max_num_seqs = 16;
+  all.max_num_batched_tokens = 64;
+  EXPECT_EQ(ShareOfReplica(all, 3).max_num_seqs, 6);
+  EXPECT_EQ(ShareOfReplica(all, 3).max_num_batched_tokens, 21);
+  all.max_num_seqs = all.max_num_batched_tokens = 1;
+  EXPECT_EQ(ShareOfReplica(all, 4).max_num_seqs, 1);
+  EXPECT_EQ(ShareOfReplica(all, 4).max_num_batched_tokens, 2);
+}
+
+TEST_F(TwoReplicas, CountsAreOfBothAndUsageIsOfTheFullest) {
+  EXPECT_EQ(replicas_.kv_capacity_tokens(), 2 * 32 * 4);
+  EXPECT_EQ(replicas_.kv_usage(), 0);
+  Add(std::vector<int32_t>(9, 1));  // three of 32 blocks, one of eight rings
+  Add({2});
+  Add({3, 4});
+  EXPECT_EQ(replicas_.num_waiting(), 3);
+  EXPECT_EQ(replicas_.num_running(), 0);
+  Step();
+  EXPECT_EQ(replicas_.num_waiting(), 0);
+  EXPECT_EQ(replicas_.num_running(), 3);
+  EXPECT_DOUBLE_EQ(replicas_.kv_usage(), 2.0 / 8);  // two rings of the first replica
+}
+
+// 16 sequences, so eight each: one replica's place is free as long as the other's are taken.
+TEST_F(TwoReplicas, ThereIsRoomUntilBothAreFull) {
+  for (int i = 0; i < 15; ++i) Add({1});
+  Step();
+  EXPECT_EQ(replicas_.num_running(), 15);
+  EXPECT_TRUE(replicas_.RoomForMore());
+  Add({2});
+  Step();
+  EXPECT_FALSE(replicas_.RoomForMore());
+}
+
 }  // namespace
 }  // namespace minimo
