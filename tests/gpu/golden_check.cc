@@ -1,7 +1,7 @@
 // Checkpoints against what transformers makes of them in float32. In float32 the logits are within 1e-4. Rounded to 8
 // bits, be it only in the KV cache, a token that stands at a router's tie goes to another expert, so bf16 is compared
-// twice: as it runs, which is told beside what the CPU's float32 makes of a bf16 cache, and with ties decided as in float32
-// (router_ties.h), which is bounded by 1e-2.
+// twice: as it runs, which is told beside what the CPU's float32 makes of a bf16 cache, and with ties decided as in
+// float32 (router_ties.h), which is bounded by 1e-2.
 #include "tests/gpu/golden_check.h"
 
 #include <algorithm>
@@ -40,7 +40,9 @@ std::vector<Case> CasesOf(const SafetensorsFile& file) {
   return cases;
 }
 
-double ErrorOf(std::span<const float> logits, const Case& c) { return RelativeError(logits.last(c.logits.size()), c.logits); }
+double ErrorOf(std::span<const float> logits, const Case& c) {
+  return RelativeError(logits.last(c.logits.size()), c.logits);
+}
 
 Result<Routed> RunCase(CudaExecutor& executor, const Case& c, size_t chunk, const Routed* like, float by) {
   Routed run;
@@ -102,7 +104,8 @@ std::unique_ptr<CudaExecutor> ExecutorOf(const Golden& g, bool f32, ThreadTeam& 
   options.f32 = f32;
   options.max_tokens = 1024;
   options.probe_routing = true;
-  auto made = CudaExecutor::Create(g.model.spec, &g.model.weights, LayoutFor(g.model.spec, f32, 1, 1024), options, team);
+  const KvLayout layout = LayoutFor(g.model.spec, f32, 1, 1024);
+  auto made = CudaExecutor::Create(g.model.spec, &g.model.weights, layout, options, team);
   if (!made.ok()) Check({{"check", g.name}, {"error", made.error().message}}, false);
   return made.ok() ? std::move(*made) : nullptr;
 }
@@ -173,8 +176,8 @@ void CheckBf16(const Golden& g, const std::vector<Routed>& exact, ThreadTeam& te
   CheckGreedyCases(*executor, g.cases, g.name, false);
 }
 
-void CheckGolden(const std::string& name, const std::string& folder, const std::string& golden, const std::string& cases,
-                 ThreadTeam& team) {
+void CheckGolden(const std::string& name, const std::string& folder, const std::string& golden,
+                 const std::string& cases, ThreadTeam& team) {
   auto model = LoadModel(folder);
   auto file = SafetensorsFile::Open(golden);
   if (!model.ok() || !file.ok()) return Check({{"check", name}, {"error", "cannot load"}}, false);

@@ -8,8 +8,8 @@
 //   gpu_check real-small             a few steps of it, for compute-sanitizer
 //   gpu_check decode MODEL LAYERS FORMAT BATCHES CONTEXT [fp8]   random weights: time a step, share of the memory
 //                                    floor; fp8: the cache
-//   gpu_check mixed MODEL LAYERS FORMAT STEPS CACHE   bf16 or fp8 cache; STEPS 31+900 (decoding at context 945 + tokens of
-//                                    prompts of 900, e4m3 activations), ...
+//   gpu_check mixed MODEL LAYERS FORMAT STEPS CACHE   bf16 or fp8 cache; STEPS 31+900 (decoding at context 945 + tokens
+//                                    of prompts of 900, e4m3 activations), ...
 //   gpu_check prefill MODEL LAYERS FORMAT TOKENS ACTIVATIONS   bf16 or fp8; TOKENS 900 or 8x900 (prompts x tokens), ...
 // Prints JSON lines, one a check or measurement; exits 1 if a check fails.
 #include <nlohmann/json.hpp>
@@ -79,7 +79,10 @@ std::vector<double> TimeDecode(BenchModel b, const std::string& format, const st
     std::vector<double> times;
     for (int repeat = 0; repeat < 4; ++repeat) {
       const auto seconds = e.DecodeOnDevice(step, kDecodeSteps, &last);
-      if (!seconds.ok()) return Check({{"check", where}, {"error", seconds.error().message}}, false), std::vector<double>();
+      if (!seconds.ok()) {
+        Check({{"check", where}, {"error", seconds.error().message}}, false);
+        return {};
+      }
       if (repeat > 0) times.push_back(*seconds / kDecodeSteps * 1e3);
       step.tokens = last;
     }
@@ -98,13 +101,15 @@ std::vector<double> TimeDecode(BenchModel b, const std::string& format, const st
            {"cache", cache == DType::kBf16 ? "bf16" : "fp8"}, {"batch", batch}, {"context", context}, {"ms", times[1]},
            {"ms_min", times[0]}, {"ms_max", times[2]},
            {"run_with_logits_to_host_ms", run_ms[2]}, {"floor_ms", floor_ms}, {"share_of_floor", floor_ms / times[1]},
-           {"tok_s", batch / times[1] * 1e3}, {"start_s", start_s}, {"last_tokens", std::vector<int32_t>(last.begin(), last.begin() + std::min(4, batch))}});
+           {"tok_s", batch / times[1] * 1e3}, {"start_s", start_s},
+           {"last_tokens", std::vector<int32_t>(last.begin(), last.begin() + std::min(4, batch))}});
     step_ms.push_back(times[1]);
   }
   int64_t most_load = 0, all_load = 0, used = 0;
   const auto load = e.GetExpertLoad();
   for (const int64_t c : load.counts) most_load = std::max(most_load, c), all_load += c, used += c > 0;
-  Print({{"bench", "routing"}, {"model", b.name}, {"experts_used_share", static_cast<double>(used) / load.counts.size()},
+  Print({{"bench", "routing"}, {"model", b.name},
+         {"experts_used_share", static_cast<double>(used) / load.counts.size()},
          {"max_over_mean", most_load * static_cast<double>(load.counts.size()) / all_load}});
   return step_ms;
 }
@@ -121,9 +126,11 @@ void Decode(const std::string& model, int layers, const std::string& format, con
   const std::vector<double> half = time(layers / 2, &half_floor);
   for (size_t i = 0; i < half.size(); ++i) {
     const double bytes = floor[i] - half_floor[i], step_ms = ms[i] - half[i], floor_ms = bytes / bandwidth * 1e3;
-    Print({{"bench", "decode, layers only"}, {"model", model}, {"layers", std::to_string(layers / 2) + " to " + std::to_string(layers)},
-           {"format", format}, {"batch", batches[i]}, {"context", context}, {"us_a_layer", step_ms * 1e3 / (layers - layers / 2)},
-           {"bytes_a_layer", bytes / (layers - layers / 2)}, {"bandwidth", bandwidth}, {"share_of_floor", floor_ms / step_ms}});
+    const int count = layers - layers / 2;
+    Print({{"bench", "decode, layers only"}, {"model", model},
+           {"layers", std::to_string(layers / 2) + " to " + std::to_string(layers)}, {"format", format},
+           {"batch", batches[i]}, {"context", context}, {"us_a_layer", step_ms * 1e3 / count},
+           {"bytes_a_layer", bytes / count}, {"bandwidth", bandwidth}, {"share_of_floor", floor_ms / step_ms}});
   }
 }
 
@@ -182,8 +189,9 @@ void Prefill(const std::string& model, int layers, const std::string& format, co
     if (!same) Check({{"check", "prefill " + model}, {"error", "logits are not numbers, or not the same again"},
                       {"tokens", n}, {"logits_rms", std::sqrt(norm / static_cast<double>(first.size()))}}, false);
     Print({{"bench", "prefill"}, {"model", model}, {"layers", b.spec.num_layers()}, {"format", format},
-           {"activations", fp8_activations ? "fp8" : "bf16"}, {"prompts", p.count}, {"tokens", n}, {"ms", median * 1e3}, {"ms_min", times.front() * 1e3},
-           {"ms_max", times.back() * 1e3}, {"tok_s", n / median}, {"ms_a_layer", median * 1e3 / b.spec.num_layers()}});
+           {"activations", fp8_activations ? "fp8" : "bf16"}, {"prompts", p.count}, {"tokens", n},
+           {"ms", median * 1e3}, {"ms_min", times.front() * 1e3}, {"ms_max", times.back() * 1e3},
+           {"tok_s", n / median}, {"ms_a_layer", median * 1e3 / b.spec.num_layers()}});
   }
 }
 
@@ -222,7 +230,8 @@ int Main(int argc, char** argv) {
   } else if (args.size() == 6 && args[0] == "prefill") {
     Prefill(args[1], std::stoi(args[2]), args[3], PromptsOf(args[4]), args[5] == "fp8");
   } else {
-    std::fprintf(stderr, "usage: gpu_check golden|quality SHARED MODELS | checkpoint FOLDER | real | real-mixed | real-long | real-small | decode MODEL LAYERS FORMAT BATCHES CONTEXT [fp8] | "
+    std::fprintf(stderr, "usage: gpu_check golden|quality SHARED MODELS | checkpoint FOLDER | real | real-mixed | "
+                         "real-long | real-small | decode MODEL LAYERS FORMAT BATCHES CONTEXT [fp8] | "
                          "prefill MODEL LAYERS FORMAT TOKENS bf16|fp8 | mixed MODEL LAYERS FORMAT STEPS bf16|fp8\n");
     return 2;
   }

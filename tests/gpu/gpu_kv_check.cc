@@ -1,10 +1,10 @@
 // Checks the FP8 KV cache on a machine with a GPU against the CPU's: see tools/gpu_check.
 //   gpu_kv_check SHARED MODELS   the nano models' golden prompts, and real shapes
 //   gpu_kv_check small           a few steps, for compute-sanitizer
-// The measure is what the FP8 cache itself changes, the distance between the CPU's logits with it and with a float32 cache.
-// In float32 both caches hold the same bytes but for a few values that lie on the edge between two, each off by up to
-// 1/16 of itself: the bound is a twentieth of that distance. bf16 activations move more of them, at worst
-// every one as if rounded anew: sqrt(2) times that distance.
+// The measure is what the FP8 cache itself changes, the distance between the CPU's logits with it and with a float32
+// cache. In float32 both caches hold the same bytes but for a few values that lie on the edge between two, each off by
+// up to 1/16 of itself: the bound is a twentieth of that distance. bf16 activations move more of them, at worst every
+// one as if rounded anew: sqrt(2) times that distance.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -84,8 +84,8 @@ Result<std::unique_ptr<CudaExecutor>> ExecutorOf(const LoadedModel& model, const
   options.f32 = f32;
   options.max_tokens = std::max(r.batch * r.chunk, r.batch);
   options.probe_routing = true;
-  return CudaExecutor::Create(model.spec, &model.weights, LayoutFor(model.spec, kv, r.batch, r.prompt + r.steps), options,
-                              team);
+  const KvLayout layout = LayoutFor(model.spec, kv, r.batch, r.prompt + r.steps);
+  return CudaExecutor::Create(model.spec, &model.weights, layout, options, team);
 }
 
 Result<Routed> OnGpu(CudaExecutor& gpu, const Run& r, const Routed* like, float by) {
@@ -111,7 +111,9 @@ Result<OnDevice> RunOnDevice(const LoadedModel& model, const Run& r, bool f32, c
 }
 
 void Compare(const std::string& name, const LoadedModel& model, const Run& r, ThreadTeam& team) {
-  const auto fail = [&](const Error& error) { Check({{"check", "fp8 kv"}, {"model", name}, {"error", error.message}}, false); };
+  const auto fail = [&](const Error& error) {
+    Check({{"check", "fp8 kv"}, {"model", name}, {"error", error.message}}, false);
+  };
   const auto with = OnCpu(model, r, DType::kF8E4M3, team), without = OnCpu(model, r, DType::kF32, team);
   if (!with.ok() || !without.ok()) return fail(with.ok() ? without.error() : with.error());
   const double cost = RelativeError(with->logits, without->logits);
@@ -119,8 +121,8 @@ void Compare(const std::string& name, const LoadedModel& model, const Run& r, Th
     const auto gpu = RunOnDevice(model, r, f32, *with, team);
     if (!gpu.ok()) return fail(gpu.error());
     const double bound = f32 ? cost / 20 : std::sqrt(2.0) * cost;
-    Check({{"check", "fp8 kv"}, {"model", name}, {"dtype", f32 ? "f32" : "bf16"}, {"batch", r.batch}, {"prompt", r.prompt},
-           {"chunk", r.chunk}, {"steps", r.steps}, {"error", gpu->error}, {"bound", bound},
+    Check({{"check", "fp8 kv"}, {"model", name}, {"dtype", f32 ? "f32" : "bf16"}, {"batch", r.batch},
+           {"prompt", r.prompt}, {"chunk", r.chunk}, {"steps", r.steps}, {"error", gpu->error}, {"bound", bound},
            {"choices_elsewhere", gpu->elsewhere}, {"error_then", gpu->error_then}, {"ties_within", gpu->by},
            {"still_elsewhere", gpu->left}, {"same_bits_again", gpu->same_bits}},
           gpu->error < bound && gpu->left == 0 && gpu->same_bits);

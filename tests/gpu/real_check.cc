@@ -50,8 +50,8 @@ std::vector<StepRecord> StepsOf(const RealRun& r, const KvLayout& layout, int vo
   return steps;
 }
 
-// Every run of one model. Executors and what the exact ones make of the same tokens serve all of them: the weights go to
-// the device once a mode, and the CPU takes most of the time.
+// Every run of one model. Executors and what the exact ones make of the same tokens serve all of them: the weights go
+// to the device once a mode, and the CPU takes most of the time.
 class RealModel {
  public:
   RealModel(std::string name, const LoadedModel& model, std::vector<RealRun> runs)
@@ -122,8 +122,9 @@ class RealModel {
   Status Compare(const RealRun& r) {
     MINIMO_ASSIGN(const Exact* const exact, ExactOf(r));
     const bool f32 = r.mode == Mode::kF32, fp8 = r.mode == Mode::kFp8Prefill;
-    MINIMO_ASSIGN(const Settled run, SettleTies(exact->gpu, f32 ? 0.0f : fp8 ? kFp8Tie : kBf16Tie,
-                                                [&](const Routed* like, float by) { return OnGpu(r.mode, r, like, by); }));
+    const auto run_like = [&](const Routed* like, float by) { return OnGpu(r.mode, r, like, by); };
+    const float most = f32 ? 0.0f : fp8 ? kFp8Tie : kBf16Tie;
+    MINIMO_ASSIGN(const Settled run, SettleTies(exact->gpu, most, run_like));
     const size_t rows = static_cast<size_t>(r.batch) * static_cast<size_t>(model_.spec.vocab);
     const auto errors = [&](const Routed& got) {  // of the prompts, of the worst step after them
       const std::span<const float> all(got.logits), want(exact->cpu);

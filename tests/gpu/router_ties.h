@@ -18,9 +18,9 @@ namespace minimo::testing {
 // Scores are sigmoids: in [0.5, 1) bf16 numbers stand 2^-8 apart, e4m3 numbers 2^-4. A run with activations in such a
 // format cannot tell closer ones apart.
 inline constexpr float kBf16Tie = 0x1p-8f, kFp8Tie = 0x1p-4f;
-// Of float32 runs whose caches hold the same e4m3 codes but for a few values at the edge between two, 1/16 apart. On the
-// CPU, norm weights moved by a last place change a few such values and logits by 2e-4 to 6e-4; a sigmoid passes on a
-// quarter of that.
+// Of float32 runs whose caches hold the same e4m3 codes but for a few values at the edge between two, 1/16 apart. On
+// the CPU, norm weights moved by a last place change a few such values and logits by 2e-4 to 6e-4; a sigmoid passes on
+// a quarter of that.
 inline constexpr float kFp8CacheTie = 0x1p-12f;
 
 struct Routed {
@@ -29,7 +29,8 @@ struct Routed {
   std::vector<std::vector<int64_t>> load;      // of each step: tokens of [moe layers, experts]
 };
 
-// Appends what `executor`, made with probe_routing, makes of the step. `like`: that run's choices of this step are favoured.
+// Appends what `executor`, made with probe_routing, makes of the step. `like`: that run's choices of this step are
+// favoured.
 inline Status RunStep(cuda::CudaExecutor& executor, const StepRecord& step, const Routed* like, float by, Routed* run) {
   MINIMO_TRY(executor.Favour(like != nullptr ? like->choices[run->load.size()] : std::vector<int32_t>(), by));
   std::vector<int64_t> load = executor.GetExpertLoad().counts;

@@ -81,9 +81,9 @@ plan() {
   local load
   for load in ${LOADS:-1:6 16:32 32:64 128:128}; do
     must timeout 60 ./minimo bench serve --base-url "$url" --backend openai --endpoint /v1/completions \
-      --dataset-name random --random-input-len 900 --random-output-len 90 --random-range-ratio 0.03 --vocab-size 200064 \
-      --seed 0 --num-prompts "${load#*:}" --max-concurrency "${load%:*}" --temperature 0 --disable-tqdm \
-      --percentile-metrics ttft,tpot,itl,e2el --memory-bandwidth 4540 --quantization w4 \
+      --dataset-name random --random-input-len 900 --random-output-len 90 --random-range-ratio 0.03 \
+      --vocab-size 200064 --seed 0 --num-prompts "${load#*:}" --max-concurrency "${load%:*}" --temperature 0 \
+      --disable-tqdm --percentile-metrics ttft,tpot,itl,e2el --memory-bandwidth 4540 --quantization w4 \
       --json "$OUT/plan-c${load%:*}.json" > "$OUT/plan-c${load%:*}.txt"
     grep -E "Output token throughput|Median T" "$OUT/plan-c${load%:*}.txt"
   done

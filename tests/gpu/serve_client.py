@@ -5,7 +5,7 @@ same BASE   every kind of sampling, alone: asking for log-probabilities, which t
             change it
 together BASE   the same together must not differ from alone
 logits FILE FILE   what minimo logits wrote twice, within 1e-4
-fault BASE  the server's device is about to fail: every request ends with an error, later ones are refused, health is red
+fault BASE  the server's device is about to fail: requests end with an error, later ones are refused, health is red
 """
 import array
 import json
@@ -65,8 +65,8 @@ def fault(base, model):
     answers = []
 
     def ask(i):
-        answers.append(get(base + "/v1/completions", dict(model=model, prompt=f"Tell {i}" + " and on" * 80, max_tokens=300, temperature=0,
-                                                          ignore_eos=True))[0])
+        answers.append(get(base + "/v1/completions", dict(model=model, prompt=f"Tell {i}" + " and on" * 80,
+                                                          max_tokens=300, temperature=0, ignore_eos=True))[0])
 
     begin = time.time()
     at_once([lambda i=i: ask(i) for i in range(8)])

@@ -17,8 +17,8 @@ namespace minimo::testing {
 
 enum class ExpertFormat { kFp8, kInt4 };
 
-// Fills weights that keep activations near unit size; routing close to uniform. A value is a function of its place in the
-// order of all, so they are made on all cores.
+// Fills weights that keep activations near unit size; routing close to uniform. A value is a function of its place in
+// the order of all, so they are made on all cores.
 class SyntheticModel {
  public:
   SyntheticModel(const ModelSpec& spec, ExpertFormat experts, int group, uint64_t seed) : random_(seed) {
