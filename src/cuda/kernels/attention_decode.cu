@@ -234,9 +234,57 @@ __device__ __forceinline__ void merge_splits(const AttentionParams& p, const Blo
   }
 }
 
+// The warps' sums, in order, through shared memory, where the rings were. Has barriers inside; one must follow. Warp,
+// g and t: the thread's.
+template <int kKeyDim, int kValueDim, int kWarps>
+__device__ __forceinline__ RunResult<kValueDim>& add_warps(const AttentionTile<kKeyDim, kValueDim>& a, int group,
+                                                           int warp, int g, int t, uint8_t* smem,
+                                                           float (&warp_most)[kWarps][16],
+                                                           float (&warp_total)[kWarps][16]) {
+  if (t == 0) {
+    warp_most[warp][g] = a.most[0], warp_most[warp][g + 8] = a.most[1];
+    warp_total[warp][g] = a.sum[0], warp_total[warp][g + 8] = a.sum[1];
+  }
+  copy_wait<0>();
+  __syncthreads();
+  float* sums = reinterpret_cast<float*>(smem);  // [warps][16][kValueDim]
+  auto& result = *reinterpret_cast<RunResult<kValueDim>*>(smem + kSumBytes<kValueDim, kWarps>);
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int row = g + 8 * h;
+    float most = warp_most[0][row];
+#pragma unroll
+    for (int w = 1; w < kWarps; ++w) most = fmaxf(most, warp_most[w][row]);
+    const float keep = most == -INFINITY ? 0.0f : exp2f(a.most[h] - most);
+    float2* to = reinterpret_cast<float2*>(sums + (warp * 16 + row) * kValueDim + 2 * t);
+#pragma unroll
+    for (int i = 0; i < kValueDim / 8; ++i) to[4 * i] = {a.out[i][2 * h] * keep, a.out[i][2 * h + 1] * keep};
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < group * kValueDim / 4; i += kWarps * 32) {
+    float4 sum = {0, 0, 0, 0};
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) {
+      const float4 v = reinterpret_cast<const float4*>(sums + w * 16 * kValueDim)[i];
+      sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+    }
+    reinterpret_cast<float4*>(result.out)[i] = sum;
+  }
+  if (threadIdx.x < group) {
+    const int row = threadIdx.x;
+    float most = warp_most[0][row], total = 0;
+    for (int w = 1; w < kWarps; ++w) most = fmaxf(most, warp_most[w][row]);
+    for (int w = 0; w < kWarps; ++w) {
+      if (warp_most[w][row] != -INFINITY) total += exp2f(warp_most[w][row] - most) * warp_total[w][row];
+    }
+    result.most[row] = most;
+    result.total[row] = total;
+  }
+  return result;
+}
+
 template <int kKeyDim, int kValueDim, int kWarps, int kDepth>
 __global__ void __launch_bounds__(kWarps * 32, 2) attention_decode(const AttentionParams p, const RopeParams r) {
-  constexpr int kThreads = kWarps * 32;
   using Tile = AttentionTile<kKeyDim, kValueDim>;
   using Stage = Stage<kKeyDim, kValueDim, kDepth>;
   extern __shared__ __align__(16) uint8_t smem[];
@@ -308,46 +356,8 @@ __global__ void __launch_bounds__(kWarps * 32, 2) attention_decode(const Attenti
   }
   a.finish();
 
-  // The warps' sums, in order, through shared memory.
-  if (t == 0) {
-    warp_most[warp][g] = a.most[0], warp_most[warp][g + 8] = a.most[1];
-    warp_total[warp][g] = a.sum[0], warp_total[warp][g + 8] = a.sum[1];
-  }
-  copy_wait<0>();
-  __syncthreads();
-  float* sums = reinterpret_cast<float*>(smem);  // [warps][16][kValueDim]
-  auto& result = *reinterpret_cast<RunResult<kValueDim>*>(smem + kSumBytes<kValueDim, kWarps>);
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const int row = g + 8 * h;
-    float most = warp_most[0][row];
-#pragma unroll
-    for (int w = 1; w < kWarps; ++w) most = fmaxf(most, warp_most[w][row]);
-    const float keep = most == -INFINITY ? 0.0f : exp2f(a.most[h] - most);
-    float2* to = reinterpret_cast<float2*>(sums + (warp * 16 + row) * kValueDim + 2 * t);
-#pragma unroll
-    for (int i = 0; i < kValueDim / 8; ++i) to[4 * i] = {a.out[i][2 * h] * keep, a.out[i][2 * h + 1] * keep};
-  }
-  __syncthreads();
-  for (int i = threadIdx.x; i < b.group * kValueDim / 4; i += kThreads) {
-    float4 sum = {0, 0, 0, 0};
-#pragma unroll
-    for (int w = 0; w < kWarps; ++w) {
-      const float4 v = reinterpret_cast<const float4*>(sums + w * 16 * kValueDim)[i];
-      sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
-    }
-    reinterpret_cast<float4*>(result.out)[i] = sum;
-  }
-  if (threadIdx.x < b.group) {
-    const int row = threadIdx.x;
-    float most = warp_most[0][row], total = 0;
-    for (int w = 1; w < kWarps; ++w) most = fmaxf(most, warp_most[w][row]);
-    for (int w = 0; w < kWarps; ++w) {
-      if (warp_most[w][row] != -INFINITY) total += exp2f(warp_most[w][row] - most) * warp_total[w][row];
-    }
-    result.most[row] = most;
-    result.total[row] = total;
-  }
+  auto& result =
+      add_warps<kKeyDim, kValueDim, kWarps>(a, b.group, warp, g, t, smem, warp_most, warp_total);
   const auto cluster = cooperative_groups::this_cluster();
   cluster.sync();
   merge_splits(p, b, &result);
