@@ -60,8 +60,8 @@ __device__ __forceinline__ void start_half(float (&d)[kN / 2], const uint32_t (&
   WgmmaE4m3<kN>::next(d, a[1], operand + 2);
 }
 
-// Scales of kN tokens, from this lane's first: loaded all at once, for four warpgroups, or each where it is used, for two
-// (the faster of both on either).
+// Scales of kN tokens, from this lane's first: loaded all at once, for four warpgroups, or each where it is used, for
+// two (the faster of both on either).
 template <int kN>
 struct HeldScales {
   float2 of[kN / 8];
