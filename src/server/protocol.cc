@@ -43,9 +43,10 @@ std::optional<ApiError> CheckPrompt(const ApiContext& context, const std::vector
   if (max_tokens > limit - length) {
     return ApiError{.code = "context_length_exceeded",
                     .param = "max_tokens",
-                    .message = fmt::format("max_tokens is {}, but the prompt has {} tokens and the model's context "
+                    .message = fmt::format("max_tokens is {}{}, but the prompt has {} tokens and the model's context "
                                            "holds {}: at most {} can follow.",
-                                           max_tokens, length, limit, limit - length)};
+                                           max_tokens, max_tokens == INT32_MAX ? " or more" : "",  // fields.cc
+                                           length, limit, limit - length)};
   }
   return std::nullopt;
 }

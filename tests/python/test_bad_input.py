@@ -129,6 +129,11 @@ def test_a_prompt_beyond_the_context(fake):
     assert error["code"] == "context_length_exceeded"
 
 
+def test_more_tokens_than_a_number_holds(fake):
+    for asked, said in [(10**6, "is 1000000,"), (10**12, "is 2147483647 or more,")]:
+        assert said in refused(post(fake, "/v1/completions", {**COMPLETION, "max_tokens": asked}), "max_tokens")["message"]
+
+
 def test_an_unknown_model_and_path_and_method(fake):
     assert refused(post(fake, "/v1/completions", {**COMPLETION, "model": "gpt-9"}), status=404)["code"] == "model_not_found"
     refused(post(fake, "/v1/embeddings", {}), status=404)
