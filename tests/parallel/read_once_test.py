@@ -83,7 +83,8 @@ class ReadOnce(unittest.TestCase):
         bytes_read = fetched_cold(folder, *command)
         print(f"{' '.join(command[:4])} ...: {bytes_read} bytes of {size_of(folder)}", file=sys.stderr)
         self.assertLessEqual(bytes_read, SLACK * size_of(folder))
-        self.assertLess(fetched(*command), size_of(folder) / 2)  # and they were fetched: now they are here
+        # And they were fetched: now they are here. Of a few tries, as above.
+        self.assertTrue(any(fetched(*command) < size_of(folder) / 2 for _ in range(ATTEMPTS)))
 
     def test_threads(self):
         for layout in ([], ["--enable-expert-parallel"], ["--moe-prefill", "ep", "--moe-decode", "tp"]):
