@@ -194,7 +194,7 @@ def stop_under_load(test, make_group, stops):
     for i in range(stops):
         with make_group() as group:
             group.wait_ready()
-            load = Load(group, tokens=400)
+            load = Load(group, tokens=100)
             while not load.answers:
                 time.sleep(0.01)
             time.sleep(0.06 + i % 7 * 0.03)
