@@ -7,10 +7,13 @@
 
 #include "base/float_types.h"
 #include "cuda/kernels/attention.cuh"
+#include "tests/gpu/check_support.h"
 #include "tests/gpu/device_array.h"
 
 namespace minimo::cuda {
 namespace {
+
+using testing::RelativeError;
 
 struct Shape {
   const char* name;
@@ -138,15 +141,6 @@ struct Case {
     return values;
   }
 };
-
-double RelativeError(const std::vector<float>& got, const std::vector<float>& want) {
-  double difference = 0, norm = 0;
-  for (size_t i = 0; i < want.size(); ++i) {
-    difference += (double(got[i]) - want[i]) * (double(got[i]) - want[i]), norm += double(want[i]) * want[i];
-  }
-  const double error = std::sqrt(difference / norm);
-  return std::isnan(error) ? INFINITY : error;
-}
 
 int Check(const Shape& s, const std::vector<int>& contexts, int element_bytes, int block_size, int splits) {
   Case c(s, contexts, element_bytes, block_size);

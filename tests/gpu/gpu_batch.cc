@@ -10,22 +10,16 @@
 
 #include "cuda/kernels/tile_linear.cuh"
 #include "tests/gpu/batch_operands.h"
+#include "tests/gpu/check_support.h"
 #include "tests/gpu/decode_attention.h"
 
 namespace minimo::cuda {
 namespace {
 
+using testing::RelativeError;
+
 int g_failures = 0;
 constexpr double kReadBytes = 4.54e12;  // a second, H200: bench/results/gpu-hopper.json
-
-double RelativeError(const std::vector<float>& got, const std::vector<float>& want) {
-  double difference = 0, norm = 0;
-  for (size_t i = 0; i < want.size(); ++i) {
-    difference += (double(got[i]) - want[i]) * (double(got[i]) - want[i]), norm += double(want[i]) * want[i];
-  }
-  const double error = std::sqrt(difference / norm);
-  return std::isnan(error) ? INFINITY : error;
-}
 
 void CheckExperts(const Shape& s, int tokens, bool skewed) {
   std::mt19937 random(tokens * 31 + s.hidden);

@@ -42,6 +42,7 @@ struct AttentionParams {
   int num_tiles = 0;
 };
 
+inline constexpr float kLog2E = 1.4426950408889634f;
 inline constexpr int kMaxSplits = 16;  // the largest cluster
 
 // True if the tensor-core kernels have this shape (bf16, 128/128 or 192/128, at most 16 query heads a KV head).

@@ -5,19 +5,14 @@
 // newest key and value go from the block that makes them to the cache and straight into the last tile. The blocks of a
 // cluster add up their splits through shared memory, each a share of the outputs, in a fixed order. For a bf16 cache
 // where the steps' own blocks fill the device; else attention_stream.cu.
-#include <cooperative_groups.h>
-
-#include "cuda/kernels/attention.cuh"
+#include "cuda/kernels/attention_run.cuh"
 #include "cuda/kernels/attention_tile.cuh"
-#include "cuda/kernels/kv_address.cuh"
-#include "cuda/kernels/kv_element.cuh"
 
 namespace minimo::cuda {
 namespace {
 
 constexpr int kKeys = 16;  // a tile
 constexpr int kMostHalf = 128;  // pairs that are rotated
-constexpr float kLog2E = 1.4426950408889634f;
 
 // Of a warp: kDepth stages of copied rows.
 template <int kKeyDim, int kValueDim, int kDepth>
@@ -62,14 +57,6 @@ __device__ __forceinline__ void request_tile(const AttentionParams& p, uint8_t* 
   }
 }
 
-// What a block knows before it waits.
-struct Block {
-  int token, kv_head, group, position;
-  bool newest;  // the block whose run ends with the token's own position
-};
-
-__device__ __forceinline__ void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
-
 // The group's queries and, in the block that has the newest position, its key and value: from the QKV product to rows
 // in shared memory, and to the cache.
 template <int kKeyDim, int kValueDim, int kWarps>
@@ -81,7 +68,7 @@ struct NewRows {
   float sine[kMostHalf], cosine[kMostHalf];
   float squares[2][kWarps];
 
-  __device__ __forceinline__ void prepare(const RopeParams& r, const Block& b) {
+  __device__ __forceinline__ void prepare(const RopeParams& r, const HeadRun& b) {
     for (int i = threadIdx.x; i < 16 * kRow / 4; i += kThreads) reinterpret_cast<uint32_t*>(query)[i] = 0;
     for (int i = threadIdx.x; i < r.rotary_dim / 2; i += kThreads) {
       sincosf(static_cast<float>(b.position) * __ldg(r.inverse_frequency + i), sine + i, cosine + i);
@@ -93,7 +80,7 @@ struct NewRows {
     if (threadIdx.x * 32 < kKeyDim) prefetch_l2(r.k_norm + b.kv_head * kKeyDim + threadIdx.x * 32);
   }
 
-  __device__ __forceinline__ void make(const RopeParams& r, const Block& b) {
+  __device__ __forceinline__ void make(const RopeParams& r, const HeadRun& b) {
     constexpr int kHeld = 4;  // pairs of columns a thread and round
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const float* row = r.qkv + int64_t{b.token} * r.qkv_stride;
@@ -162,16 +149,8 @@ struct NewRows {
     }
   }
 
-  __device__ __forceinline__ void to_cache(const RopeParams& r, const Block& b) const {
-    constexpr int kKeyPieces = kKeyDim / kKvPiece<bf16>, kValuePieces = kValueDim / kKvPiece<bf16>;
-    const int piece = threadIdx.x;
-    if (piece < kKeyPieces) {
-      bf16* to = static_cast<bf16*>(r.k.data) + cache_row(r.k, r.meta, b.token, b.position, b.kv_head);
-      reinterpret_cast<uint4*>(to)[piece] = reinterpret_cast<const uint4*>(key)[piece];
-    } else if (piece - kKeyPieces < kValuePieces) {
-      bf16* to = static_cast<bf16*>(r.v.data) + cache_row(r.v, r.meta, b.token, b.position, b.kv_head);
-      reinterpret_cast<uint4*>(to)[piece - kKeyPieces] = reinterpret_cast<const uint4*>(value)[piece - kKeyPieces];
-    }
+  __device__ __forceinline__ void to_cache(const RopeParams& r, const HeadRun& b) const {
+    newest_to_cache<kKeyDim, kValueDim>(key, value, r, b);
   }
   // One warp: row `row` of a tile.
   __device__ __forceinline__ void to_tile(uint8_t* stage, int row) const {
@@ -192,47 +171,14 @@ template <int kValueDim>
 struct RunResult {
   float most[16], total[16];
   float out[16][kValueDim];
+
+  __device__ __forceinline__ float most_of(int row) const { return most[row]; }
+  __device__ __forceinline__ float total_of(int row) const { return total[row]; }
+  __device__ __forceinline__ const float* out_of(int row) const { return out[row]; }
 };
 
 template <int kValueDim, int kWarps>
 constexpr int kSumBytes = kWarps * 16 * kValueDim * 4;  // of the warps, where the rings were; RunResult behind
-
-// This block's share of the cluster's outputs, the splits added in order.
-template <int kValueDim>
-__device__ __forceinline__ void merge_splits(const AttentionParams& p, const Block& b, RunResult<kValueDim>* mine) {
-  const auto cluster = cooperative_groups::this_cluster();
-  const int splits = cluster.num_blocks(), rank = cluster.block_rank();
-  const int64_t out = int64_t{b.token} * p.out_stride + b.kv_head * b.group * kValueDim;
-  for (int i = rank + splits * threadIdx.x; i < b.group * kValueDim / 4; i += splits * static_cast<int>(blockDim.x)) {
-    const int row = i / (kValueDim / 4), c = i % (kValueDim / 4);
-    const float sink = p.sinks != nullptr ? __ldg(p.sinks + b.kv_head * b.group + row) * kLog2E : -INFINITY;
-    float most[kMaxSplits], top = sink, total = 0;
-    float4 value[kMaxSplits];
-#pragma unroll
-    for (int s = 0; s < kMaxSplits; ++s) {
-      if (s >= splits) break;
-      const RunResult<kValueDim>* run = cluster.map_shared_rank(mine, s);
-      most[s] = run->most[row];
-      value[s] = *reinterpret_cast<const float4*>(&run->out[row][4 * c]);
-      top = fmaxf(top, most[s]);
-    }
-    float4 sum = {0, 0, 0, 0};
-#pragma unroll
-    for (int s = 0; s < kMaxSplits; ++s) {
-      if (s >= splits) break;
-      const float f = exp2f(most[s] - top);
-      total += f * cluster.map_shared_rank(mine, s)->total[row];
-      sum.x += f * value[s].x, sum.y += f * value[s].y, sum.z += f * value[s].z, sum.w += f * value[s].w;
-    }
-    const float scale = 1.0f / (total + exp2f(sink - top));
-    sum = {sum.x * scale, sum.y * scale, sum.z * scale, sum.w * scale};
-    if (p.out_f32) {
-      reinterpret_cast<float4*>(static_cast<float*>(p.out) + out)[i] = sum;
-    } else {
-      reinterpret_cast<uint2*>(static_cast<bf16*>(p.out) + out)[i] = {pack_bf16(sum.x, sum.y), pack_bf16(sum.z, sum.w)};
-    }
-  }
-}
 
 // The warps' sums, in order, through shared memory, where the rings were. Has barriers inside; one must follow. Warp,
 // g and t: the thread's.
@@ -293,7 +239,7 @@ __global__ void __launch_bounds__(kWarps * 32, 2) attention_decode(const Attenti
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int split = blockIdx.x, splits = gridDim.x;
   // The step's positions and tables were copied before its first kernel.
-  Block b = {static_cast<int>(blockIdx.z), static_cast<int>(blockIdx.y), p.heads / p.kv_heads,
+  HeadRun b = {static_cast<int>(blockIdx.z), static_cast<int>(blockIdx.y), p.heads / p.kv_heads,
              load_l2(p.meta.position + blockIdx.z), split == splits - 1};
   const int begin = p.window > 0 ? max(0, b.position - p.window + 1) : 0, end = b.position + 1;
   const Rows in_cache = {p.k.ring ? nullptr : p.meta.block_tables + load_l2(p.meta.block_table + b.token),
@@ -360,7 +306,7 @@ __global__ void __launch_bounds__(kWarps * 32, 2) attention_decode(const Attenti
       add_warps<kKeyDim, kValueDim, kWarps>(a, b.group, warp, g, t, smem, warp_most, warp_total);
   const auto cluster = cooperative_groups::this_cluster();
   cluster.sync();
-  merge_splits(p, b, &result);
+  merge_splits<kValueDim>(p, b, &result, static_cast<int>(blockDim.x));
   cluster.sync();  // the others read this block's result
 }
 

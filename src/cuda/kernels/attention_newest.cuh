@@ -2,18 +2,10 @@
 // of a KV head's group in shared memory, its key and value there and in the cache.
 #pragma once
 
+#include "cuda/kernels/attention_run.cuh"
 #include "cuda/kernels/attention_stream.cuh"
-#include "cuda/kernels/kv_address.cuh"
 
 namespace minimo::cuda {
-
-// A block's run of the context of one KV head, known before it waits.
-struct HeadRun {
-  int token, kv_head, group, position;
-  bool newest;  // the block whose run ends with the token's own position
-};
-
-__device__ __forceinline__ void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
 template <int kKeyDim, int kValueDim, typename Kv, int kQueries, int kThreads>
 struct NewestToken {
@@ -59,15 +51,7 @@ struct NewestToken {
   }
 
   __device__ __forceinline__ void to_cache(const RopeParams& r, const HeadRun& b) const {
-    constexpr int kKeyPieces = kKeyDim / kKvPiece<Kv>, kValuePieces = kValueDim / kKvPiece<Kv>;
-    const int piece = threadIdx.x;
-    if (piece < kKeyPieces) {
-      Kv* to = static_cast<Kv*>(r.k.data) + cache_row(r.k, r.meta, b.token, b.position, b.kv_head);
-      reinterpret_cast<uint4*>(to)[piece] = reinterpret_cast<const uint4*>(key)[piece];
-    } else if (piece - kKeyPieces < kValuePieces) {
-      Kv* to = static_cast<Kv*>(r.v.data) + cache_row(r.v, r.meta, b.token, b.position, b.kv_head);
-      reinterpret_cast<uint4*>(to)[piece - kKeyPieces] = reinterpret_cast<const uint4*>(value)[piece - kKeyPieces];
-    }
+    newest_to_cache<kKeyDim, kValueDim>(key, value, r, b);
   }
 
  private:

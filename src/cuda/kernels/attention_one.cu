@@ -55,7 +55,7 @@ struct Share {
 };
 
 template <int kValueDim>
-__device__ __forceinline__ void add_splits(const AttentionParams& p, const DecodeBlock& b,
+__device__ __forceinline__ void add_splits(const AttentionParams& p, const HeadRun& b,
                                            const Share<kValueDim>& share, int rank, const Parts<kValueDim>& parts) {
   const int64_t out = int64_t{b.token} * p.out_stride + b.kv_head * b.group * kValueDim;
   if (rank >= share.ranks()) return;
@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(kThreads) attention_one(const __grid_constant_
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int split = blockIdx.x, splits = gridDim.x;
   // The step's positions and tables were copied before its first kernel.
-  const DecodeBlock b = {static_cast<int>(blockIdx.z), static_cast<int>(blockIdx.y), p.heads / p.kv_heads,
+  const HeadRun b = {static_cast<int>(blockIdx.z), static_cast<int>(blockIdx.y), p.heads / p.kv_heads,
                          load_l2(p.meta.position + blockIdx.z), split == splits - 1};
   const int begin = p.window > 0 ? max(0, b.position - p.window + 1) : 0, end = b.position + 1;
   const int table = p.k.ring ? 0 : load_l2(p.meta.block_table + b.token);

@@ -2,10 +2,8 @@
 // queries, key and value from the QKV product (QK norm, RoPE) to shared memory and the cache.
 #pragma once
 
-#include "cuda/kernels/attention.cuh"
+#include "cuda/kernels/attention_run.cuh"
 #include "cuda/kernels/attention_tile.cuh"
-#include "cuda/kernels/kv_address.cuh"
-#include "cuda/kernels/kv_element.cuh"
 
 namespace minimo::cuda {
 
@@ -13,7 +11,6 @@ inline constexpr int kDecodeWarps = 4;
 inline constexpr int kDecodeThreads = kDecodeWarps * 32;
 inline constexpr int kKeys = 16;  // a tile
 inline constexpr int kMostHalf = 128;  // pairs that are rotated
-inline constexpr float kLog2E = 1.4426950408889634f;
 
 // Of a warp: two stages of copied rows, and of FP8 rows one tile more, which they are widened to.
 template <int kKeyDim, int kValueDim, typename Kv>
@@ -52,12 +49,6 @@ __device__ __forceinline__ void request_tile(const AttentionParams& p, uint8_t* 
   }
 }
 
-// What a block knows before it waits.
-struct DecodeBlock {
-  int token, kv_head, group, position;
-  bool newest;  // the block whose run ends with the token's own position
-};
-
 // The group's queries and, in the block that has the newest position, its key and value: from the QKV product to rows
 // in shared memory, and to the cache.
 template <int kKeyDim, int kValueDim, typename Kv>
@@ -77,16 +68,16 @@ struct NewRows {
   struct Pair {
     int head, i, j, start;
     bool is_key;
-    __device__ __forceinline__ Pair(const RopeParams& r, const DecodeBlock& b, int at) {
+    __device__ __forceinline__ Pair(const RopeParams& r, const HeadRun& b, int at) {
       const int half = r.rotary_dim / 2, pair = at % kPairs;
       head = at / kPairs, is_key = head == b.group;
       i = pair < half ? pair : 2 * pair, j = pair < half ? pair + half : 2 * pair + 1;
       start = (is_key ? b.kv_head : b.kv_head * b.group + head) * kKeyDim;
     }
   };
-  static __device__ __forceinline__ int pairs(const DecodeBlock& b) { return (b.group + (b.newest ? 1 : 0)) * kPairs; }
+  static __device__ __forceinline__ int pairs(const HeadRun& b) { return (b.group + (b.newest ? 1 : 0)) * kPairs; }
 
-  __device__ __forceinline__ void load_norms(const RopeParams& r, const DecodeBlock& b, int from, Held& h) const {
+  __device__ __forceinline__ void load_norms(const RopeParams& r, const HeadRun& b, int from, Held& h) const {
 #pragma unroll
     for (int n = 0; n < kHeld; ++n) {
       const int at = from + n * kDecodeThreads + static_cast<int>(threadIdx.x);
@@ -97,7 +88,7 @@ struct NewRows {
       h.norm_x[n] = __ldg(norm + pair.start + pair.i), h.norm_y[n] = __ldg(norm + pair.start + pair.j);
     }
   }
-  __device__ __forceinline__ void load_pairs(const RopeParams& r, const DecodeBlock& b, int from, Held& h) const {
+  __device__ __forceinline__ void load_pairs(const RopeParams& r, const HeadRun& b, int from, Held& h) const {
     const float* row = r.qkv + int64_t{b.token} * r.qkv_stride;
 #pragma unroll
     for (int n = 0; n < kHeld; ++n) {
@@ -109,7 +100,7 @@ struct NewRows {
       h.x[n] = load_l2(source + pair.i), h.y[n] = load_l2(source + pair.j);
     }
   }
-  __device__ __forceinline__ void rotate(const RopeParams& r, const DecodeBlock& b, int from, const Held& h,
+  __device__ __forceinline__ void rotate(const RopeParams& r, const HeadRun& b, int from, const Held& h,
                                          const float* factor) {
 #pragma unroll
     for (int n = 0; n < kHeld; ++n) {
@@ -130,7 +121,7 @@ struct NewRows {
   }
 
   // What is known before the product.
-  __device__ __forceinline__ void prepare(const RopeParams& r, const DecodeBlock& b, Held& h) {
+  __device__ __forceinline__ void prepare(const RopeParams& r, const HeadRun& b, Held& h) {
 #pragma unroll 1
     for (int i = threadIdx.x; i < 16 * kRow / 4; i += kDecodeThreads) reinterpret_cast<uint32_t*>(query)[i] = 0;
     load_norms(r, b, 0, h);
@@ -141,7 +132,7 @@ struct NewRows {
   }
 
   // All that is read of the product is requested before any of it is used.
-  __device__ __forceinline__ void make(const RopeParams& r, const DecodeBlock& b, Held& h) {
+  __device__ __forceinline__ void make(const RopeParams& r, const HeadRun& b, Held& h) {
     constexpr int kHeldSums = 4;
     static_assert(kValueDim <= kDecodeThreads);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = threadIdx.x;
@@ -191,16 +182,8 @@ struct NewRows {
     }
   }
 
-  __device__ __forceinline__ void to_cache(const RopeParams& r, const DecodeBlock& b) const {
-    constexpr int kKeyPieces = kKeyDim / kKvPiece<Kv>, kValuePieces = kValueDim / kKvPiece<Kv>;
-    const int piece = threadIdx.x;
-    if (piece < kKeyPieces) {
-      Kv* to = static_cast<Kv*>(r.k.data) + cache_row(r.k, r.meta, b.token, b.position, b.kv_head);
-      reinterpret_cast<uint4*>(to)[piece] = reinterpret_cast<const uint4*>(key)[piece];
-    } else if (piece - kKeyPieces < kValuePieces) {
-      Kv* to = static_cast<Kv*>(r.v.data) + cache_row(r.v, r.meta, b.token, b.position, b.kv_head);
-      reinterpret_cast<uint4*>(to)[piece - kKeyPieces] = reinterpret_cast<const uint4*>(value)[piece - kKeyPieces];
-    }
+  __device__ __forceinline__ void to_cache(const RopeParams& r, const HeadRun& b) const {
+    newest_to_cache<kKeyDim, kValueDim>(key, value, r, b);
   }
   static __device__ __forceinline__ uint4 eight(const Kv* from, int i) {  // as bf16
     if constexpr (sizeof(Kv) == 1) {

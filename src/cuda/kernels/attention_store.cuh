@@ -57,7 +57,6 @@ __device__ __forceinline__ void store_arranged(const AttentionParams& p, int tok
 // call it; `live`: the row exists.
 __device__ __forceinline__ void store_attended(const AttentionParams& p, int token, int head, bool live, float most,
                                                float sum, float2 (&v)[16]) {
-  constexpr float kLog2E = 1.4426950408889634f;
   float keep = 1;
   if (p.sinks != nullptr && live) {
     const float sink = p.sinks[head] * kLog2E, all = fmaxf(most, sink);

@@ -4,7 +4,6 @@
 // first tiles are requested before wait_previous_kernel, sines and cosines computed; the newest key and value go from
 // the block that makes them to the cache and straight into the last tile. The blocks of a cluster add up their splits
 // through shared memory, each a share of the outputs, in a fixed order.
-#include <cooperative_groups.h>
 
 #include "cuda/kernels/attention_newest.cuh"
 
@@ -13,7 +12,6 @@ namespace {
 
 constexpr int kWarps = 4, kThreads = kWarps * 32;
 constexpr int kBlocksPerSm = 3;  // 168 registers a thread
-constexpr float kLog2E = 1.4426950408889634f;
 
 // Where one sequence's rows of a KV head lie: row_of(position) rows of K, and of V, from their starts.
 struct Rows {
@@ -73,45 +71,11 @@ struct RunResult {
       if (four == 0) whole_most[query] = top, whole_total[query] = powers;
     }
   }
+  __device__ __forceinline__ float most_of(int query) const { return whole_most[query]; }
+  __device__ __forceinline__ float total_of(int query) const { return whole_total[query]; }
+  __device__ __forceinline__ const float* out_of(int query) const { return out[0][query]; }
   float whole_most[kQueries], whole_total[kQueries];
 };
-
-// This block's share of the cluster's outputs, the splits added in order.
-template <int kValueDim, typename Result>
-__device__ __forceinline__ void merge_splits(const AttentionParams& p, const HeadRun& b, Result* mine) {
-  const auto cluster = cooperative_groups::this_cluster();
-  const int splits = cluster.num_blocks(), rank = cluster.block_rank();
-  const int64_t out = int64_t{b.token} * p.out_stride + b.kv_head * b.group * kValueDim;
-  for (int i = rank + splits * threadIdx.x; i < b.group * kValueDim / 4; i += splits * kThreads) {
-    const int query = i / (kValueDim / 4), c = i % (kValueDim / 4);
-    const float sink = p.sinks != nullptr ? __ldg(p.sinks + b.kv_head * b.group + query) * kLog2E : -INFINITY;
-    float most[kMaxSplits], top = sink, total = 0;
-    float4 value[kMaxSplits];
-#pragma unroll
-    for (int s = 0; s < kMaxSplits; ++s) {
-      if (s >= splits) break;
-      const Result* run = cluster.map_shared_rank(mine, s);
-      most[s] = run->whole_most[query];
-      value[s] = *reinterpret_cast<const float4*>(&run->out[0][query][4 * c]);
-      top = fmaxf(top, most[s]);
-    }
-    float4 sum = {0, 0, 0, 0};
-#pragma unroll
-    for (int s = 0; s < kMaxSplits; ++s) {
-      if (s >= splits) break;
-      const float f = exp2f(most[s] - top);
-      total += f * cluster.map_shared_rank(mine, s)->whole_total[query];
-      sum.x += f * value[s].x, sum.y += f * value[s].y, sum.z += f * value[s].z, sum.w += f * value[s].w;
-    }
-    const float scale = 1.0f / (total + exp2f(sink - top));
-    sum = {sum.x * scale, sum.y * scale, sum.z * scale, sum.w * scale};
-    if (p.out_f32) {
-      reinterpret_cast<float4*>(static_cast<float*>(p.out) + out)[i] = sum;
-    } else {
-      reinterpret_cast<uint2*>(static_cast<bf16*>(p.out) + out)[i] = {pack_bf16(sum.x, sum.y), pack_bf16(sum.z, sum.w)};
-    }
-  }
-}
 
 template <int kKeyDim, int kValueDim, typename Kv, int kQueries>
 __global__ void __launch_bounds__(kThreads, kQueries == 8 && kKeyDim == 128 ? kBlocksPerSm : 2)
@@ -175,7 +139,7 @@ __global__ void __launch_bounds__(kThreads, kQueries == 8 && kKeyDim == 128 ? kB
   result.add_warps(b.group);
   const auto cluster = cooperative_groups::this_cluster();
   cluster.sync();
-  merge_splits<kValueDim>(p, b, &result);
+  merge_splits<kValueDim>(p, b, &result, kThreads);
   if (splits > 1) cluster.sync();  // the others read this block's result
 }
 

@@ -22,7 +22,6 @@ constexpr int kThreads = kGroups * 128 + 128;
 constexpr int kPanel = kKeys * 128;
 constexpr int kStages = 4;
 constexpr int kLag = 2;  // tiles whose copies are still under way when the next one's begin
-constexpr float kLog2E = 1.4426950408889634f;
 
 template <int kKeyDim>
 struct Stage {
