@@ -13,6 +13,7 @@
 #include "base/thread_team.h"
 #include "ops/attention/attention.h"
 #include "ops/linear/linear.h"
+#include "ops/linear/test_weights.h"
 #include "ops/rms_norm/rms_norm.h"
 #include "ops/rope/rope.h"
 #include "ops/router/router.h"
@@ -39,59 +40,6 @@ double SumBound(int64_t n, double w_norm, double x_norm) {
   return 4.0 * std::sqrt(static_cast<double>(n)) * 0x1p-24 * w_norm * x_norm + 1e-30;
 }
 
-struct OwnedWeight {
-  std::vector<std::byte> bytes;
-  std::vector<float> scales;
-  std::vector<Bf16> group_scales;
-  WeightView view;
-};
-
-OwnedWeight MakeWeight(std::mt19937& rng, WeightFormat format, int64_t rows, int64_t cols, bool odd_grid = false) {
-  OwnedWeight w;
-  w.view.format = format;
-  w.view.rows = rows;
-  w.view.cols = cols;
-  w.view.row_bytes = cols * w.view.ElementBits() / 8;
-  w.bytes.resize(static_cast<size_t>(rows * w.view.row_bytes));
-  const auto values = Random(rng, static_cast<size_t>(rows * cols), 0.05f);
-  for (size_t i = 0; i < values.size(); ++i) {
-    switch (format) {
-      case WeightFormat::kF32: reinterpret_cast<float*>(w.bytes.data())[i] = values[i]; break;
-      case WeightFormat::kBf16: reinterpret_cast<Bf16*>(w.bytes.data())[i] = ToBf16(values[i]); break;
-      case WeightFormat::kF16:  // every finite pattern
-        reinterpret_cast<Fp16*>(w.bytes.data())[i] = Fp16{static_cast<uint16_t>(rng() & 0xbbff)};
-        break;
-      case WeightFormat::kFp8Block: {  // every code but NaN, subnormals included
-        uint8_t code = static_cast<uint8_t>(rng());
-        if ((code & 0x7f) == 0x7f) code ^= 1;
-        w.bytes[i] = std::byte{code};
-        break;
-      }
-      case WeightFormat::kInt4Group:
-        if (i % 2 == 0) w.bytes[i / 2] = std::byte{static_cast<uint8_t>(rng())};
-        break;
-    }
-  }
-  w.view.data = w.bytes.data();
-  if (format == WeightFormat::kInt4Group) {
-    w.view.group_size = odd_grid ? 32 : 64;
-    w.view.scale_stride = (cols + w.view.group_size - 1) / w.view.group_size;
-    for (const float s : Random(rng, static_cast<size_t>(rows * w.view.scale_stride), 0.01f))
-      w.group_scales.push_back(ToBf16(s));
-    w.view.group_scales = w.group_scales.data();
-  }
-  if (format != WeightFormat::kFp8Block) return w;
-  if (odd_grid) {
-    w.view.first_row = 64;
-    w.view.first_col = 32;
-  }
-  const int64_t grid_rows = (rows + w.view.first_row + 127) / 128, grid_cols = (cols + w.view.first_col + 127) / 128;
-  w.scales = Random(rng, static_cast<size_t>(grid_rows * grid_cols), 1e-3f);
-  w.view.scales = w.scales.data();
-  w.view.scale_stride = grid_cols;
-  return w;
-}
-
 void ExpectClose(const std::vector<float>& got, const std::vector<float>& want, double bound, const char* what) {
   ASSERT_EQ(got.size(), want.size());
   for (size_t i = 0; i < got.size(); ++i) {
@@ -113,7 +61,7 @@ TEST(Linear, EveryFormatAndShapeMatchesTheReference) {
     for (const LinearShape& s : shapes) {
       if (format == WeightFormat::kInt4Group && s.cols % 2 != 0) continue;
       for (const bool odd : {false, true}) {
-        const OwnedWeight w = MakeWeight(rng, format, s.rows, s.cols, odd);
+        const OwnedWeight w = MakeWeight(rng, format, s.rows, s.cols, odd ? 32 : 64, odd);
         const auto x = Random(rng, static_cast<size_t>(s.tokens * s.cols));
         std::vector<float> want(static_cast<size_t>(s.tokens * s.rows)), got = want;
         LinearTask task{w.view, x.data(), s.cols, nullptr, want.data(), s.rows, nullptr, s.tokens};
@@ -139,7 +87,7 @@ TEST(Linear, ATokenDoesNotSeeItsBatchNorTheThreads) {
   constexpr int64_t kRows = 70, kCols = 330, kTokens = 21;
   for (const auto format :
        {WeightFormat::kF32, WeightFormat::kBf16, WeightFormat::kFp8Block, WeightFormat::kInt4Group}) {
-    const OwnedWeight w = MakeWeight(rng, format, kRows, kCols, true);
+    const OwnedWeight w = MakeWeight(rng, format, kRows, kCols, 32, true);
     const auto x = Random(rng, kTokens * kCols);
     std::vector<float> whole(kTokens * kRows), alone(kTokens * kRows);
     ThreadTeam many(4), one(1);

@@ -45,7 +45,7 @@ std::optional<ApiError> CheckPrompt(const ApiContext& context, const std::vector
                     .param = "max_tokens",
                     .message = fmt::format("max_tokens is {}{}, but the prompt has {} tokens and the model's context "
                                            "holds {}: at most {} can follow.",
-                                           max_tokens, max_tokens == INT32_MAX ? " or more" : "",  // fields.cc
+                                           max_tokens, max_tokens == INT32_MAX ? " or more" : "",  // fields.cc stops there
                                            length, limit, limit - length)};
   }
   return std::nullopt;
