@@ -9,7 +9,7 @@ namespace {
 
 constexpr int kMostValues = 8;  // v_head_dim up to 256
 
-template <typename Act, typename Kv>
+template <typename Act, typename Key, typename Value>
 __global__ void __launch_bounds__(32) attention_simple(const AttentionParams p) {
   extern __shared__ float query[];
   allow_next_kernel();
@@ -21,17 +21,20 @@ __global__ void __launch_bounds__(32) attention_simple(const AttentionParams p) 
   const Act* q = static_cast<const Act*>(p.q) + (int64_t{token} * p.heads + head) * p.head_dim;
   for (int c = lane; c < p.head_dim; c += 32) query[c] = load_l2(q + c) * p.scale;
   __syncwarp();
-  const auto row = [&](const KvView& view, const void* fresh, int at) {
-    return fresh != nullptr && at >= past
-               ? static_cast<const Kv*>(fresh) + (int64_t{token - (position - at)} * p.kv_heads + kv_head) * view.dim
-               : static_cast<const Kv*>(view.data) + cache_row(view, p.meta, token, at, kv_head);
+  const auto row = [&](const KvView& view, const auto* cache, const auto* fresh, int at) {
+    return fresh != nullptr && at >= past ? fresh + (int64_t{token - (position - at)} * p.kv_heads + kv_head) * view.dim
+                                          : cache + cache_row(view, p.meta, token, at, kv_head);
   };
+  const auto* keys = static_cast<const Key*>(p.k.data);
+  const auto* fresh_keys = static_cast<const Key*>(p.fresh_k);
+  const auto* values = static_cast<const Value*>(p.v.data);
+  const auto* fresh_values = static_cast<const Value*>(p.fresh_v);
   float most = -INFINITY, sum = 0, out[kMostValues] = {};
   for (int from = begin; from <= position; from += 32) {
     const int at = from + lane;
     float score = -INFINITY;
     if (at <= position) {
-      const Kv* key = row(p.k, p.fresh_k, at);
+      const Key* key = row(p.k, keys, fresh_keys, at);
       score = 0;
       for (int c = 0; c < p.head_dim; ++c) score += query[c] * load_l2(key + c);
     }
@@ -43,7 +46,7 @@ __global__ void __launch_bounds__(32) attention_simple(const AttentionParams p) 
     for (int i = 0; i < kMostValues; ++i) out[i] *= keep;
     for (int j = 0; j < min(32, position + 1 - from); ++j) {
       const float w = __shfl_sync(0xffffffffu, weight, j);
-      const Kv* value = row(p.v, p.fresh_v, from + j);
+      const Value* value = row(p.v, values, fresh_values, from + j);
 #pragma unroll
       for (int i = 0; i < kMostValues; ++i) {
         if (lane + 32 * i < p.v_head_dim) out[i] += w * load_l2(value + lane + 32 * i);
@@ -68,8 +71,11 @@ __global__ void __launch_bounds__(32) attention_simple(const AttentionParams p) 
 cudaError_t LaunchAttentionSimple(const AttentionParams& p, bool f32_activations, cudaStream_t stream) {
   if (p.v_head_dim > 32 * kMostValues) return cudaErrorInvalidValue;
   const bool fp8 = p.k.element_bytes == 1;
-  const auto kernel = f32_activations ? (fp8 ? attention_simple<float, e4m3> : attention_simple<float, float>)
-                                      : (fp8 ? attention_simple<bf16, e4m3> : attention_simple<bf16, bf16>);
+  const auto exact = fp8 ? attention_simple<float, e4m3, e4m3> : attention_simple<float, float, float>;
+  const auto kernel = f32_activations ? exact
+                      : fp8           ? attention_simple<bf16, e4m3, e4m3>
+                      : p.k.half      ? attention_simple<bf16, __half, bf16>
+                                      : attention_simple<bf16, bf16, bf16>;
   return Launch(kernel, dim3(p.tokens, p.heads), dim3(32), p.head_dim * 4, stream, p);
 }
 

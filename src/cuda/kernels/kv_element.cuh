@@ -1,8 +1,11 @@
 // An element of the KV cache: bf16; e4m3 without a scale, values beyond 448 saturating, as the CPU's cache has it; or
 // float32, for verification. Kernels take the type as a template parameter `Kv`, launchers choose it by
-// KvView::element_bytes; fresh keys and values of a step are of the same type.
+// KvView::element_bytes; fresh keys and values of a step are of the same type. Keys that attention_simple reads are
+// halves, saturating, where a norm bounds them: 11 bits in place of 8, and a key's rounding counts most of all where
+// scores are large.
 #pragma once
 
+#include <cuda_fp16.h>
 #include <cuda_fp8.h>
 
 #include "cuda/kernels/dequant.cuh"
@@ -22,6 +25,14 @@ __device__ __forceinline__ float load_l2(const e4m3* p) {
 }
 __device__ __forceinline__ void store(e4m3* p, float x) {
   p->bits = __nv_cvt_float_to_fp8(x, __NV_SATFINITE, __NV_E4M3);
+}
+
+__device__ __forceinline__ float load_l2(const __half* p) {
+  return __half2float(__ushort_as_half(__ldcg(reinterpret_cast<const unsigned short*>(p))));
+}
+__device__ __forceinline__ void store(__half* p, float x) {
+  constexpr float kMost = 65504;
+  *p = __float2half_rn(x > kMost ? kMost : x < -kMost ? -kMost : x);  // not a number stays none
 }
 
 // Eight values in order, exactly: see expand_fp8.

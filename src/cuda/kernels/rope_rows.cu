@@ -156,7 +156,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(Qkv) == 2 ? 5 : 3) rope_rows(
 }  // namespace
 
 bool HasRopeRows(const RopeParams& p) {
-  return p.tokens >= kRopeRowsTokens && p.head_dim % 8 == 0 && p.v_head_dim % 8 == 0 && p.rotary_dim % 8 == 0 &&
+  if (p.tokens < kRopeRowsTokens || p.k.half) return false;
+  return p.head_dim % 8 == 0 && p.v_head_dim % 8 == 0 && p.rotary_dim % 8 == 0 &&
          p.rotary_dim / 2 <= kMostAngles && p.qkv_stride % 4 == 0 && p.k_offset % 16 == 0 && p.v_offset % 16 == 0;
 }
 

@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kThreads) start_row(const RowParams p) {
 }
 
 // One block a token and KV head: its query heads, its key, its value. All loads come before the first store.
-template <typename Act, typename Kv>
+template <typename Act, typename Key, typename Value>
 __global__ void __launch_bounds__(kThreads) rope_cache(const RopeParams p) {
   constexpr int kHeld = 4;  // pairs of columns a thread and round
   __shared__ float sums[2];
@@ -93,11 +93,11 @@ __global__ void __launch_bounds__(kThreads) rope_cache(const RopeParams p) {
     i = pair < half ? pair : 2 * pair;
     j = pair < half ? pair + half : 2 * pair + 1;
   };
-  Kv* key = p.fresh_k != nullptr ? static_cast<Kv*>(p.fresh_k) + (int64_t{token} * p.kv_heads + kv_head) * p.head_dim
-                                 : static_cast<Kv*>(p.k.data) + cache_row(p.k, p.meta, token, position, kv_head);
-  Kv* value = p.fresh_v != nullptr
-                  ? static_cast<Kv*>(p.fresh_v) + (int64_t{token} * p.kv_heads + kv_head) * p.v_head_dim
-                  : static_cast<Kv*>(p.v.data) + cache_row(p.v, p.meta, token, position, kv_head);
+  Key* key = p.fresh_k != nullptr ? static_cast<Key*>(p.fresh_k) + (int64_t{token} * p.kv_heads + kv_head) * p.head_dim
+                                  : static_cast<Key*>(p.k.data) + cache_row(p.k, p.meta, token, position, kv_head);
+  Value* value = p.fresh_v != nullptr
+                     ? static_cast<Value*>(p.fresh_v) + (int64_t{token} * p.kv_heads + kv_head) * p.v_head_dim
+                     : static_cast<Value*>(p.v.data) + cache_row(p.v, p.meta, token, position, kv_head);
   Act* q = static_cast<Act*>(p.q) + (int64_t{token} * p.heads + kv_head * group) * p.head_dim;
   for (int from = 0; from < all; from += kHeld * kThreads) {
     float a[kHeld], b[kHeld], wa[kHeld], wb[kHeld], sine[kHeld], cosine[kHeld];
@@ -179,8 +179,11 @@ cudaError_t LaunchRow(const RowParams& p, bool f32_activations, cudaStream_t str
 cudaError_t LaunchRope(const RopeParams& p, bool f32_activations, cudaStream_t stream) {
   if (!f32_activations && HasRopeRows(p)) return LaunchRopeRows(p, stream);
   const bool fp8 = p.k.element_bytes == 1;
-  const auto kernel = f32_activations ? (fp8 ? rope_cache<float, e4m3> : rope_cache<float, float>)
-                                      : (fp8 ? rope_cache<bf16, e4m3> : rope_cache<bf16, bf16>);
+  const auto exact = fp8 ? rope_cache<float, e4m3, e4m3> : rope_cache<float, float, float>;
+  const auto kernel = f32_activations ? exact
+                      : fp8           ? rope_cache<bf16, e4m3, e4m3>
+                      : p.k.half      ? rope_cache<bf16, __half, bf16>
+                                      : rope_cache<bf16, bf16, bf16>;
   return Launch(kernel, dim3(p.tokens, p.kv_heads), dim3(kThreads), 0, stream, p);
 }
 

@@ -25,6 +25,7 @@ struct KvView {
   int rows = 0;       // block_size, or ring_tokens
   bool ring = false;
   int element_bytes = 2;  // bf16 2; e4m3 1; float32 4 (kernels/kv_element.cuh)
+  bool half = false;      // with 2: halves in place of bf16
 };
 
 // Starts a row: residual = embedding, or residual += sum over its experts of expert_out[slot_of]. Then
@@ -73,7 +74,8 @@ struct RopeParams {
   TokenMeta meta;
 };
 cudaError_t LaunchRope(const RopeParams& params, bool f32_activations, cudaStream_t stream);
-// The same for bf16 queries, at least kRopeRowsTokens tokens and heads of whole eights of columns (rope_rows.cu).
+// The same for bf16 queries, at least kRopeRowsTokens tokens and heads of whole eights of columns, no halves
+// (rope_rows.cu).
 inline constexpr int kRopeRowsTokens = 64;  // fewer leave its blocks alone on the device
 bool HasRopeRows(const RopeParams& params);
 cudaError_t LaunchRopeRows(const RopeParams& params, cudaStream_t stream);
