@@ -29,6 +29,9 @@ class Commands {
   std::vector<std::pair<CLI::App*, std::function<Status()>>> bodies_;
 };
 
+// Whether these are arguments of minimo, which are not run: in words, what is wrong with them.
+Status CheckArguments(std::vector<std::string> arguments);
+
 // Flags that most commands share.
 struct CommonFlags {
   std::string model = "nano-minimax-m2";

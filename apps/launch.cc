@@ -133,6 +133,7 @@ std::string Watch(pid_t job, bool other_hosts) {
 
 Status Body(const Flags& flags) {
   if (flags.command.empty()) return Errorf("nothing to launch: expected minimo launch -n N -- serve ...");
+  MINIMO_TRY(CheckArguments(flags.command));  // else every rank would say it, and mpirun wait
   std::signal(SIGINT, OnStop);
   std::signal(SIGTERM, OnStop);
   const std::vector<std::string> args = Arguments(flags);

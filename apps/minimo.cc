@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <exception>
@@ -67,45 +68,76 @@ Status CommonFlags::CheckQuantization(const std::string& folder) const {
 
 namespace {
 
-int Main(int argc, char** argv) {
+// All of minimo's commands and their flags.
+struct CommandLine {
   CLI::App app{"Runs and serves MiniMax-M2 and MiMo-V2-Flash from their Hugging Face checkpoints.", "minimo"};
-  app.set_version_flag("--version", std::string("minimo ") + MINIMO_VERSION);
-  app.require_subcommand(1);
-  app.fallthrough();
+  Commands commands{app};
   std::string log_level = "warn";
-  app.add_option("--log-level", log_level, "debug, info, warn, error or off")
-      ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))->capture_default_str();
 
-  Commands commands(app);
-  AddRun(commands);
-  AddChat(commands);
-  AddBench(commands);
-  AddConvert(commands);
-  AddLaunch(commands);
-  AddLogits(commands);
-  AddInspect(commands);
-  AddSynth(commands);
-  AddServe(commands);
-  AddTokenize(commands);
-  AddRender(commands);
-  AddEval(commands);
+  CommandLine() {
+    app.set_version_flag("--version", std::string("minimo ") + MINIMO_VERSION);
+    app.require_subcommand(1);
+    app.fallthrough();
+    app.add_option("--log-level", log_level, "debug, info, warn, error or off")
+        ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))->capture_default_str();
+    AddRun(commands);
+    AddChat(commands);
+    AddBench(commands);
+    AddConvert(commands);
+    AddLaunch(commands);
+    AddLogits(commands);
+    AddInspect(commands);
+    AddSynth(commands);
+    AddServe(commands);
+    AddTokenize(commands);
+    AddRender(commands);
+    AddEval(commands);
+  }
 
+  std::string Explain(const CLI::ParseError& fault, const std::string& first_argument) const {
+    const auto given = app.get_subcommands();
+    if (given.empty() && !first_argument.empty() && first_argument[0] != '-') {
+      return fmt::format("{}: no such command (see minimo --help)", first_argument);
+    }
+    const bool lacks_dashes = !given.empty() && given.front()->get_name() == "launch" &&
+                              fault.get_exit_code() == static_cast<int>(CLI::ExitCodes::ExtrasError);
+    constexpr char kDashes[] = "what the ranks run comes after --: minimo launch -n 2 -- serve ...";
+    return fmt::format("{} ({})", fault.what(), lacks_dashes ? kDashes : "see minimo --help");
+  }
+};
+
+}  // namespace
+
+Status CheckArguments(std::vector<std::string> arguments) {
+  CommandLine line;
+  const std::string first = arguments.empty() ? "" : arguments.front();
+  std::reverse(arguments.begin(), arguments.end());  // as CLI11 takes them
   try {
-    app.parse(argc, argv);
+    line.app.parse(arguments);
   } catch (const CLI::ParseError& fault) {
-    if (fault.get_exit_code() == 0) return app.exit(fault);  // --help, --version
-    const bool unknown = app.get_subcommands().empty() && argc > 1 && argv[1][0] != '-';
-    fmt::print(stderr, "minimo: {} (see minimo --help)\n",
-               unknown ? fmt::format("{}: no such command", argv[1]) : fault.what());
+    if (fault.get_exit_code() != 0) return Error{line.Explain(fault, first)};  // else --help, --version
+  }
+  return {};
+}
+
+namespace {
+
+int Main(int argc, char** argv) {
+  CommandLine line;
+  try {
+    line.app.parse(argc, argv);
+  } catch (const CLI::ParseError& fault) {
+    if (fault.get_exit_code() == 0) return line.app.exit(fault);  // --help, --version
+    fmt::print(stderr, "minimo: {}\n", line.Explain(fault, argc > 1 ? argv[1] : ""));
     return 2;
   }
   const std::pair<const char*, LogLevel> levels[] = {{"debug", LogLevel::kDebug}, {"info", LogLevel::kInfo},
                                                      {"warn", LogLevel::kWarn},   {"error", LogLevel::kError},
                                                      {"off", LogLevel::kOff}};
   for (const auto& [name, level] : levels) {
-    if (log_level == name) SetLogLevel(level);
+    if (line.log_level == name) SetLogLevel(level);
   }
-  const Status status = commands.Run();
+  const Status status = line.commands.Run();
   if (status.ok()) return 0;
   if (!status.error().message.empty()) fmt::print(stderr, "minimo: {}\n", status.error().message);
   return 1;

@@ -57,7 +57,9 @@ Status Follow(const EngineOptions& options) {
   sigaddset(&end, SIGTERM);
   pthread_sigmask(SIG_UNBLOCK, &end, nullptr);
   Status status = FollowEngine(options);
-  if (!status.ok() && options.ranks->failed()) sleep(kLingerSeconds);
+  if (status.ok()) return status;
+  if (!options.ranks->failed()) return Error{};  // all ranks know of it: the leader says it
+  sleep(kLingerSeconds);
   return status;
 }
 

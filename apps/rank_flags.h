@@ -26,8 +26,8 @@ struct RankFlags {
 // True on a process whose part is to follow: it opens no port, prints no result and reads no prompt.
 bool Follows(const EngineOptions& options);
 
-// A follower's whole run. After a lost rank it lingers, so that the leader can answer its clients before the launcher
-// ends all processes.
+// A follower's whole run. What the ranks agree on that cannot be is the leader's to say: here an error without words.
+// After a lost rank it lingers, so that the leader can answer its clients before the launcher ends all processes.
 Status Follow(const EngineOptions& options);
 
 // True if this process leads others and one of them is lost: the command should end with an error.

@@ -139,6 +139,16 @@ TEST(AgreeOn, EveryRankIsToldOfAllThatAreNotWell) {
   }
 }
 
+TEST(AgreeOn, WhatSeveralRanksFindIsSaidOnce) {
+  const auto all = OnRanks(3, 2000, [](Communicator& comm) { return AgreeOn(&comm, Error{"no folder"}); });
+  EXPECT_THAT(all, ::testing::Each("all 3 ranks: no folder"));
+  const auto some = OnRanks(7, 2000, [](Communicator& comm) {
+    const int r = comm.rank();
+    return AgreeOn(&comm, r == 3 ? Status(Error{"no memory"}) : r == 1 || r > 4 ? Status(Error{"no GPU"}) : Status());
+  });
+  EXPECT_THAT(some, ::testing::Each("ranks 1, 5 to 6 of 7: no GPU; rank 3 of 7: no memory"));
+}
+
 TEST(Nccl, WhereItIsMissingEveryRankIsToldWhatToInstall) {
   setenv("MINIMO_NCCL_LIBRARY", "/nonexistent/libnccl.so.2", 1);  // opened once: here, by this test alone
   for (const std::string& error : OnRanks(2, 2000, [](Communicator& comm) -> Status {

@@ -1,5 +1,6 @@
 #include "comm/communicator.h"
 
+#include <algorithm>
 #include <cstring>
 #include <numeric>
 
@@ -63,17 +64,40 @@ Error AbortState::error() const {
 
 std::unique_ptr<Communicator> MakeAlone() { return std::make_unique<Alone>(); }
 
+namespace {
+
+// "rank 2 of 4", "ranks 0, 2 to 3 of 8", "all 4 ranks".
+std::string NameRanks(const std::vector<int>& ranks, int size) {
+  if (std::ssize(ranks) == size) return fmt::format("all {} ranks", size);
+  std::string names;
+  for (size_t i = 0, last; i < ranks.size(); i = last + 1) {
+    last = i;
+    while (last + 1 < ranks.size() && ranks[last + 1] == ranks[last] + 1) ++last;
+    names += fmt::format("{}{}", names.empty() ? "" : ", ", ranks[i]);
+    if (last > i) names += fmt::format(" to {}", ranks[last]);
+  }
+  return fmt::format("{} {} of {}", ranks.size() == 1 ? "rank" : "ranks", names, size);
+}
+
+}  // namespace
+
 Status AgreeOn(Communicator* comm, const Status& mine) {
   if (comm == nullptr || comm->size() == 1) return mine;
   const std::string text = mine.ok() ? "" : mine.error().message;
   MINIMO_ASSIGN(const auto all, comm->AllGatherBytes(std::as_bytes(std::span(text))));
-  std::string faults;
+  std::vector<std::pair<std::string, std::vector<int>>> faults;  // and whose they are, by the first of these
   for (int r = 0; r < comm->size(); ++r) {
     if (all[r].empty()) continue;
     const std::string fault(reinterpret_cast<const char*>(all[r].data()), all[r].size());
-    faults += fmt::format("{}rank {} of {}: {}", faults.empty() ? "" : "; ", r, comm->size(), fault);
+    auto known = std::find_if(faults.begin(), faults.end(), [&](const auto& f) { return f.first == fault; });
+    if (known == faults.end()) known = faults.insert(faults.end(), {fault, {}});
+    known->second.push_back(r);
   }
-  return faults.empty() ? Status() : Status(Error{faults});
+  std::string said;
+  for (const auto& [fault, ranks] : faults) {
+    said += fmt::format("{}{}: {}", said.empty() ? "" : "; ", NameRanks(ranks, comm->size()), fault);
+  }
+  return said.empty() ? Status() : Status(Error{said});
 }
 
 Error Communicator::Fail(std::string why) {

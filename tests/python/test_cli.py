@@ -195,6 +195,21 @@ def test_launch_ends_soon_after_its_ranks():
     assert "Segmentation fault" not in done.stderr
 
 
+def test_launch_refuses_what_no_rank_could_run():
+    for command, says in [(("frobnicate",), "frobnicate: no such command"), (("serve", "--portt", "5"), "--portt"),
+                          (("serve", "--port", "99999"), "--port: Value 99999")]:
+        done = minimo("launch", "-n", "2", "--", *command, timeout=5)  # no rank was started
+        assert done.returncode == 1 and says in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    fails("launch", "-n", "2", "serve", "--port", "5", code=2, says="what the ranks run comes after --")
+
+
+def test_ranks_say_once_what_all_of_them_find():
+    done = minimo("launch", "-n", "3", "--", "serve", "--tensor-parallel-size", "2", timeout=20)
+    assert done.returncode == 1
+    said = [line for line in done.stderr.splitlines() if "--tensor-parallel-size" in line]
+    assert len(said) == 1 and said[0].startswith("minimo: all 3 ranks: --tensor-parallel-size is 2, but 3"), done.stderr
+
+
 def test_what_cuda_does_not_do_is_said(tmp_path):
     out = tmp_path / "x.safetensors"
     logits = ("logits", "nano-minimax-m2", "--backend", "cuda", "--ids", "1,2", "--out", out)
