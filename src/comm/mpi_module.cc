@@ -25,6 +25,11 @@ using std::chrono::steady_clock;
 constexpr auto kPoll = std::chrono::microseconds(50);
 constexpr auto kYield = milliseconds(20);
 constexpr int kSleepUs = 100;
+// A yield that took longer than this gave the core to somebody who is busy. On shared cores who yields again and again
+// is scheduled last (Linux takes a yield as the rest of a slice given away), a message then waits for milliseconds and
+// a step of dozens of messages for a second; who sleeps is scheduled soon after. So for this long waits sleep at once.
+constexpr auto kCrowdedYield = milliseconds(1);
+constexpr auto kCrowded = milliseconds(100);
 // MPI counts are ints: longer messages go in pieces of this size.
 constexpr int64_t kPieceBytes = int64_t{1} << 30;
 
@@ -162,8 +167,11 @@ class MpiRank final : public Communicator {
         warned = true;
         LogWarn("rank {} of {} has waited {:.1f} s at a {} for another rank", rank(), size(), timeout_ms() / 4e3, call);
       }
-      if (waited < kYield) {
+      if (waited < kYield && begin >= crowded_until_) {
+        const auto before = steady_clock::now();
         sched_yield();
+        const auto after = steady_clock::now();
+        if (after - before > kCrowdedYield) crowded_until_ = after + kCrowded;
       } else {
         usleep(kSleepUs);
       }
@@ -172,6 +180,7 @@ class MpiRank final : public Communicator {
 
   MPI_Comm comm_;
   const bool world_;
+  steady_clock::time_point crowded_until_{};  // waits begun before this sleep
 };
 
 }  // namespace
