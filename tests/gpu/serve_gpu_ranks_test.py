@@ -8,7 +8,6 @@ import os
 import pathlib
 import signal
 import sys
-import threading
 import time
 import unittest
 
@@ -70,11 +69,7 @@ class ServeGpuRanks(unittest.TestCase):
     def test_a_rank_5_s_late_is_waited_for(self):
         with Group(2, *CUDA) as group:
             group.wait_ready()
-            expected = group.complete("Once upon a time", 800)
-            late = group.rank(1)
-            threading.Timer(0.05, lambda: os.kill(late, signal.SIGSTOP)).start()
-            threading.Timer(5.05, lambda: os.kill(late, signal.SIGCONT)).start()
-            self.assertEqual([group.complete("Once upon a time", 800) for _ in range(3)], [expected] * 3)
+            ranks.be_late_under_load(self, group)
 
     def refused(self, group, words):
         self.assertNotEqual(group.process.wait(60), 0)
