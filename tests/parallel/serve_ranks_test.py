@@ -344,17 +344,18 @@ class ServeRanks(unittest.TestCase):
         with Group(2, launch=["--restart"]) as group:
             group.wait_ready()
             expected = group.complete("The capital of France is")
-            first = group.rank(1)
-            os.kill(first, signal.SIGKILL)
-            begin = time.monotonic()
-            while time.monotonic() < begin + 60:
-                pids = [pid for pid, rank in processes_of(group.port) if rank == 1]
-                if pids and pids != [first]:
-                    break
-                time.sleep(0.2)
-            group.wait_ready()
-            self.assertEqual(group.complete("The capital of France is"), expected)
-            print(f"back after {time.monotonic() - begin:.1f} s", file=sys.stderr)
+            for lost in (1, 0):  # the leader too
+                first = group.rank(lost)
+                os.kill(first, signal.SIGKILL)
+                begin = time.monotonic()
+                while time.monotonic() < begin + 60:
+                    pids = [pid for pid, rank in processes_of(group.port) if rank == lost]
+                    if pids and pids != [first]:
+                        break
+                    time.sleep(0.2)
+                group.wait_ready()
+                self.assertEqual(group.complete("The capital of France is"), expected)
+                print(f"rank {lost} lost: back after {time.monotonic() - begin:.1f} s", file=sys.stderr)
             self.assertEqual(group.stop(), 0, group.text())
 
 
