@@ -5,6 +5,8 @@
 set -euo pipefail
 hostfile=$1 model=$2
 shift 2
+ranks=$(awk '!/^[ \t]*#/ && match($0, /[ \t]slots=[0-9]+/) { n += substr($0, RSTART + 7, RLENGTH - 7) }
+             END { print n + 0 }' "$hostfile")
+[ "$ranks" -gt 0 ] || { echo "$hostfile: no line says how many ranks its host runs (node1 slots=2)" >&2; exit 1; }
 # minimo launch adds what a lost rank needs: mpirun must give the leader time to answer its clients.
-exec minimo launch -n "$(awk '!/^#/ && /slots=/ { split($2, s, "="); n += s[2] } END { print n }' "$hostfile")" \
-  --hostfile "$hostfile" --restart -- serve --model "$model" --host 0.0.0.0 "$@"
+exec minimo launch -n "$ranks" --hostfile "$hostfile" --restart -- serve --model "$model" --host 0.0.0.0 "$@"

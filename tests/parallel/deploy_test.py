@@ -3,6 +3,7 @@
 
     deploy_test.py BUILD/apps/minimo      Standard library only; exits 77 where mpirun is missing.
 """
+import contextlib
 import os
 import pathlib
 import re
@@ -42,18 +43,28 @@ class Deploy(unittest.TestCase):
         self.fake = pathlib.Path(self.folder.name)
         self.environment = {**os.environ, "PATH": f"{self.fake}:{os.environ['PATH']}", "FAKE": str(self.fake)}
 
-    def test_the_slurm_job_serves_and_drains(self):
-        write(self.fake / "srun", SRUN)
+    @contextlib.contextmanager
+    def group(self, script, *arguments, **environment):
+        """A script of deploy/ that serves, ready; PORT in its arguments is the port's number."""
         (self.fake / "minimo").symlink_to(ranks.MINIMO)
         group = ranks.Group.__new__(ranks.Group)
-        group.port, group.log = ranks.free_port(), open(self.fake / "log", "w+")
+        group.port, group.log = ranks.free_port(), open(self.fake / "log", "a+")
         self.addCleanup(group.log.close)
-        group.process = subprocess.Popen(
-            ["bash", str(DEPLOY / "slurm" / "minimo.sbatch")], stdout=group.log, stderr=group.log,
-            env={**self.environment, "MODEL": str(ranks.MODEL), "PORT": str(group.port), "SLURM_NTASKS": "2",
-                 "SLURM_CPUS_PER_TASK": "1", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_ID": "7"})
+        arguments = [str(group.port) if a == "PORT" else str(a) for a in arguments]
+        group.process = subprocess.Popen(["bash", str(DEPLOY / script), *arguments], stdout=group.log, stderr=group.log,
+                                         env={**self.environment, "PORT": str(group.port), **environment})
         try:
             group.wait_ready()
+            yield group
+        finally:
+            for pid, _ in ranks.processes_of(group.port):
+                os.kill(pid, signal.SIGKILL)
+            group.process.kill()
+
+    def test_the_slurm_job_serves_and_drains(self):
+        write(self.fake / "srun", SRUN)
+        with self.group("slurm/minimo.sbatch", MODEL=str(ranks.MODEL), SLURM_NTASKS="2", SLURM_CPUS_PER_TASK="1",
+                        SLURM_NTASKS_PER_NODE="2", SLURM_JOB_ID="7") as group:
             self.assertEqual(len(ranks.processes_of(group.port)), 2)
             self.assertEqual(group.complete("The capital of France is")[0], 200)
             self.assertIn("--mpi=pmix", (self.fake / "options").read_text().split())
@@ -66,10 +77,6 @@ class Deploy(unittest.TestCase):
             self.assertEqual([status for _, status, _ in answers], [200] * len(answers))  # what ran was finished
             self.assertGreaterEqual(len(answers), 2)
             self.assertEqual(ranks.processes_of(group.port), [])
-        finally:
-            for pid, _ in ranks.processes_of(group.port):
-                os.kill(pid, signal.SIGKILL)
-            group.process.kill()
 
     def test_the_leader_pod_lists_its_group_and_launches_on_it(self):
         text = (DEPLOY / "kubernetes" / "leaderworkerset.yaml").read_text()
@@ -89,9 +96,32 @@ class Deploy(unittest.TestCase):
         ended = subprocess.run([ranks.MINIMO, *launched[6:], "--help"], capture_output=True, text=True, timeout=20)
         self.assertEqual(ended.returncode, 0, ended.stderr)
 
-    def test_the_scripts_are_bash(self):
-        for script in (DEPLOY / "slurm" / "minimo.sbatch", DEPLOY / "mpi" / "run.sh"):
-            subprocess.run(["bash", "-n", str(script)], check=True)
+    def test_the_hostfile_run_serves_and_drains(self):
+        hosts = self.fake / "hosts"
+        hosts.write_text("# one host\nlocalhost max_slots=9 slots=2\n")
+        with self.group("mpi/run.sh", hosts, ranks.MODEL, "--port", "PORT", "--threads", "1") as group:
+            self.assertEqual(len(ranks.processes_of(group.port)), 2)
+            self.assertEqual(group.complete("The capital of France is")[0], 200)
+            group.process.send_signal(signal.SIGTERM)
+            self.assertEqual(group.process.wait(30), 0, group.text())
+            self.assertEqual(ranks.processes_of(group.port), [])
+
+    def test_the_ranks_of_a_hostfile_are_counted(self):
+        write(self.fake / "minimo", '#!/bin/sh\necho "$@"\n')
+        run = ["bash", str(DEPLOY / "mpi" / "run.sh")]
+        example = DEPLOY / "mpi" / "hostfile.example"
+        done = subprocess.run([*run, str(example), "model", "--port", "1"], capture_output=True, text=True,
+                              env=self.environment)
+        self.assertEqual(done.stdout, f"launch -n 4 --hostfile {example} --restart -- serve --model model "
+                                      "--host 0.0.0.0 --port 1\n")
+        (self.fake / "hosts").write_text("node1\n# node2 slots=3\n")
+        done = subprocess.run([*run, str(self.fake / "hosts"), "model"], capture_output=True, text=True,
+                              env=self.environment)
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        self.assertIn("no line says how many ranks", done.stderr)
+
+    def test_the_slurm_script_is_bash(self):
+        subprocess.run(["bash", "-n", str(DEPLOY / "slurm" / "minimo.sbatch")], check=True)
 
 
 if __name__ == "__main__":
