@@ -32,7 +32,7 @@ const float* Forward::NormAfter(int layer) const {
 
 Forward::Squares Forward::SquaresAfter(int layer, int tokens) const {
   if (exchange_ != nullptr) return {w_.At<float>(w_.tile_squares[1]), ExchangeParts(spec_.hidden)};
-  if (spec_.layers[layer].moe && tokens > 1) return {w_.At<float>(w_.row_squares), 1};
+  if (spec_.layers[layer].moe && tokens > 1) return {w_.At<float>(w_.row_squares), RowParts(spec_.hidden)};
   return {w_.At<float>(w_.tile_squares[1]), weights_.layer(layer).down.shape.tiles};
 }
 
@@ -93,7 +93,7 @@ Status Forward::Embed(const Step& s, Squares* squares) const {
   row.next_x = w_.At(w_.x);
   row.next_x_stride = w_.x_stride;
   row.square_sums = w_.At<float>(w_.row_squares);
-  *squares = {row.square_sums, 1};
+  *squares = {row.square_sums, RowParts(spec_.hidden)};
   return ToStatus(LaunchRow(row, f32_, s.stream), "embedding");
 }
 

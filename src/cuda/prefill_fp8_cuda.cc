@@ -183,6 +183,7 @@ Status Forward::ExpertsFp8(int layer, const Step& s) const {
     c.next_x = w_.At(w_.x);
     c.next_x_stride = w_.x_stride;
     c.square_sums = w_.At<float>(w_.row_squares);
+    c.square_sum_count = RowParts(spec_.hidden);
   }
   return ToStatus(LaunchCombine(c, s.stream), "sum of the experts");
 }

@@ -7,6 +7,7 @@
 #include "cuda/kernels/router.cuh"
 #include "cuda/kernels/stream_experts.cuh"
 #include "cuda/kernels/stream_token.cuh"
+#include "cuda/kernels/tokens.cuh"
 #include "cuda/weight_tiles.h"
 
 namespace minimo::cuda {
@@ -36,7 +37,7 @@ Workspace::Workspace(const ModelSpec& spec, bool f32, bool fp8_prefill, int max_
   expert_out = Take(slots * spec.hidden * 4);
   fresh_k = Take(t * k_size * act);
   fresh_v = Take(t * v_size * act);
-  row_squares = Take(t * 4);
+  row_squares = Take(t * RowParts(spec.hidden) * 4);
   token_squares = Take(t * 4);
   qkv_squares = Take(t * (qkv_rows / kTileRows) * 4);
   const int64_t tiles = (spec.hidden + kTileRows - 1) / kTileRows;

@@ -259,7 +259,9 @@ __global__ void __launch_bounds__(kThreads) combine(const CombineParams p) {
   }
   const float sum = block_sum<kWarps>(squares, scratch);
   if (p.next_x != nullptr) {
-    if (threadIdx.x == 0) p.square_sums[token] = sum;
+    if (threadIdx.x < p.square_sum_count) {
+      p.square_sums[token * p.square_sum_count + threadIdx.x] = threadIdx.x == 0 ? sum : 0.0f;
+    }
     return;
   }
   const float factor = rsqrtf(sum / static_cast<float>(p.hidden) + p.norm_eps);

@@ -58,7 +58,8 @@ struct CombineParams {
   Fp8Activations out;
   void* next_x = nullptr;
   int next_x_stride = 0;
-  float* square_sums = nullptr;  // [tokens], with next_x
+  float* square_sums = nullptr;  // [tokens, square_sum_count], with next_x: the first is all, zeros behind it
+  int square_sum_count = 1;
 };
 cudaError_t LaunchCombine(const CombineParams& params, cudaStream_t stream);
 

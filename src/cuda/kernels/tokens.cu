@@ -6,7 +6,7 @@
 namespace minimo::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = kRowColumns / 4;
 
 __device__ __forceinline__ void store4(float* p, float4 v) { *reinterpret_cast<float4*>(p) = v; }
 __device__ __forceinline__ void store4(bf16* p, float4 v) {
@@ -15,48 +15,45 @@ __device__ __forceinline__ void store4(bf16* p, float4 v) {
 
 constexpr int kMostExperts = 32;  // a token
 
+// A block has 4 kThreads columns of a row, so that all its loads are on their way at once.
 template <typename Act>
 __global__ void __launch_bounds__(kThreads) start_row(const RowParams p) {
   __shared__ float scratch[kThreads / 32];
   __shared__ int slots[kMostExperts];
-  // In this order: kernels that start early read the step's positions, which the kernel before a step's first may
-  // write.
-  wait_previous_kernel();
-  allow_next_kernel();
-  const int token = blockIdx.x, columns = p.hidden / 4;
+  const int token = blockIdx.y, c = blockIdx.x * kThreads + threadIdx.x, columns = p.hidden / 4;
+  const bool mine = c < columns;
   float4* residual = reinterpret_cast<float4*>(p.residual + int64_t{token} * p.hidden);
-  const float4* norm = reinterpret_cast<const float4*>(p.next_norm);
   Act* next_x = static_cast<Act*>(p.next_x) + int64_t{token} * p.next_x_stride;
-  const int id = p.embedding != nullptr ? load_l2(p.token_ids + token) : 0;
+  const float4 w = mine ? __ldg(reinterpret_cast<const float4*>(p.next_norm) + c) : float4{0, 0, 0, 0};
+  wait_previous_kernel();
+  float4 x = {0, 0, 0, 0};
   if (p.embedding == nullptr) {
+    if (mine) x = load_l2(residual + c);
     if (threadIdx.x < p.top_k) slots[threadIdx.x] = load_l2(p.slot_of + token * p.top_k + threadIdx.x);
     __syncthreads();
-  }
-  float squares = 0;
-#pragma unroll 2
-  for (int c = threadIdx.x; c < columns; c += kThreads) {
-    float4 x;
-    if (p.embedding == nullptr) {
-      x = load_l2(residual + c);
 #pragma unroll 8
-      for (int k = 0; k < p.top_k; ++k) {
-        const float4 y = load_l2(reinterpret_cast<const float4*>(p.expert_out + int64_t{slots[k]} * p.hidden) + c);
-        x.x += y.x, x.y += y.y, x.z += y.z, x.w += y.w;
-      }
-    } else if (p.embedding_f32) {
-      x = __ldg(static_cast<const float4*>(p.embedding) + int64_t{id} * columns + c);
+    for (int k = 0; k < p.top_k && mine; ++k) {
+      const float4 y = load_l2(reinterpret_cast<const float4*>(p.expert_out + int64_t{slots[k]} * p.hidden) + c);
+      x.x += y.x, x.y += y.y, x.z += y.z, x.w += y.w;
+    }
+  } else if (mine) {
+    const int64_t at = int64_t{load_l2(p.token_ids + token)} * columns + c;
+    if (p.embedding_f32) {
+      x = __ldg(static_cast<const float4*>(p.embedding) + at);
     } else {
-      const uint2 v = __ldg(static_cast<const uint2*>(p.embedding) + int64_t{id} * columns + c);
+      const uint2 v = __ldg(static_cast<const uint2*>(p.embedding) + at);
       x = {__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000), __uint_as_float(v.y << 16),
            __uint_as_float(v.y & 0xffff0000)};
     }
-    const float4 w = __ldg(norm + c);
-    squares += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
-    residual[c] = x;
-    store4(next_x + 4 * c, {x.x * w.x, x.y * w.y, x.z * w.z, x.w * w.w});
   }
-  const float sum = block_sum<kThreads / 32>(squares, scratch);
-  if (threadIdx.x == 0) p.square_sums[token] = sum;
+  const float sum = block_sum<kThreads / 32>(x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w, scratch);
+  // After the wait: kernels that start early read the step's positions, which the kernel before a step's first may
+  // write. After the loads: the next kernel's requests for weights would hold them up.
+  allow_next_kernel();
+  if (threadIdx.x == 0) p.square_sums[token * gridDim.x + blockIdx.x] = sum;
+  if (!mine) return;
+  residual[c] = x;
+  store4(next_x + 4 * c, {x.x * w.x, x.y * w.y, x.z * w.z, x.w * w.w});
 }
 
 // One block a token and KV head: its query heads, its key, its value. All loads come before the first store.
@@ -172,8 +169,8 @@ __global__ void copy_cache(uint8_t* data, int64_t bytes, const int* from, const 
 }  // namespace
 
 cudaError_t LaunchRow(const RowParams& p, bool f32_activations, cudaStream_t stream) {
-  return f32_activations ? Launch(start_row<float>, dim3(p.tokens), dim3(kThreads), 0, stream, p)
-                         : Launch(start_row<bf16>, dim3(p.tokens), dim3(kThreads), 0, stream, p);
+  const dim3 grid(RowParts(p.hidden), p.tokens);
+  return Launch(f32_activations ? start_row<float> : start_row<bf16>, grid, dim3(kThreads), 0, stream, p);
 }
 
 cudaError_t LaunchRope(const RopeParams& p, bool f32_activations, cudaStream_t stream) {

@@ -28,8 +28,12 @@ struct KvView {
   bool half = false;      // with 2: halves in place of bf16
 };
 
+// Sums of squares of a row of the residual: a part for each kRowColumns columns.
+inline constexpr int kRowColumns = 1024;
+constexpr int RowParts(int hidden) { return (hidden + kRowColumns - 1) / kRowColumns; }
+
 // Starts a row: residual = embedding, or residual += sum over its experts of expert_out[slot_of]. Then
-// next_x = residual * next_norm and the row's sum of squares, for the RMSNorm folded into the next product.
+// next_x = residual * next_norm and the row's sums of squares, for the RMSNorm folded into the next product.
 struct RowParams {
   int tokens = 0;
   int hidden = 0;                      // in fours
@@ -43,7 +47,7 @@ struct RowParams {
   const float* next_norm = nullptr;    // [hidden]
   void* next_x = nullptr;              // [tokens, next_x_stride]
   int next_x_stride = 0;
-  float* square_sums = nullptr;        // [tokens]
+  float* square_sums = nullptr;        // [tokens, RowParts(hidden)]
 };
 cudaError_t LaunchRow(const RowParams& params, bool f32_activations, cudaStream_t stream);
 
