@@ -19,8 +19,6 @@ inline constexpr int kMostSlots = 256;  // of a block, known from its start
 inline constexpr int kMostBlocks = 2;                // of 8 tokens, the columns of mma
 inline constexpr int kMostTokens = 8 * kMostBlocks;  // a pass
 inline constexpr int kMostStages = 3;                // of a warp's ring; 2 where x needs the room
-inline constexpr int kSplit = 4;                     // warps of a group
-inline constexpr int kGroups = kWarps / kSplit;
 
 template <TileFormat kF>
 struct Config {
@@ -91,10 +89,11 @@ __device__ __forceinline__ void arrive_warp(uint64_t* barrier) {
   if (threadIdx.x % 32 == 0) barrier_arrive(barrier);
 }
 
-// What all of a block's warps know.
-template <TileFormat kF>
+// What all of a block's warps know. kSplit: warps of a group.
+template <TileFormat kF, int kSplit>
 struct Block {
   using C = Config<kF>;
+  static constexpr int kGroups = kWarps / kSplit;
   const ExpertsParams& p;
   Plan plan;
   const int* active;  // shared
@@ -120,7 +119,7 @@ struct Block {
 };
 
 // A warp's way through its requests.
-template <TileFormat kF>
+template <TileFormat kF, int kSplit>
 struct Cursor {
   using C = Config<kF>;
   Segment s;
@@ -129,7 +128,8 @@ struct Cursor {
   const uint8_t* scales;
   uint64_t policy;
 
-  __device__ __forceinline__ void settle(const Block<kF>& b) {  // at item, or the next segment that has one for us
+  // At item, or the next segment that has one for us.
+  __device__ __forceinline__ void settle(const Block<kF, kSplit>& b) {
     while (item >= s.end) {
       b.plan.next(s);
       if (b.plan.done(s)) return;
@@ -141,13 +141,13 @@ struct Cursor {
     weights = b.p.weights + expert * b.p.expert_weight_bytes + at * UnitBytes(kF) + lane * 16;
     scales = b.p.scales + expert * b.p.expert_scale_bytes + at * b.scale_bytes;
   }
-  __device__ __forceinline__ void begin(const Block<kF>& b) {
+  __device__ __forceinline__ void begin(const Block<kF, kSplit>& b) {
     s = b.plan.at(b.plan.begin_item);
     item = b.part < b.p.shape.units ? b.mine(s.first) : b.plan.end_item;
     if (b.part >= b.p.shape.units) s.first = b.plan.end_item;
     if (!b.plan.done(s)) settle(b);
   }
-  __device__ __forceinline__ void request(const Block<kF>& b, int stage) {
+  __device__ __forceinline__ void request(const Block<kF, kSplit>& b, int stage) {
     if (b.plan.done(s)) return;
     const int lane = threadIdx.x % 32;
     uint8_t* to = b.ring + stage * C::kStageBytes;
@@ -172,7 +172,7 @@ struct Cursor {
     unit += kSplit;
     weights += kSplit * UnitBytes(kF), scales += kSplit * b.scale_bytes;
     if (unit >= units) {
-      item += kGroups;
+      item += b.kGroups;
       settle(b);
     }
   }
@@ -180,8 +180,8 @@ struct Cursor {
 
 // x of the block's segment `index` comes to buffer index % buffers; a warp brings at most one token's. request_x: its
 // copies are part of the next group.
-template <TileFormat kF>
-__device__ __forceinline__ void request_x(const Block<kF>& b, const Segment& s, int index) {
+template <TileFormat kF, int kSplit>
+__device__ __forceinline__ void request_x(const Block<kF, kSplit>& b, const Segment& s, int index) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (b.plan.done(s) || warp >= b.plan.count(s)) return;
   if (index >= b.buffers) barrier_wait(b.empty + index % b.buffers, (index / b.buffers - 1) % 2);
@@ -203,8 +203,8 @@ __device__ __forceinline__ void request_x(const Block<kF>& b, const Segment& s, 
 }
 
 // After its copies: all warps may use it once each has arrived.
-template <TileFormat kF>
-__device__ __forceinline__ void finish_x(const Block<kF>& b, const Segment& s, int index, bool landed) {
+template <TileFormat kF, int kSplit>
+__device__ __forceinline__ void finish_x(const Block<kF, kSplit>& b, const Segment& s, int index, bool landed) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (b.plan.done(s)) return;
   if (warp < b.plan.count(s)) {

@@ -1,7 +1,7 @@
 // The chosen experts' products for a batch: 132 persistent blocks share the items (an expert's run of 16 or 32 rows) of
 // the whole list evenly, wherever experts begin and end. A block's 16 warps work in groups: a group has an item, its
-// warps every fourth unit of 128 columns of it, each through a ring of its own in shared memory that runs on across
-// items, experts and barriers, so memory never waits; the warps' sums meet in shared memory, in a fixed order.
+// warps every fourth or second unit of 128 columns of it, each through a ring of its own in shared memory that runs on
+// across items, experts and barriers, so memory never waits; the warps' sums meet in shared memory, in a fixed order.
 // - x of an expert's tokens comes to shared memory once a block and expert, as halves (expert_rows.cuh), while the last
 //   expert's items run: a request waits some 3 us behind the weights on their way, so nothing may stand still for it.
 // - An expert with more tokens than x has room for is streamed again for the rest: once more in the list, so that
@@ -20,13 +20,15 @@ namespace {
 
 using namespace experts;
 
+template <int kSplit>
 __device__ __forceinline__ void group_barrier(int group) {
   asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "n"(kSplit * 32) : "memory");
 }
 
 // The group's sums of an item to the outputs.
-template <TileFormat kF, int kN>
-__device__ __forceinline__ void write_item(const Block<kF>& b, int tile, int first, int count, const uint8_t* x) {
+template <int kN, TileFormat kF, int kSplit>
+__device__ __forceinline__ void write_item(const Block<kF, kSplit>& b, int tile, int first, int count,
+                                           const uint8_t* x) {
   using C = Config<kF>;
   const ExpertsParams& p = b.p;
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -59,9 +61,9 @@ __device__ __forceinline__ void write_item(const Block<kF>& b, int tile, int fir
 }
 
 // At most `most` of the group's items of a segment, from `item` on. Returns how many.
-template <TileFormat kF, int kStages, int kN>
-__device__ __forceinline__ int run_items(const Block<kF>& b, Cursor<kF>& ahead, int& stage, const Segment& s,
-                                         const uint8_t* x, int& item, int most) {
+template <int kStages, int kN, TileFormat kF, int kSplit>
+__device__ __forceinline__ int run_items(const Block<kF, kSplit>& b, Cursor<kF, kSplit>& ahead, int& stage,
+                                         const Segment& s, const uint8_t* x, int& item, int most) {
   using C = Config<kF>;
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, units = b.p.shape.units;
   uint32_t row[kN], start[kN][2];
@@ -75,7 +77,7 @@ __device__ __forceinline__ int run_items(const Block<kF>& b, Cursor<kF>& ahead, 
   }
   const int second_group = b.scale_bytes == 64 ? 32 : 0;
   int done = 0;
-  for (; item < s.end && done < most; item += kGroups, ++done) {
+  for (; item < s.end && done < most; item += b.kGroups, ++done) {
     float sums[C::kTiles][kN][4] = {};
     for (int unit = b.part; unit < units; unit += kSplit) {
       copy_wait<kStages - 1>();
@@ -97,7 +99,7 @@ __device__ __forceinline__ int run_items(const Block<kF>& b, Cursor<kF>& ahead, 
       copy_commit();
       stage = stage + 1 == kStages ? 0 : stage + 1;
     }
-    group_barrier(b.group);  // the last item's sums have been read
+    group_barrier<kSplit>(b.group);  // the last item's sums have been read
 #pragma unroll
     for (int m = 0; m < C::kTiles; ++m) {
 #pragma unroll
@@ -106,8 +108,8 @@ __device__ __forceinline__ int run_items(const Block<kF>& b, Cursor<kF>& ahead, 
         b.red[((b.part * C::kTiles + m) * kN + n) * 32 + lane] = {v[0], v[1], v[2], v[3]};
       }
     }
-    group_barrier(b.group);
-    write_item<kF, kN>(b, (item - s.base) * C::kTiles, b.plan.first_slot(s), b.plan.count(s), x);
+    group_barrier<kSplit>(b.group);
+    write_item<kN>(b, (item - s.base) * C::kTiles, b.plan.first_slot(s), b.plan.count(s), x);
   }
   return done;
 }
@@ -144,7 +146,7 @@ bool FitsSharedMemory(const ExpertsParams& p) {
 }
 
 // kN: 8 tokens each; experts with no more than 8 do without the second.
-template <TileFormat kF, int kStages, int kN>
+template <TileFormat kF, int kStages, int kN, int kSplit>
 __global__ void __launch_bounds__(kThreads, 1)
     stream_experts(const __grid_constant__ ExpertsParams p, const Layout layout) {
   using C = Config<kF>;
@@ -161,13 +163,13 @@ __global__ void __launch_bounds__(kThreads, 1)
     allow_next_kernel();
   }
   const int num_active = load_l2(p.num_active);
-  if (threadIdx.x < num_active) active[threadIdx.x] = load_l2(p.active + threadIdx.x);
-  if (threadIdx.x <= num_active) offsets[threadIdx.x] = load_l2(p.offsets + threadIdx.x);
+  if (threadIdx.x < p.experts) active[threadIdx.x] = load_l2(p.active + threadIdx.x);  // beyond num_active: not used
+  if (threadIdx.x <= p.experts) offsets[threadIdx.x] = load_l2(p.offsets + threadIdx.x);
   if (threadIdx.x < 2) barrier_init(full + threadIdx.x, kWarps), barrier_init(empty + threadIdx.x, kWarps);
   const int all_rounds = list_rounds(num_active, offsets, layout.most_tokens, rounds);
   const int items = (p.shape.tiles + C::kTiles - 1) / C::kTiles;
   const int64_t all = int64_t{all_rounds} * items;
-  Block<kF> b = {p, {}, active};
+  Block<kF, kSplit> b = {p, {}, active};
   b.plan = {static_cast<int>(all * blockIdx.x / gridDim.x), static_cast<int>(all * (blockIdx.x + 1) / gridDim.x), items,
             layout.most_tokens, offsets, rounds};
   b.group = warp / kSplit, b.part = warp % kSplit;
@@ -185,7 +187,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     known = p.gate_up ? load_l2(p.slot_token + slot) : __float_as_uint(load_l2(p.slot_weight + slot));
   }
   // x stands in the memory's queue before most of the weights, or it would wait for them.
-  Cursor<kF> ahead;
+  Cursor<kF, kSplit> ahead;
   ahead.policy = weights_policy();
   ahead.begin(b);
   ahead.request(b, 0);
@@ -216,9 +218,9 @@ __global__ void __launch_bounds__(kThreads, 1)
       const int most = phase == 2 ? b.plan.items : phase + 1;
       int done;
       if (kN == 1 || b.plan.count(s) <= 8) {
-        done = run_items<kF, kStages, 1>(b, ahead, stage, s, x, item, most);
+        done = run_items<kStages, 1>(b, ahead, stage, s, x, item, most);
       } else {
-        done = run_items<kF, kStages, kN>(b, ahead, stage, s, x, item, most);
+        done = run_items<kStages, kN>(b, ahead, stage, s, x, item, most);
       }
       if (phase == 0) request_x(b, next, index + 1);
       if (phase == 1) finish_x(b, next, index + 1, done * ((p.shape.units - b.part + kSplit - 1) / kSplit) > kStages);
@@ -232,12 +234,21 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
+template <TileFormat kF, int kStages, int kN, int kSplit>
+cudaError_t LaunchSplit(const ExpertsParams& p, const Layout& layout, cudaStream_t stream) {
+  const auto kernel = stream_experts<kF, kStages, kN, kSplit>;
+  static const cudaError_t configured =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostSmem);
+  if (configured != cudaSuccess) return configured;
+  return Launch(kernel, dim3(kBlocks), dim3(kThreads), layout.bytes, stream, p, layout);
+}
+
+// A warp should have six units of an item or more, as its end costs a group two barriers; but few tokens leave a block
+// so few items that many groups would end unevenly.
 template <TileFormat kF, int kStages, int kN>
 cudaError_t LaunchStages(const ExpertsParams& p, const Layout& layout, cudaStream_t stream) {
-  static const cudaError_t configured = cudaFuncSetAttribute(
-      stream_experts<kF, kStages, kN>, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostSmem);
-  if (configured != cudaSuccess) return configured;
-  return Launch(stream_experts<kF, kStages, kN>, dim3(kBlocks), dim3(kThreads), layout.bytes, stream, p, layout);
+  return p.shape.units >= 24 || p.tokens <= 16 ? LaunchSplit<kF, kStages, kN, 4>(p, layout, stream)
+                                               : LaunchSplit<kF, kStages, kN, 2>(p, layout, stream);
 }
 
 template <TileFormat kF, int kN>
