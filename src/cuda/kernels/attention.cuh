@@ -53,9 +53,6 @@ bool HasFastAttention(int heads, int kv_heads, int head_dim, int v_head_dim);
 cudaError_t LaunchAttentionDecode(const AttentionParams& params, const RopeParams& rope, cudaStream_t stream);
 // The same where few tokens leave the device idle: float32 out (out_f32).
 cudaError_t LaunchAttentionOne(const AttentionParams& params, const RopeParams& rope, cudaStream_t stream);
-// Of these the cases that are faster with keys and values in registers from end to end.
-bool StreamsAttention(const AttentionParams& params);
-cudaError_t LaunchAttentionStream(const AttentionParams& params, const RopeParams& rope, cudaStream_t stream);
 // Any number of tokens a sequence, a bf16 or FP8 cache (attention_wgmma.cu).
 cudaError_t LaunchAttentionPrefill(const AttentionParams& params, cudaStream_t stream);
 // Any shape and any number of tokens, float32 arithmetic: small models and verification.

@@ -1,13 +1,12 @@
-// The inner loop of decode attention: keys and values go from the cache straight into the registers of mma, no shared
-// memory between. A warp takes a tile of 16 (FP8: 32) keys; the up to 16 query heads of a KV head are the columns of
-// mma, in blocks of 8, keys and the values' columns its rows:
+// The inner loop of decode attention: keys and values go from the cache to a warp's ring in shared memory, in the
+// cache's own type, and from there into the registers of mma. A warp takes a tile of 16 (FP8: 32) keys; the up to 16
+// query heads of a KV head are the columns of mma, in blocks of 8, keys and the values' columns its rows:
 // - scores [16 keys x 8 queries] = K Q: a lane has 16-byte pieces of its keys' rows (g, g + 8); a step of mma takes
 //   whatever columns of the head lie in them, of the queries the same;
 // - outputs [16 columns x 8 queries] += V P: a lane has a piece of the rows of keys 2t, 2t + 1, 2t + 8, 2t + 9, so
 //   byte permutations make pairs of keys, and P comes from the scores by movmatrix.
 // FP8 becomes halves, exactly, one instruction a pair; P is at most 1, and queries are scaled before they are rounded.
-// A bf16 cache has bf16 operands. A tile's keys are requested when the last one's scores are done, its values when the
-// last one's sums are: a warp has some 8 KB on their way.
+// A bf16 cache has bf16 operands.
 #pragma once
 
 #include "cuda/kernels/attention.cuh"
@@ -16,11 +15,6 @@
 
 namespace minimo::cuda {
 
-__device__ __forceinline__ uint4 request16(const uint8_t* p) {
-  uint4 v;
-  asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
-  return v;
-}
 // An 8x8 matrix of 16-bit elements, transposed.
 __device__ __forceinline__ uint32_t transposed(uint32_t x) {
   uint32_t d;
@@ -46,8 +40,9 @@ struct AttentionStream {
   static constexpr int kValuePieces = kValueDim / (8 * kPiece);
   static constexpr int kColumnBlocks = kValueDim / 16;
 
-  uint4 k[kHalves][2][kKeyPieces];    // keys 16 h + g and + 8: columns 4 kPiece j + kPiece t ..
-  uint4 v[kHalves][4][kValuePieces];  // keys 16 h + 2t and + 1, + 8, + 9: columns 8 kPiece c + kPiece g ..
+  static constexpr int kKeyRow = kKeyDim * int{sizeof(Kv)}, kValueRow = kValueDim * int{sizeof(Kv)};  // bytes
+  static constexpr int kTileBytes = kKeys * (kKeyRow + kValueRow);
+
   float out[kBlocks][kColumnBlocks][4];  // column(j) of queries 2t, 2t + 1, and the column after it
   float most[kBlocks][2], sum[kBlocks][2];  // of queries 2t, 2t + 1; the sum of this lane's keys only until finish()
 
@@ -66,55 +61,48 @@ struct AttentionStream {
     }
   }
 
-  // row: where key `lane % kKeys` of the tile lies, in rows from the cache's start.
-  __device__ __forceinline__ void request_keys(const void* cache, int row) {
+  // Copies a tile's first `count` keys and values, zeros for the others. row: where key `lane % kKeys` lies, in rows
+  // from the cache's start.
+  static __device__ __forceinline__ void request(uint8_t* tile, const void* keys, const void* values, int row,
+                                                 int count) {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    uint8_t* key_to = tile + g * kKeyRow;
+    uint8_t* value_to = tile + kKeys * kKeyRow + g * kValueRow;
 #pragma unroll
-    for (int i = 0; i < 2 * kHalves; ++i) {
+    for (int i = 0; i < kKeys / 8; ++i) {
       const int64_t source = __shfl_sync(0xffffffffu, row, 8 * i + g);
-      const uint8_t* from = static_cast<const uint8_t*>(cache) + source * (kKeyDim * int{sizeof(Kv)}) + 16 * t;
-#pragma unroll
-      for (int j = 0; j < kKeyPieces; ++j) k[i / 2][i % 2][j] = request16(from + 64 * j);
-    }
-  }
-  __device__ __forceinline__ void request_values(const void* cache, int row) {
-    const int lane = threadIdx.x % 32, g = lane / 4;
-#pragma unroll
-    for (int i = 0; i < 4 * kHalves; ++i) {
-      const int64_t source = __shfl_sync(0xffffffffu, row, key_of(i));
-      const uint8_t* from = static_cast<const uint8_t*>(cache) + source * (kValueDim * int{sizeof(Kv)}) + 16 * g;
-#pragma unroll
-      for (int c = 0; c < kValuePieces; ++c) v[i / 4][i % 4][c] = request16(from + 128 * c);
-    }
-  }
-
-  // Key `newest` of the tile is not in the cache yet; there are none beyond it.
-  __device__ __forceinline__ void take_newest(const Kv* key, const Kv* value, int newest) {
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-#pragma unroll
-    for (int i = 0; i < 2 * kHalves; ++i) {
-      if (8 * i + g != newest) continue;
+      const bool exists = 8 * i + g < count;
+      const uint8_t* key = static_cast<const uint8_t*>(keys) + source * kKeyRow + 16 * t;
+      const uint8_t* value = static_cast<const uint8_t*>(values) + source * kValueRow + 16 * t;
 #pragma unroll
       for (int j = 0; j < kKeyPieces; ++j) {
-        k[i / 2][i % 2][j] = *reinterpret_cast<const uint4*>(key + (4 * j + t) * kPiece);
+        copy_async16_or_zero(key_to + 8 * i * kKeyRow + 16 * ((4 * j + t) ^ key_turn(g)), key + 64 * j, exists);
       }
-    }
 #pragma unroll
-    for (int i = 0; i < 4 * kHalves; ++i) {
-      if (key_of(i) < newest) continue;
-#pragma unroll
-      for (int c = 0; c < kValuePieces; ++c) {
-        v[i / 4][i % 4][c] = key_of(i) > newest ? uint4{0, 0, 0, 0}
-                                                : *reinterpret_cast<const uint4*>(value + (8 * c + g) * kPiece);
+      for (int j = 0; j < kValueRow / 64; ++j) {
+        copy_async16_or_zero(value_to + 8 * i * kValueRow + 16 * ((4 * j + t) ^ turn(g)), value + 64 * j, exists);
       }
     }
   }
 
-  // scores[h][b]: of keys 16 h + g (0, 1) and + 8 (2, 3) with queries 8 b + 2t, + 1. queries: shared, kQueryRow each.
+  // Key `at` of the tile, which is not in the cache yet.
+  static __device__ __forceinline__ void put_newest(uint8_t* tile, const Kv* key, const Kv* value, int at) {
+    const int lane = threadIdx.x % 32;
+    if (lane < kKeyRow / 16) {
+      reinterpret_cast<uint4*>(tile + at * kKeyRow)[lane ^ key_turn(at)] = reinterpret_cast<const uint4*>(key)[lane];
+    }
+    if (lane < kValueRow / 16) {
+      uint8_t* to = tile + kKeys * kKeyRow + at * kValueRow;
+      reinterpret_cast<uint4*>(to)[lane ^ turn(at)] = reinterpret_cast<const uint4*>(value)[lane];
+    }
+  }
+
+  // scores[h][b]: of keys 16 h + g (0, 1) and + 8 (2, 3) with queries 8 b + 2t, + 1. queries: kQueryRow each.
   using Scores = float[kHalves][kBlocks][4];
-  __device__ __forceinline__ void score(const uint8_t* queries, Scores& scores) const {
+  __device__ __forceinline__ void score(const uint8_t* tile, const uint8_t* queries, Scores& scores) const {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const uint32_t mine = smem_address(queries + g * kQueryRow<kKeyDim>) + 2 * kPiece * t;
+    const uint32_t keys = smem_address(tile + g * kKeyRow);
 #pragma unroll
     for (int h = 0; h < kHalves; ++h) {
 #pragma unroll
@@ -122,7 +110,11 @@ struct AttentionStream {
     }
 #pragma unroll
     for (int j = 0; j < kKeyPieces; ++j) {
-      uint4 q[kBlocks][kPiece / 8];
+      uint4 q[kBlocks][kPiece / 8], k[kHalves][2];
+#pragma unroll
+      for (int i = 0; i < 2 * kHalves; ++i) {
+        k[i / 2][i % 2] = load_shared(keys + 8 * i * kKeyRow + 16 * ((4 * j + t) ^ key_turn(g)));
+      }
 #pragma unroll
       for (int b = 0; b < kBlocks; ++b) {
 #pragma unroll
@@ -136,11 +128,11 @@ struct AttentionStream {
         for (int h = 0; h < kHalves; ++h) {
           uint32_t a[4];
           if constexpr (kFp8) {
-            halves_of(word_of(k[h][0][j], step), a[0], a[2]);
-            halves_of(word_of(k[h][1][j], step), a[1], a[3]);
+            halves_of(word_of(k[h][0], step), a[0], a[2]);
+            halves_of(word_of(k[h][1], step), a[1], a[3]);
           } else {
-            a[0] = word_of(k[h][0][j], 2 * step), a[2] = word_of(k[h][0][j], 2 * step + 1);
-            a[1] = word_of(k[h][1][j], 2 * step), a[3] = word_of(k[h][1][j], 2 * step + 1);
+            a[0] = word_of(k[h][0], 2 * step), a[2] = word_of(k[h][0], 2 * step + 1);
+            a[1] = word_of(k[h][1], 2 * step), a[3] = word_of(k[h][1], 2 * step + 1);
           }
 #pragma unroll
           for (int b = 0; b < kBlocks; ++b) {
@@ -180,7 +172,9 @@ struct AttentionStream {
   }
 
   // Adds the tile's values, each times its power.
-  __device__ __forceinline__ void add(const Scores& powers) {
+  __device__ __forceinline__ void add(const uint8_t* tile, const Scores& powers) {
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const uint32_t values = smem_address(tile + kKeys * kKeyRow + 2 * t * kValueRow);
 #pragma unroll
     for (int h = 0; h < kHalves; ++h) {
       uint32_t p[kBlocks][2];
@@ -190,23 +184,22 @@ struct AttentionStream {
         p[b][1] = transposed(pack(powers[h][b][2], powers[h][b][3]));
       }
 #pragma unroll
-      for (int j = 0; j < kColumnBlocks; ++j) {
-        uint32_t a[4];
-        if constexpr (kFp8) {
-          const auto pair = [&](int i) {
-            constexpr int kSelect[] = {0x5140, 0x7362};
-            return __byte_perm(word_of(v[h][i][0], j / 2), word_of(v[h][i + 1][0], j / 2), kSelect[j % 2]);
-          };
-          halves_of(pair(0), a[0], a[1]);
-          halves_of(pair(2), a[2], a[3]);
-        } else {
-          const auto pair = [&](int i, int select) {
-            return __byte_perm(word_of(v[h][i][j / 4], j % 4), word_of(v[h][i + 1][j / 4], j % 4), select);
-          };
-          a[0] = pair(0, 0x5410), a[1] = pair(0, 0x7632), a[2] = pair(2, 0x5410), a[3] = pair(2, 0x7632);
+      for (int c = 0; c < kValuePieces; ++c) {
+        uint4 v[4];  // of keys 16 h + 2t and + 1, + 8, + 9: columns 8 kPiece c + kPiece g ..
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int row = i % 2 + i / 2 * 8;  // beyond 2t
+          v[i] = load_shared(values + (16 * h + row) * kValueRow + 16 * (8 * c + (g ^ turn(2 * t + i % 2))));
         }
 #pragma unroll
-        for (int b = 0; b < kBlocks; ++b) multiply(out[b][j], a, p[b][0], p[b][1]);
+        for (int j = 0; j < kColumnBlocks / kValuePieces; ++j) {
+          uint32_t a[4];
+          columns(v, j, a);
+#pragma unroll
+          for (int b = 0; b < kBlocks; ++b) {
+            multiply(out[b][kColumnBlocks / kValuePieces * c + j], a, p[b][0], p[b][1]);
+          }
+        }
       }
     }
   }
@@ -224,8 +217,22 @@ struct AttentionStream {
   }
 
  private:
-  static __device__ __forceinline__ int key_of(int i) {  // of a lane's i-th row of values
-    return i / 4 * 16 + 2 * (static_cast<int>(threadIdx.x) % 4) + i % 2 + i % 4 / 2 * 8;
+  // A row's piece i lies at i ^ turn(row): what a quarter of a warp reads or writes at once falls into distinct banks.
+  static __device__ __forceinline__ int turn(int row) { return (row & 6) ^ ((row & 1) << 2); }
+  static __device__ __forceinline__ int key_turn(int row) { return kKeyRow % 128 == 0 ? turn(row) : 0; }
+
+  // The j-th 2 columns of four rows' pieces, pairs of keys: A of mma.
+  static __device__ __forceinline__ void columns(const uint4 (&v)[4], int j, uint32_t (&a)[4]) {
+    if constexpr (kFp8) {
+      const auto pair = [&](int i) {
+        return __byte_perm(word_of(v[i], j / 2), word_of(v[i + 1], j / 2), j % 2 == 0 ? 0x5140 : 0x7362);
+      };
+      halves_of(pair(0), a[0], a[1]);
+      halves_of(pair(2), a[2], a[3]);
+    } else {
+      const auto pair = [&](int i, int select) { return __byte_perm(word_of(v[i], j), word_of(v[i + 1], j), select); };
+      a[0] = pair(0, 0x5410), a[1] = pair(0, 0x7632), a[2] = pair(2, 0x5410), a[3] = pair(2, 0x7632);
+    }
   }
   static __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     if constexpr (kFp8) {
