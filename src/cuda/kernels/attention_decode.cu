@@ -1,5 +1,5 @@
 // One token a sequence, from the QKV product to the heads' outputs: QK norm, RoPE, the cache write and attention. A
-// cluster of `splits` blocks takes one KV head of one token, each block a run of the context; its four warps take tiles
+// cluster of `splits` blocks takes one KV head of one token, each block a run of the context; its warps take tiles
 // of keys in turn, each with a ring of its own (attention_stream.cuh), whose rows it finds a tile ahead. The first
 // tiles are requested before wait_previous_kernel, sines and cosines computed; the newest key and value go from the
 // block that makes them to the cache and straight into the last tile. The blocks of a cluster add up their splits
@@ -9,8 +9,8 @@
 namespace minimo::cuda {
 namespace {
 
-constexpr int kWarps = 4, kThreads = kWarps * 32;
 constexpr int kDepth = 2;  // tiles of a ring
+constexpr int kMultiprocessors = 132;
 
 // Where one sequence's rows of a KV head lie: row_of(position) rows of K, and of V, from their starts.
 struct Rows {
@@ -31,7 +31,7 @@ struct Rows {
 
 // What warps have of a block's run of the context, then in the first's place what all have together: per query the
 // largest score, the sum of the powers, the outputs.
-template <int kValueDim, int kQueries>
+template <int kValueDim, int kQueries, int kWarps>
 struct RunResult {
   static constexpr int kRow = kValueDim + 4;  // spread over the banks
   float most[kWarps][kQueries], total[kWarps][kQueries];
@@ -52,7 +52,7 @@ struct RunResult {
   }
   // Between barriers.
   __device__ __forceinline__ void add_warps(int group) {
-    for (int at = threadIdx.x; at < group * (kValueDim / 4); at += kThreads) {
+    for (int at = threadIdx.x; at < group * (kValueDim / 4); at += kWarps * 32) {
       const int query = at / (kValueDim / 4), four = at % (kValueDim / 4);
       float top = most[0][query];
 #pragma unroll
@@ -76,12 +76,12 @@ struct RunResult {
   float whole_most[kQueries], whole_total[kQueries];
 };
 
-template <int kKeyDim, int kValueDim, typename Kv, int kQueries>
-__global__ void __launch_bounds__(kThreads, kQueries == 8 && kKeyDim == 128 ? 3 : 2)
+template <int kKeyDim, int kValueDim, typename Kv, int kQueries, int kWarps>
+__global__ void __launch_bounds__(kWarps * 32, kWarps == 4 ? 3 : 2)
     attention_decode(const AttentionParams p, const RopeParams r) {
   using Stream = AttentionStream<kKeyDim, kValueDim, Kv, kQueries / 8>;
-  using Result = RunResult<kValueDim, kQueries>;
-  constexpr int kKeys = Stream::kKeys;
+  using Result = RunResult<kValueDim, kQueries, kWarps>;
+  constexpr int kKeys = Stream::kKeys, kThreads = kWarps * 32;
   extern __shared__ __align__(128) uint8_t smem[];  // rings, then Result
   __shared__ NewestToken<kKeyDim, kValueDim, Kv, kQueries, kThreads> rows;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4;
@@ -163,25 +163,34 @@ __global__ void __launch_bounds__(kThreads, kQueries == 8 && kKeyDim == 128 ? 3 
   if (splits > 1) cluster.sync();  // the others read this block's result
 }
 
-template <int kKeyDim, int kValueDim, typename Kv, int kQueries>
-cudaError_t LaunchQueries(const AttentionParams& p, const RopeParams& r, cudaStream_t stream) {
+template <int kKeyDim, int kValueDim, typename Kv, int kQueries, int kWarps>
+cudaError_t LaunchWarps(const AttentionParams& p, const RopeParams& r, cudaStream_t stream) {
   constexpr int kRings = kWarps * kDepth * AttentionStream<kKeyDim, kValueDim, Kv, kQueries / 8>::kTileBytes;
-  constexpr int kResult = static_cast<int>(sizeof(RunResult<kValueDim, kQueries>));
+  constexpr int kResult = static_cast<int>(sizeof(RunResult<kValueDim, kQueries, kWarps>));
   constexpr int kSmem = kRings > kResult ? kRings : kResult;
-  const auto kernel = attention_decode<kKeyDim, kValueDim, Kv, kQueries>;
+  const auto kernel = attention_decode<kKeyDim, kValueDim, Kv, kQueries, kWarps>;
   static const cudaError_t configured[] = {
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSmem),
       cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1)};
   for (const cudaError_t e : configured) {
     if (e != cudaSuccess) return e;
   }
-  return LaunchCluster(kernel, dim3(p.splits, p.kv_heads, p.tokens), dim3(kThreads), p.splits, kSmem, stream, p, r);
+  return LaunchCluster(kernel, dim3(p.splits, p.kv_heads, p.tokens), dim3(kWarps * 32), p.splits, kSmem, stream, p, r);
 }
 
+// As many warps as two blocks of an SM have shared memory for, unless there are blocks for three. Not in clusters:
+// those of four leave 12 SMs idle (H200), so that the 64 of M2's 8 sequences would take two turns.
 template <int kKeyDim, int kValueDim, typename Kv>
 cudaError_t LaunchShape(const AttentionParams& p, const RopeParams& r, cudaStream_t stream) {
-  return p.heads / p.kv_heads <= 8 ? LaunchQueries<kKeyDim, kValueDim, Kv, 8>(p, r, stream)
-                                   : LaunchQueries<kKeyDim, kValueDim, Kv, 16>(p, r, stream);
+  if (p.heads / p.kv_heads > 8) return LaunchWarps<kKeyDim, kValueDim, Kv, 16, 5>(p, r, stream);
+  if constexpr (kKeyDim == 128) {
+    if (p.splits == 1 && p.tokens * p.kv_heads <= 2 * kMultiprocessors) {
+      return LaunchWarps<kKeyDim, kValueDim, Kv, 8, 6>(p, r, stream);
+    }
+    return LaunchWarps<kKeyDim, kValueDim, Kv, 8, 4>(p, r, stream);
+  } else {
+    return LaunchWarps<kKeyDim, kValueDim, Kv, 8, 5>(p, r, stream);
+  }
 }
 
 }  // namespace
