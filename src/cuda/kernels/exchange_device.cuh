@@ -39,15 +39,32 @@ __device__ __forceinline__ float4 load4(const bf16* p) {
           __uint_as_float(v.y & 0xffff0000)};
 }
 
+// Slots of a token's part, eight at a time from `first` on; below 0: another rank's, or none.
+__device__ __forceinline__ void own_slots(const SumRowsParams& p, int token, int first, int (&slots)[8]) {
+#pragma unroll
+  for (int k = 0; k < 8; ++k) slots[k] = first + k < p.top_k ? (first + k) * p.tokens + token : -1;
+  if (p.slot_of == nullptr) return;
+#pragma unroll
+  for (int k = 0; k < 8; ++k) {
+    if (slots[k] >= 0) slots[k] = load_l2(p.slot_of + token * p.top_k + first + k);
+  }
+}
+
+// All of eight slots are on their way before the first is added.
 template <typename Part>
 __device__ __forceinline__ float4 own_part(const SumRowsParams& p, const Part* partial, int token, int column) {
   float4 x = {0, 0, 0, 0};
-#pragma unroll 8
-  for (int k = 0; k < p.top_k; ++k) {
-    const int slot = p.slot_of == nullptr ? k * p.tokens + token : load_l2(p.slot_of + token * p.top_k + k);
-    if (slot < 0) continue;
-    const float4 y = load4(partial + int64_t{slot} * p.hidden + column);
-    x.x += y.x, x.y += y.y, x.z += y.z, x.w += y.w;
+  for (int first = 0; first < p.top_k; first += 8) {
+    int slots[8];
+    float4 y[8];
+    own_slots(p, token, first, slots);
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+      y[k] = {0, 0, 0, 0};
+      if (slots[k] >= 0) y[k] = load4(partial + int64_t{slots[k]} * p.hidden + column);
+    }
+#pragma unroll
+    for (int k = 0; k < 8; ++k) x.x += y[k].x, x.y += y[k].y, x.z += y[k].z, x.w += y[k].w;
   }
   return x;
 }

@@ -64,18 +64,30 @@ __device__ __forceinline__ void own_columns(const SumRowsParams& p, const Partia
                                             float (&x)[kColumns]) {
 #pragma unroll
   for (float& v : x) v = 0;
-#pragma unroll 8
-  for (int k = 0; k < p.top_k; ++k) {
-    const int slot = p.slot_of == nullptr ? k * p.tokens + token : load_l2(p.slot_of + token * p.top_k + k);
-    if (slot < 0) continue;
-    const Partial* from = partial + int64_t{slot} * p.hidden + column;
+  for (int first = 0; first < p.top_k; first += 8) {
+    int slots[8];
+    own_slots(p, token, first, slots);
     if constexpr (kColumns == 8 && sizeof(Partial) == 2) {
-      add(load_l2(reinterpret_cast<const uint4*>(from)), x, bf16());
+      uint4 y[8];
+#pragma unroll
+      for (int k = 0; k < 8; ++k) {
+        y[k] = {0, 0, 0, 0};
+        const Partial* from = partial + int64_t{slots[k]} * p.hidden + column;
+        if (slots[k] >= 0) y[k] = load_l2(reinterpret_cast<const uint4*>(from));
+      }
+#pragma unroll
+      for (int k = 0; k < 8; ++k) add(y[k], x, bf16());
     } else {
 #pragma unroll
       for (int c = 0; c < kColumns; c += 4) {
-        const float4 y = load4(from + c);
-        x[c] += y.x, x[c + 1] += y.y, x[c + 2] += y.z, x[c + 3] += y.w;
+        float4 y[8];
+#pragma unroll
+        for (int k = 0; k < 8; ++k) {
+          y[k] = {0, 0, 0, 0};
+          if (slots[k] >= 0) y[k] = load4(partial + int64_t{slots[k]} * p.hidden + column + c);
+        }
+#pragma unroll
+        for (int k = 0; k < 8; ++k) x[c] += y[k].x, x[c + 1] += y[k].y, x[c + 2] += y[k].z, x[c + 3] += y[k].w;
       }
     }
   }
