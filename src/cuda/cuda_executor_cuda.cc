@@ -16,6 +16,7 @@
 #include "cuda/step_ahead.h"
 #include "cuda/step_plan.h"
 #include "cuda/step_times_cuda.h"
+#include "kv/replica_step.h"
 
 namespace minimo::cuda {
 namespace {
@@ -108,7 +109,7 @@ class CudaExecutorImpl final : public CudaExecutor {
         std::memcpy(logits_.data() + static_cast<size_t>(first) * spec_.vocab, host_logits_.As(), bytes);
       }
     }
-    MINIMO_TRY(Copies(step.ring_snapshots, true));
+    MINIMO_TRY(Copies(OwnOf(step).ring_snapshots, true));
     MINIMO_TRY(times_.End(slot_, stream_.get()));
     MINIMO_TRY(Finish());
     times_.Ended(slot_);
@@ -132,7 +133,7 @@ class CudaExecutorImpl final : public CudaExecutor {
       MINIMO_TRY(Start(step));
       MINIMO_TRY(digests_.SendScales(scales, stream_.get()));
       MINIMO_TRY(Compute());
-      MINIMO_TRY(Copies(step.ring_snapshots, true));
+      MINIMO_TRY(Copies(OwnOf(step).ring_snapshots, true));
       rows_.resize(scales.size());
       std::iota(rows_.begin(), rows_.end(), 0);
     }
@@ -248,16 +249,29 @@ class CudaExecutorImpl final : public CudaExecutor {
     }
     decode_ = step.tokens.size() == step.sequences.size() &&
               step.tokens.size() <= static_cast<size_t>(decode_layout_.max_tokens);
-    MINIMO_TRY(PlanStep(step, LayoutOf(decode_), spec_.vocab, layout_.num_blocks, layout_.num_rings, &plan_));
+    MINIMO_TRY(Plan(step));
     if (decode_ && !plan_.one_token_each) {
       decode_ = false;
-      MINIMO_TRY(PlanStep(step, LayoutOf(false), spec_.vocab, layout_.num_blocks, layout_.num_rings, &plan_));
+      MINIMO_TRY(Plan(step));
     }
     const auto words = static_cast<int64_t>(plan_.packed.size());
     if (words * 4 > packed_[decode_].bytes()) MINIMO_TRY(ReservePacked(decode_, words + words / 2));
     MINIMO_TRY(SendPacked(0));
-    MINIMO_TRY(Copies(step.block_copies, false));
-    return Copies(step.ring_restores, true);
+    const StepRecord& own = OwnOf(step);
+    MINIMO_TRY(Copies(own.block_copies, false));
+    return Copies(own.ring_restores, true);
+  }
+
+  Status Plan(const StepRecord& step) {
+    return PlanStep(step, LayoutOf(decode_), spec_.vocab, layout_.num_blocks, layout_.num_rings, &plan_,
+                    options_.share != nullptr ? options_.share->replica() : 0);
+  }
+
+  // What concerns this rank's blocks and rings.
+  const StepRecord& OwnOf(const StepRecord& step) {
+    if (options_.share == nullptr || options_.share->replicas == 1) return step;
+    TakeReplica(step, options_.share->replica(), &own_);
+    return own_;
   }
 
   // The plan from word `first` on. Two buffers take turns: at most one step is begun before its predecessor has ended.
@@ -296,7 +310,7 @@ class CudaExecutorImpl final : public CudaExecutor {
   Status StartAhead(const StepRecord& step, std::span<const int32_t> tokens) {
     if (!decode_ || !NextStep(step, layout_, &ahead_.step)) return {};
     std::copy(tokens.begin(), tokens.end(), ahead_.step.tokens.begin());
-    MINIMO_TRY(PlanStep(ahead_.step, decode_layout_, spec_.vocab, layout_.num_blocks, layout_.num_rings, &plan_));
+    MINIMO_TRY(Plan(ahead_.step));
     if (static_cast<int64_t>(plan_.packed.size()) * 4 > packed_[1].bytes()) return {};
     ahead_.tokens = ahead_.step.tokens;
     ahead_.running = true;
@@ -367,7 +381,8 @@ class CudaExecutorImpl final : public CudaExecutor {
   // Runs the decode step as a graph if one of its kind was seen before; false: not run.
   Result<bool> RunGraph() {
     if (!options_.graphs) return false;
-    const std::pair<int, int> key(plan_.tokens, Splits());
+    GraphKind key = {plan_.tokens, Splits()};
+    for (const StepPlan::Rows& rows : plan_.replicas) key.push_back(rows.count);
     int& seen = seen_[key];
     if (seen++ == 0) return false;  // making a graph costs more than one step gains
     auto found = graphs_.find(key);
@@ -417,6 +432,7 @@ class CudaExecutorImpl final : public CudaExecutor {
   StepLayout step_layout_, decode_layout_;
   std::unique_ptr<Forward> forward_[2];  // [decode]
   StepPlan plan_;
+  StepRecord own_;  // of several replicas of attention: this rank's part of the step
   bool decode_ = false;
   int slot_ = 0;  // of the step begun last
   HostMemory host_packed_[2][2];  // [decode][slot]
@@ -433,8 +449,9 @@ class CudaExecutorImpl final : public CudaExecutor {
     std::vector<int32_t> tokens;
   } ahead_;
   std::vector<float> logits_;
-  std::map<std::pair<int, int>, int> seen_;                // by tokens and splits: decode steps so far
-  std::map<std::pair<int, int>, cudaGraphExec_t> graphs_;
+  using GraphKind = std::vector<int>;  // tokens, splits, tokens of each replica of attention
+  std::map<GraphKind, int> seen_;        // decode steps so far
+  std::map<GraphKind, cudaGraphExec_t> graphs_;
 };
 
 }  // namespace

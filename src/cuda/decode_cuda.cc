@@ -22,10 +22,10 @@ Status Forward::Decode(const Step& s) const {
   Squares squares;
   MINIMO_TRY(Embed(s, &squares));
   for (int i = 0; i < spec_.num_layers(); ++i) {
-    MINIMO_TRY(Run(QkvOf(i, s.tokens, squares), s.stream));
+    MINIMO_TRY(Run(QkvOf(i, s.own, squares), s.stream));
     MINIMO_TRY(ShareNorms(i, s));
     MINIMO_TRY(DecodeAttention(i, s));
-    MINIMO_TRY(RunToResidual(OutputOf(i, s.tokens), s));
+    MINIMO_TRY(RunToResidual(OutputOf(i, s.own.count), Of::kOwn, s));
     MINIMO_TRY(spec_.layers[i].moe ? DecodeExperts(i, s) : Dense(i, s));
     squares = SquaresAfter(i, s.tokens);
   }
@@ -33,6 +33,7 @@ Status Forward::Decode(const Step& s) const {
 }
 
 Status Forward::DecodeAttention(int layer, const Step& s) const {
+  if (s.own.count == 0) return {};
   const AttentionSpec& a = spec_.layers[layer].attention;
   if (f32_ || !HasFastAttention(a.heads, a.kv_heads, a.head_dim, a.v_head_dim)) {
     MINIMO_CUDA_TRY(LaunchRope(RopeOf(layer, s), f32_, s.stream));
@@ -74,6 +75,7 @@ ExpertsParams Forward::ExpertsOf(int layer, const RouterParams& r, bool gate_up)
 
 Status Forward::DecodeExperts(int layer, const Step& s) const {
   RouterParams r = RouterOf(layer, s.tokens);
+  float* squares = w_.At<float>(w_.tile_squares[1]);
   const bool streams = !f32_ && (s.tokens > 1 || exchange_ != nullptr) && CanRouteBatch(r) &&
                        CanStreamExperts(ExpertsOf(layer, r, true)) && CanStreamExperts(ExpertsOf(layer, r, false));
   if (streams) {
@@ -86,19 +88,19 @@ Status Forward::DecodeExperts(int layer, const Step& s) const {
   if (streams) {
     MINIMO_CUDA_TRY(LaunchStreamExperts(ExpertsOf(layer, r, true), s.stream));
     MINIMO_CUDA_TRY(LaunchStreamExperts(ExpertsOf(layer, r, false), s.stream));
-    if (exchange_ != nullptr) return AddParts({r.slot_of}, NormAfter(layer), w_.At<float>(w_.tile_squares[1]), s);
+    if (exchange_ != nullptr) return AddParts({Of::kAll, r.slot_of}, NormAfter(layer), squares, s);
     return ToStatus(LaunchRow(SumOf(layer, r), f32_, s.stream), "sum of the experts");
   }
   MINIMO_TRY(Run(GateUpOf(layer, r), s.stream));
   LinearParams down = DownOf(layer, r);
   if (s.tokens > 1 || weights_.experts_here() < r.experts) {
     MINIMO_TRY(Run(down, s.stream));
-    if (exchange_ != nullptr) return AddParts({r.slot_of}, NormAfter(layer), w_.At<float>(w_.tile_squares[1]), s);
+    if (exchange_ != nullptr) return AddParts({Of::kAll, r.slot_of}, NormAfter(layer), squares, s);
     return ToStatus(LaunchRow(SumOf(layer, r), f32_, s.stream), "sum of the experts");
   }
   down.mode = LinearMode::kFusedDown;
-  ToResidual(NormAfter(layer), w_.At<float>(w_.tile_squares[1]), &down);
-  return RunToResidual(down, s);
+  ToResidual(NormAfter(layer), squares, &down);
+  return RunToResidual(down, Of::kAll, s);
 }
 
 }  // namespace minimo::cuda

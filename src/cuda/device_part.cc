@@ -9,10 +9,6 @@ namespace minimo::cuda {
 namespace {
 
 Status CheckPlan(const ModelSpec& spec, const ParallelPlan& plan, int64_t grain) {
-  if (plan.replicas > 1) {
-    return Errorf("on GPUs all ranks share the attention of every sequence: --data-parallel-size is {}, only CPU ranks "
-                  "hold replicas of it; use --tensor-parallel-size {}", plan.replicas, plan.ranks);
-  }
   for (int rank = 0; rank < plan.ranks; ++rank) {
     const ModelSpec part = RankSpec(spec, plan, rank);
     bool holds = true;

@@ -21,8 +21,8 @@ struct DevicePart {
   std::optional<MoeShare> decode_experts;  // where decode steps share the experts in another way than prefill
 };
 
-// Refuses what devices cannot do: replicas of attention, ranks that would hold no heads or no experts. The model's
-// files and `comm` outlive the result. expert_row_grain: of random weights; else the weights' own.
+// Refuses what devices cannot do: ranks that would hold no heads or no experts. The model's files and `comm` outlive
+// the result. expert_row_grain: of random weights; else the weights' own.
 Result<DevicePart> MakeDevicePart(const LoadedModel& whole, const ParallelPlan& plan, Communicator* comm,
                                   int64_t expert_row_grain = 1);
 

@@ -29,8 +29,6 @@ std::string Refusal(const ParallelFlags& flags) {
 }
 
 TEST(DevicePart, LayoutsThatGpusDoNotTakeAreRefusedInWords) {
-  EXPECT_THAT(Refusal({1, false, "", "", 2}),
-              HasSubstr("only CPU ranks hold replicas of it; use --tensor-parallel-size 2"));
   EXPECT_THAT(Refusal({64, false, "tp", "tp"}), HasSubstr("64 GPUs are too many for this model"));
   EXPECT_THAT(Refusal({64, false, "ep", "tp"}), HasSubstr("64 GPUs are too many for this model"));
 }
@@ -51,6 +49,21 @@ TEST(DevicePart, PhasesThatShareExpertsDifferentlyEachHaveTheirs) {
     EXPECT_EQ(part->decode_experts->rows, (Range{768 * rank, 768}));
     const auto alike = PlanRanks(shapes.spec, {2, false, "tp", "tp"}, 8);
     EXPECT_FALSE(MakeDevicePart(shapes, *alike, comm.get())->decode_experts.has_value());
+  }
+}
+
+TEST(DevicePart, ReplicasHaveAllHeadsAndShareTheExperts) {
+  const LoadedModel shapes = Shapes();
+  const auto comms = MakeThreadRanks(4);
+  for (const auto& comm : comms) {
+    const auto plan = PlanRanks(shapes.spec, {2, true, "", "", 2}, 8);
+    ASSERT_TRUE(plan.ok());
+    const auto part = MakeDevicePart(shapes, *plan, comm.get());
+    ASSERT_TRUE(part.ok()) << part.error().message;
+    EXPECT_EQ(part->spec.layers[0].attention.heads, 24);  // a replica is two ranks
+    EXPECT_EQ(part->share.replica(), comm->rank() / 2);
+    EXPECT_EQ(part->share.experts.experts, (Range{64 * comm->rank(), 64}));
+    EXPECT_EQ(part->share.vocab, (Range{250 * comm->rank(), 250}));
   }
 }
 

@@ -80,6 +80,7 @@ Status Exchange::SumRows(SumRowsParams p, bool f32_activations, bool prompts, cu
   p.partial_bf16 = false;
   p.slot_of = nullptr;
   p.top_k = 1;
+  p.part = {};
   return ToStatus(LaunchSumRows(p, f32_activations, stream), "residual");
 }
 

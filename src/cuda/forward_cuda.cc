@@ -62,6 +62,7 @@ void Forward::ToResidual(const float* next_norm, float* next_square_sums, Linear
 }
 
 Status Forward::Run(const LinearParams& p, cudaStream_t stream) const {
+  if (p.tokens == 0) return {};  // of a replica that has nothing to run
   // stream_one takes all of a token's experts to be here.
   const bool all_here = p.mode == LinearMode::kDense || weights_.experts_here() == spec_.moe.experts;
   if (!f32_ && all_here && CanStreamOne(p)) return ToStatus(LaunchStreamOne(p, stream), "linear");
@@ -73,10 +74,10 @@ Status Forward::Run(const LinearParams& p, cudaStream_t stream) const {
 
 Status Forward::Layers(const int32_t* packed, const StepPlan& plan, bool decode, int splits,
                        cudaStream_t stream) const {
-  const auto meta = [&](int64_t at) { return packed + at; };
-  const Step s{packed, plan.tokens, decode, plan.singles, splits, plan.tiles, stream,
+  const auto meta = [&](int64_t at) { return packed + at + plan.own.first; };
+  const Step s{packed, plan.tokens, plan.own, plan.replicas, decode, plan.singles, splits, plan.tiles, stream,
                {meta(layout_.Positions()), meta(layout_.BlockTableOf()), meta(layout_.RingOf()),
-                meta(layout_.BlockTables()), meta(layout_.Past()), meta(layout_.Last())}};
+                packed + layout_.BlockTables(), meta(layout_.Past()), meta(layout_.Last())}};
   if (decode) return Decode(s);
   return fp8_prefill_ ? PrefillFp8(s) : Prefill(s);
 }
@@ -112,13 +113,13 @@ Status Forward::Head(const int32_t* packed, int tokens, int first, int count, cu
   return Run(head, stream);
 }
 
-LinearParams Forward::QkvOf(int layer, int tokens, Squares squares) const {
+LinearParams Forward::QkvOf(int layer, const Rows& rows, Squares squares) const {
   const DeviceLayer& d = weights_.layer(layer);
-  LinearParams qkv = Linear(d.qkv, tokens);
+  LinearParams qkv = Linear(d.qkv, rows.count);
   qkv.epilogue = Epilogue::kStore;
-  qkv.x = w_.At(w_.x);
+  qkv.x = w_.At<uint8_t>(w_.x) + int64_t{rows.first} * w_.x_stride * (f32_ ? 4 : 2);
   qkv.x_stride = w_.x_stride;
-  qkv.square_sums = squares.sums;
+  if (squares.sums != nullptr) qkv.square_sums = squares.sums + int64_t{rows.first} * squares.count;
   qkv.square_sum_count = squares.count;
   qkv.out = w_.At<float>(w_.qkv);
   qkv.out_stride = d.qkv_rows;
@@ -130,7 +131,7 @@ RopeParams Forward::RopeOf(int layer, const Step& s) const {
   const AttentionSpec& a = spec_.layers[layer].attention;
   const DeviceLayer& d = weights_.layer(layer);
   RopeParams rope;
-  rope.tokens = s.tokens;
+  rope.tokens = s.own.count;
   rope.heads = a.heads;
   rope.kv_heads = a.kv_heads;
   rope.head_dim = a.head_dim;
@@ -145,9 +146,9 @@ RopeParams Forward::RopeOf(int layer, const Step& s) const {
   rope.norm_eps = static_cast<float>(spec_.norm_eps);
   rope.square_sums = w_.At<float>(w_.qkv_squares);
   rope.square_sum_count = d.qkv.shape.tiles;
-  if (exchange_ != nullptr) {
+  if (exchange_ != nullptr && exchange_->share().attention_ranks() > 1) {
     const auto& whole = exchange_->share().whole[layer];
-    rope.norm_sums = exchange_->norm_sums();
+    rope.norm_sums = exchange_->norm_sums() + int64_t{s.own.first} * 2;
     rope.whole_q = static_cast<int>(whole.q), rope.whole_k = static_cast<int>(whole.k);
   }
   rope.inverse_frequency = frequencies_.As<const float>(frequency_of_layer_[layer]);
@@ -162,7 +163,7 @@ RopeParams Forward::RopeOf(int layer, const Step& s) const {
 AttentionParams Forward::AttentionOf(int layer, const Step& s) const {
   const AttentionSpec& a = spec_.layers[layer].attention;
   AttentionParams p;
-  p.tokens = s.tokens;
+  p.tokens = s.own.count;
   p.heads = a.heads;
   p.kv_heads = a.kv_heads;
   p.head_dim = a.head_dim;
@@ -291,7 +292,7 @@ Status Forward::Dense(int layer, const Step& s) const {
   down.x = w_.At(w_.hidden);
   down.x_stride = w_.hidden_stride_dense;
   ToResidual(NormAfter(layer), w_.At<float>(w_.tile_squares[1]), &down);
-  return RunToResidual(down, s);
+  return RunToResidual(down, Of::kAll, s);
 }
 
 }  // namespace minimo::cuda

@@ -45,16 +45,22 @@ class Forward {
   Status Head(const int32_t* packed, int tokens, int first, int count, cudaStream_t stream) const;
 
  private:
+  using Rows = StepPlan::Rows;
   struct Step {
     const int32_t* packed;
     int tokens;
+    Rows own;  // whose attention is here, all or those of this rank's replica; what it takes and leaves is theirs alone
+    const std::vector<Rows>& replicas;  // of each; empty: one
     bool decode;
     int singles;
     int splits;
     const std::vector<int>& tiles;
     cudaStream_t stream;
-    TokenMeta meta;
+    TokenMeta meta;  // of `own`
   };
+  // Whose rows a part of the sum over ranks is: of all tokens, or of those whose attention is here.
+  enum class Of { kAll, kOwn };
+  static Rows RowsOf(Of of, const Step& s) { return of == Of::kOwn ? s.own : Rows{0, s.tokens}; }
   // Where the sums of squares after a layer are, for the RMSNorm that follows.
   struct Squares {
     const float* sums;
@@ -93,7 +99,8 @@ class Forward {
   Fp8Activations Activations(int rows, const TileShape& weights) const;  // the input of a product with `weights`
   Status QuantiseRows(const void* x, int stride, int rows, const Squares* squares, const Fp8Activations& out,
                       const Step& s) const;
-  Status QuantiseNormed(const float* norm, const Squares& squares, const Fp8Activations& out, const Step& s) const;
+  Status QuantiseNormed(const float* norm, const Squares& squares, const Rows& rows, const Fp8Activations& out,
+                        const Step& s) const;
   Status QuantiseForNext(int layer, const Step& s) const;  // the input of the layer after
   Fp8LinearParams Fp8Linear(const LinearParams& p, const Fp8Activations& x) const;
 
@@ -112,7 +119,7 @@ class Forward {
   LinearParams Linear(const DeviceMatrix& m, int tokens) const;
   void ToResidual(const float* next_norm, float* next_square_sums, LinearParams* p) const;
   LinearParams OfExperts(const DeviceMatrix& m, const RouterParams& r) const;
-  LinearParams QkvOf(int layer, int tokens, Squares squares) const;
+  LinearParams QkvOf(int layer, const Rows& rows, Squares squares) const;
   RopeParams RopeOf(int layer, const Step& s) const;
   AttentionParams AttentionOf(int layer, const Step& s) const;
   LinearParams OutputOf(int layer, int tokens) const;
@@ -127,16 +134,18 @@ class Forward {
   Status ShareNorms(int layer, const Step& s) const;
   // The rows of expert_out, or of each token's slots in it.
   struct Parts {
+    Of of = Of::kAll;
     const int* slot_of = nullptr;  // the router's
     bool bf16 = false;
   };
   // The residual gets the sum of them over ranks. next_norm: null, no next input.
   Status AddParts(const Parts& parts, const float* next_norm, float* squares, const Step& s) const;
   // The residual gets the sum over ranks of one token's product, which is in partial sums.
-  Status AddPartials(const OneParams& product, const Step& s) const;
-  // Runs a product whose epilogue is kResidual; of several ranks each has a part of it.
-  Status RunToResidual(LinearParams p, const Step& s) const;
-  Status RunToResidual(Fp8LinearParams p, const Step& s) const;
+  Status AddPartials(const OneParams& product, Of of, const Step& s) const;
+  // Runs a product of these rows whose epilogue is kResidual; of several ranks each has a part of it.
+  Status RunToResidual(LinearParams p, Of of, const Step& s) const;
+  Status RunToResidual(Fp8LinearParams p, Of of, const Step& s) const;
+  void SetParts(Of of, const Step& s, SumRowsParams* p) const;
   // Where the norm after layer i (the next input norm or the final one) finds its weight.
   const float* NormAfter(int layer) const;
 

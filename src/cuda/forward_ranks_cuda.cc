@@ -3,27 +3,28 @@
 
 namespace minimo::cuda {
 
-Status Forward::RunToResidual(LinearParams p, const Step& s) const {
+Status Forward::RunToResidual(LinearParams p, Of of, const Step& s) const {
   if (exchange_ == nullptr) return Run(p, s.stream);
   const float* next_norm = p.next_norm;
   float* squares = p.next_square_sums;
   p.epilogue = Epilogue::kStore;
-  p.out = w_.At<float>(w_.expert_out);  // [slots, hidden]: more rows than tokens
+  // [slots, hidden]: more rows than tokens.
+  p.out = w_.At<float>(w_.expert_out) + int64_t{RowsOf(of, s).first} * spec_.hidden;
   p.out_stride = spec_.hidden;
   p.next_square_sums = nullptr;
   MINIMO_TRY(Run(p, s.stream));
-  return AddParts({}, next_norm, squares, s);
+  return AddParts({of}, next_norm, squares, s);
 }
 
-Status Forward::RunToResidual(Fp8LinearParams p, const Step& s) const {
+Status Forward::RunToResidual(Fp8LinearParams p, Of of, const Step& s) const {
   if (exchange_ == nullptr) return ToStatus(LaunchFp8Linear(p, s.stream), "linear");
   float* squares = p.next_square_sums;
   p.epilogue = Epilogue::kStore;
-  p.out = w_.At<float>(w_.expert_out);
+  p.out = w_.At<float>(w_.expert_out) + int64_t{RowsOf(of, s).first} * spec_.hidden;
   p.out_stride = spec_.hidden;
   p.next_square_sums = nullptr;
-  MINIMO_CUDA_TRY(LaunchFp8Linear(p, s.stream));
-  return AddParts({}, p.next_norm, squares, s);
+  if (p.tokens > 0) MINIMO_CUDA_TRY(LaunchFp8Linear(p, s.stream));
+  return AddParts({of}, p.next_norm, squares, s);
 }
 
 Status Forward::AddParts(const Parts& parts, const float* next_norm, float* squares, const Step& s) const {
@@ -32,6 +33,7 @@ Status Forward::AddParts(const Parts& parts, const float* next_norm, float* squa
   p.hidden = spec_.hidden;
   p.partial = w_.At(w_.expert_out);
   p.partial_bf16 = parts.bf16;
+  SetParts(parts.of, s, &p);
   p.slot_of = parts.slot_of;
   p.top_k = parts.slot_of != nullptr ? spec_.moe.top_k : 1;
   p.residual = w_.At<float>(w_.residual);
@@ -42,12 +44,26 @@ Status Forward::AddParts(const Parts& parts, const float* next_norm, float* squa
   return exchange_->SumRows(p, f32_, !s.decode, s.stream);
 }
 
+// Of attention only the ranks of a row's replica have a part.
+void Forward::SetParts(Of of, const Step& s, SumRowsParams* p) const {
+  if (of == Of::kAll || exchange_->share().replicas == 1) return;
+  p->part = {s.own.first, s.own.first + s.own.count};
+  for (int r = 0; r < exchange_->ranks(); ++r) {
+    const auto replica = static_cast<size_t>(r / exchange_->share().attention_ranks());
+    Rows rows;
+    if (replica < s.replicas.size()) rows = s.replicas[replica];
+    if (replica == 0 && s.replicas.empty()) rows = RowsOf(Of::kAll, s);
+    p->sent[r] = rows.count > 0 ? RankRows{rows.first, rows.first + rows.count} : RankRows{0, 1};
+  }
+}
+
 // The partial sums of a token's product, those of all ranks, into the residual.
-Status Forward::AddPartials(const OneParams& product, const Step& s) const {
+Status Forward::AddPartials(const OneParams& product, Of of, const Step& s) const {
   SumRowsParams p;
   p.tokens = 1;
   p.hidden = spec_.hidden;
   p.partial = product.out;
+  SetParts(of, s, &p);
   p.top_k = product.splits;
   p.residual = w_.At<float>(w_.residual);
   return exchange_->SumRows(p, f32_, !s.decode, s.stream);
@@ -61,12 +77,13 @@ Status Forward::DecodeOneOnRanks(const Step& s) const {
   for (int i = 0; i < spec_.num_layers(); ++i) {
     OneParams qkv = QkvOne(i);
     qkv.input = residual;
-    MINIMO_CUDA_TRY(LaunchStreamToken(qkv, s.stream));
-    MINIMO_TRY(ShareNorms(i, s));
-    MINIMO_TRY(AttentionOne(i, s));
     const OneParams o = OutputOne(i);
-    MINIMO_CUDA_TRY(LaunchStreamToken(o, s.stream));
-    MINIMO_TRY(AddPartials(o, s));
+    const bool here = s.own.count > 0;
+    if (here) MINIMO_CUDA_TRY(LaunchStreamToken(qkv, s.stream));
+    MINIMO_TRY(ShareNorms(i, s));
+    if (here) MINIMO_TRY(AttentionOne(i, s));
+    if (here) MINIMO_CUDA_TRY(LaunchStreamToken(o, s.stream));
+    MINIMO_TRY(AddPartials(o, Of::kOwn, s));
     OneParams up = GateUpOne(i);
     if (spec_.layers[i].moe) {
       RouterOneParams r;
@@ -83,14 +100,14 @@ Status Forward::DecodeOneOnRanks(const Step& s) const {
     MINIMO_CUDA_TRY(LaunchStreamToken(up, s.stream));
     const OneParams down = DownOne(i);
     MINIMO_CUDA_TRY(LaunchStreamToken(down, s.stream));
-    MINIMO_TRY(AddPartials(down, s));
+    MINIMO_TRY(AddPartials(down, Of::kAll, s));
   }
   return {};
 }
 
 Status Forward::ShareNorms(int layer, const Step& s) const {
   const DeviceLayer& d = weights_.layer(layer);
-  if (exchange_ == nullptr || d.q_norm.offset < 0) return {};
+  if (exchange_ == nullptr || d.q_norm.offset < 0 || exchange_->share().attention_ranks() == 1) return {};
   SumNormsParams p;
   p.tokens = s.tokens;
   p.tile_squares = w_.At<float>(w_.qkv_squares);
@@ -98,6 +115,7 @@ Status Forward::ShareNorms(int layer, const Step& s) const {
   p.q_tiles = d.k_row / kTileRows;
   p.k_tiles = (d.v_row - d.k_row) / kTileRows;
   p.counts_k = exchange_->share().heads[layer].counts_kv;
+  p.part = {s.own.first, s.own.first + s.own.count};
   return exchange_->SumNorms(p, s.stream);
 }
 

@@ -10,10 +10,10 @@ Status Forward::Prefill(const Step& s) const {
   Squares squares;
   MINIMO_TRY(Embed(s, &squares));
   for (int i = 0; i < spec_.num_layers(); ++i) {
-    MINIMO_TRY(Run(QkvOf(i, s.tokens, squares), s.stream));
+    MINIMO_TRY(Run(QkvOf(i, s.own, squares), s.stream));
     MINIMO_TRY(ShareNorms(i, s));
     MINIMO_TRY(PrefillAttention(i, s));
-    MINIMO_TRY(RunToResidual(OutputOf(i, s.tokens), s));
+    MINIMO_TRY(RunToResidual(OutputOf(i, s.own.count), Of::kOwn, s));
     MINIMO_TRY(spec_.layers[i].moe ? PrefillExperts(i, s) : Dense(i, s));
     squares = SquaresAfter(i, s.tokens);
   }
@@ -43,6 +43,7 @@ void Skip(int count, const AttentionParams& a, RopeParams* r) {
 }  // namespace
 
 Status Forward::PrefillAttention(int layer, const Step& s) const {
+  if (s.own.count == 0) return {};
   const AttentionSpec& a = spec_.layers[layer].attention;
   // New tokens of a ring layer may overrun the rows that earlier ones of the same step still need.
   const bool fresh = a.window > 0;
@@ -58,7 +59,7 @@ Status Forward::PrefillAttention(int layer, const Step& s) const {
     MINIMO_CUDA_TRY(LaunchAttentionSimple(p, f32_, s.stream));
   } else {
     if (s.singles > 0) MINIMO_TRY(SinglesAttention(layer, s));
-    if (s.singles == s.tokens) return {};
+    if (s.singles == s.own.count) return {};
     Skip(s.singles, p, &rope);
     MINIMO_CUDA_TRY(LaunchRope(rope, f32_, s.stream));
     const auto group = std::find(layout_.groups.begin(), layout_.groups.end(), a.heads / a.kv_heads);
@@ -66,7 +67,7 @@ Status Forward::PrefillAttention(int layer, const Step& s) const {
     p.tiles = reinterpret_cast<const PrefillTile*>(s.packed + layout_.Tiles(index));
     p.num_tiles = s.tiles[index];
     if (AttentionFeedsProduct(layer, s)) {
-      const Fp8Activations x = Activations(s.tokens, weights_.layer(layer).o.shape);
+      const Fp8Activations x = Activations(s.own.count, weights_.layer(layer).o.shape);
       p.product_values = x.values;
       if (weights_.layer(layer).o.shape.format == TileFormat::kFp8) p.product_scales = x.scales;
       p.product_rows = x.rows;
@@ -84,7 +85,9 @@ Status Forward::PrefillExperts(int layer, const Step& s) const {
   MINIMO_TRY(KeepLocalExperts(r, s));
   MINIMO_TRY(Run(GateUpOf(layer, r), s.stream));
   MINIMO_TRY(Run(DownOf(layer, r), s.stream));
-  if (exchange_ != nullptr) return AddParts({r.slot_of}, NormAfter(layer), w_.At<float>(w_.tile_squares[1]), s);
+  if (exchange_ != nullptr) {
+    return AddParts({Of::kAll, r.slot_of}, NormAfter(layer), w_.At<float>(w_.tile_squares[1]), s);
+  }
   return ToStatus(LaunchRow(SumOf(layer, r), f32_, s.stream), "sum of the experts");
 }
 

@@ -45,6 +45,7 @@ Fp8Activations Forward::Activations(int rows, const TileShape& weights) const {
 // bf16 rows; with `squares` they are before their norm's factor.
 Status Forward::QuantiseRows(const void* x, int stride, int rows, const Squares* squares, const Fp8Activations& out,
                              const Step& s) const {
+  if (rows == 0) return {};
   QuantiseParams q;
   q.tokens = rows;
   q.cols = stride;
@@ -62,14 +63,15 @@ Status Forward::QuantiseRows(const void* x, int stride, int rows, const Squares*
 }
 
 // RMSNorm of the residual.
-Status Forward::QuantiseNormed(const float* norm, const Squares& squares, const Fp8Activations& out,
+Status Forward::QuantiseNormed(const float* norm, const Squares& squares, const Rows& rows, const Fp8Activations& out,
                                const Step& s) const {
+  if (rows.count == 0) return {};
   QuantiseParams q;
-  q.tokens = s.tokens;
+  q.tokens = rows.count;
   q.cols = spec_.hidden;
-  q.residual = w_.At<float>(w_.residual);
+  q.residual = w_.At<float>(w_.residual) + int64_t{rows.first} * spec_.hidden;
   q.norm_weight = norm;
-  q.square_sums = squares.sums;
+  q.square_sums = squares.sums + int64_t{rows.first} * squares.count;
   q.square_sum_count = squares.count;
   q.norm_cols = spec_.hidden;
   q.norm_eps = static_cast<float>(spec_.norm_eps);
@@ -86,41 +88,44 @@ bool Forward::AttentionFeedsProduct(int layer, const Step& s) const {
   const AttentionSpec& a = spec_.layers[layer].attention;
   const TileFormat o = weights_.layer(layer).o.shape.format;
   if (!fp8_prefill_ || !HasFastAttention(a.heads, a.kv_heads, a.head_dim, a.v_head_dim)) return false;
-  return o == TileFormat::kFp8 || (o == TileFormat::kBf16 && s.tokens > kMostDecodeTokens);
+  return o == TileFormat::kFp8 || (o == TileFormat::kBf16 && s.own.count > kMostDecodeTokens);
 }
 
 Status Forward::PrefillFp8(const Step& s) const {
   Squares squares;
   MINIMO_TRY(Embed(s, &squares));
-  Fp8Activations x = Activations(s.tokens, weights_.layer(0).qkv.shape);
-  MINIMO_TRY(QuantiseRows(w_.At(w_.x), w_.x_stride, s.tokens, &squares, x, s));
+  const int rows = s.own.count;
+  Fp8Activations x = Activations(rows, weights_.layer(0).qkv.shape);
+  const LinearParams first = QkvOf(0, s.own, squares);
+  squares.sums = first.square_sums;
+  MINIMO_TRY(QuantiseRows(first.x, first.x_stride, rows, &squares, x, s));
   for (int i = 0; i < spec_.num_layers(); ++i) {
-    Fp8LinearParams qkv = Fp8Linear(QkvOf(i, s.tokens, {}), x);
+    Fp8LinearParams qkv = Fp8Linear(QkvOf(i, s.own, {}), x);
     if (QkvInBf16(i, s)) {
       qkv.epilogue = Epilogue::kStoreBf16;
       qkv.out_x = w_.At(w_.qkv);
       qkv.out_x_stride = qkv.out_stride;
     }
-    MINIMO_CUDA_TRY(LaunchFp8Linear(qkv, s.stream));
+    if (rows > 0) MINIMO_CUDA_TRY(LaunchFp8Linear(qkv, s.stream));
     MINIMO_TRY(ShareNorms(i, s));
     MINIMO_TRY(PrefillAttention(i, s));
-    const LinearParams o = OutputOf(i, s.tokens);
-    x = Activations(s.tokens, o.shape);
+    const LinearParams o = OutputOf(i, rows);
+    x = Activations(rows, o.shape);
     if (AttentionFeedsProduct(i, s)) {
       if (s.singles > 0 && o.shape.format == TileFormat::kFp8) {
         MINIMO_TRY(QuantiseRows(o.x, o.x_stride, s.singles, nullptr, x, s));
       } else if (s.singles > 0) {
         MINIMO_CUDA_TRY(LaunchArrange({s.singles, o.x, o.shape.units, x}, s.stream));
       }
-      MINIMO_TRY(RunToResidual(Fp8Linear(o, x), s));
+      MINIMO_TRY(RunToResidual(Fp8Linear(o, x), Of::kOwn, s));
     } else if (o.shape.format == TileFormat::kFp8) {
-      MINIMO_TRY(QuantiseRows(o.x, o.x_stride, s.tokens, nullptr, x, s));
-      MINIMO_TRY(RunToResidual(Fp8Linear(o, x), s));
+      MINIMO_TRY(QuantiseRows(o.x, o.x_stride, rows, nullptr, x, s));
+      MINIMO_TRY(RunToResidual(Fp8Linear(o, x), Of::kOwn, s));
     } else {
-      MINIMO_TRY(RunToResidual(o, s));
+      MINIMO_TRY(RunToResidual(o, Of::kOwn, s));
     }
     MINIMO_TRY(spec_.layers[i].moe ? ExpertsFp8(i, s) : DenseFp8(i, s));
-    if (i + 1 < spec_.num_layers()) x = Activations(s.tokens, weights_.layer(i + 1).qkv.shape);
+    if (i + 1 < spec_.num_layers()) x = Activations(rows, weights_.layer(i + 1).qkv.shape);
   }
   return {};
 }
@@ -165,7 +170,8 @@ Status Forward::ExpertsFp8(int layer, const Step& s) const {
   MINIMO_CUDA_TRY(LaunchFp8Linear(down, s.stream));
   const bool last = layer + 1 == spec_.num_layers();
   if (exchange_ != nullptr) {
-    MINIMO_TRY(AddParts({r.slot_of, true}, last ? NormAfter(layer) : nullptr, w_.At<float>(w_.tile_squares[1]), s));
+    const float* norm = last ? NormAfter(layer) : nullptr;
+    MINIMO_TRY(AddParts({Of::kAll, r.slot_of, true}, norm, w_.At<float>(w_.tile_squares[1]), s));
     return last ? Status() : QuantiseForNext(layer, s);
   }
   CombineParams c;
@@ -191,7 +197,7 @@ Status Forward::ExpertsFp8(int layer, const Step& s) const {
 Status Forward::DenseFp8(int layer, const Step& s) const {
   const DeviceLayer& d = weights_.layer(layer);
   Fp8Activations x = Activations(s.tokens, d.gate_up.shape);
-  MINIMO_TRY(QuantiseNormed(weights_.Floats(d.post_norm), SquaresAfterAttention(layer), x, s));
+  MINIMO_TRY(QuantiseNormed(weights_.Floats(d.post_norm), SquaresAfterAttention(layer), RowsOf(Of::kAll, s), x, s));
   LinearParams up = Linear(d.gate_up, s.tokens);
   up.epilogue = Epilogue::kSwiGlu;
   up.out_x = w_.At(w_.hidden);
@@ -210,13 +216,13 @@ Status Forward::DenseFp8(int layer, const Step& s) const {
     f.next_x = w_.At(w_.x);
     f.next_x_stride = w_.x_stride;
   }
-  MINIMO_TRY(RunToResidual(f, s));
+  MINIMO_TRY(RunToResidual(f, Of::kAll, s));
   return last ? Status() : QuantiseForNext(layer, s);
 }
 
 Status Forward::QuantiseForNext(int layer, const Step& s) const {
-  return QuantiseNormed(NormAfter(layer), SquaresAfter(layer, s.tokens),
-                        Activations(s.tokens, weights_.layer(layer + 1).qkv.shape), s);
+  return QuantiseNormed(NormAfter(layer), SquaresAfter(layer, s.tokens), s.own,
+                        Activations(s.own.count, weights_.layer(layer + 1).qkv.shape), s);
 }
 
 }  // namespace minimo::cuda

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "kv/replica_step.h"
+
 namespace minimo::cuda {
 namespace {
 
@@ -72,6 +74,30 @@ TEST(IsPartOf, FindsAllOrThoseThatAreLeft) {
   left.sequences.erase(left.sequences.begin() + 1);  // one has ended
   EXPECT_TRUE(IsPartOf(left, ahead, tokens, 4, &rows));
   EXPECT_EQ(rows, (std::vector<int32_t>{0, 2}));
+}
+
+// Each replica counts its blocks from 0: two that answer the same prompt look alike.
+TEST(IsPartOf, TellsReplicasApart) {
+  StepRecord step, next, left;
+  for (int replica = 0; replica < 2; ++replica) AppendReplica(Decode({4}, {60}), &step);
+  ASSERT_TRUE(NextStep(step, Layout(), &next));
+  ASSERT_EQ(next.replicas.size(), 2u);
+  EXPECT_EQ(next.replicas[1].sequences, 1);
+  AppendReplica({}, &left);  // the first one's has ended
+  AppendReplica(Decode({5}, {61}), &left);
+  std::vector<int32_t> rows;
+  EXPECT_TRUE(IsPartOf(left, next, {61, 61}, 4, &rows));
+  EXPECT_EQ(rows, std::vector<int32_t>{1});
+}
+
+TEST(NextStep, DoesNotRepeatCopies) {
+  StepRecord step, next;
+  StepRecord part = Decode({4}, {60});
+  part.block_copies.push_back({1, 2});
+  AppendReplica(part, &step);
+  ASSERT_TRUE(NextStep(step, Layout(), &next));
+  EXPECT_TRUE(next.block_copies.empty());
+  EXPECT_EQ(next.replicas[0].block_copies, 0);
 }
 
 TEST(IsPartOf, AnythingElseIsAnotherStep) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "kv/replica_step.h"
 
 namespace minimo::cuda {
 
@@ -16,7 +17,7 @@ int64_t StepLayout::Tiles(int group_index) const {
 }
 
 Status PlanStep(const StepRecord& step, const StepLayout& layout, int vocab, int num_blocks, int num_rings,
-                StepPlan* plan) {
+                StepPlan* plan, int replica) {
   const auto tokens = static_cast<int64_t>(step.tokens.size());
   if (tokens == 0 || tokens > layout.max_tokens) {
     return Errorf("step {}: {} tokens, the device buffers hold 1 to {}", step.id, tokens, layout.max_tokens);
@@ -40,6 +41,13 @@ Status PlanStep(const StepRecord& step, const StepLayout& layout, int vocab, int
   plan->logit_rows = 0;
   plan->singles = plan->longest_single = 0;
   plan->one_token_each = true;
+  const auto [before, mine] = PlaceOfReplica(step, replica);
+  plan->own = {before.tokens, mine.tokens};
+  plan->replicas.clear();
+  for (int first = 0; const ReplicaCounts& r : step.replicas) {
+    plan->replicas.push_back({first, r.tokens});
+    first += r.tokens;
+  }
   plan->tiles.assign(layout.groups.size(), 0);
   for (const SequenceStep& s : step.sequences) {
     if (s.first_token < 0 || s.num_tokens < 1 || s.first_token + s.num_tokens > tokens || s.num_logits < 0 ||
@@ -48,7 +56,8 @@ Status PlanStep(const StepRecord& step, const StepLayout& layout, int vocab, int
       return Errorf("step {}: a sequence of {} tokens at {}, ring {}, blocks {}+{} does not fit the step", step.id,
                     s.num_tokens, s.first_token, s.ring, s.block_table, s.num_blocks);
     }
-    plan->one_token_each = plan->one_token_each && s.num_tokens == 1 && s.num_logits == 1;
+    const int64_t index = &s - step.sequences.data();
+    plan->one_token_each = plan->one_token_each && s.num_tokens == 1 && s.num_logits == 1 && s.first_token == index;
     for (int32_t i = 0; i < s.num_tokens; ++i) {
       const int64_t token = s.first_token + i;
       to[layout.Positions() + token] = s.past + i;
@@ -60,7 +69,8 @@ Status PlanStep(const StepRecord& step, const StepLayout& layout, int vocab, int
         to[layout.LogitRows() + plan->logit_rows++] = static_cast<int32_t>(token);
       }
     }
-    if (s.num_tokens == 1 && s.first_token == plan->singles) {
+    if (index < before.sequences || index >= before.sequences + mine.sequences) continue;
+    if (s.num_tokens == 1 && s.first_token == plan->own.first + plan->singles) {
       ++plan->singles;
       plan->longest_single = std::max(plan->longest_single, s.past + 1);
       continue;
@@ -68,14 +78,14 @@ Status PlanStep(const StepRecord& step, const StepLayout& layout, int vocab, int
     for (size_t g = 0; g < layout.groups.size(); ++g) {
       for (int32_t row = 0; row < s.num_tokens * layout.groups[g]; row += kPrefillTileRows) {
         int32_t* tile = to + layout.Tiles(static_cast<int>(g)) + 4 * plan->tiles[g]++;
-        tile[0] = s.first_token;
+        tile[0] = s.first_token - plan->own.first;
         tile[1] = s.num_tokens;
         tile[2] = row;
         tile[3] = s.past;
       }
     }
   }
-  plan->one_token_each = plan->one_token_each && plan->singles == plan->tokens;
+  plan->one_token_each = plan->one_token_each && std::ssize(step.sequences) == tokens;
   return {};
 }
 

@@ -35,15 +35,22 @@ inline constexpr int kPrefillTileRows = 128;
 struct StepPlan {
   int tokens = 0;
   int logit_rows = 0;
-  int singles = 0;                 // leading tokens that are all their sequences have new
+  // Tokens of each replica of attention, and of the one that the plan is for. One: all.
+  struct Rows {
+    int first = 0, count = 0;
+    bool operator==(const Rows&) const = default;
+  };
+  std::vector<Rows> replicas;
+  Rows own;
+  int singles = 0;                 // leading tokens of these that are all their sequences have new
   int longest_single = 0;          // of their contexts, themselves included
   bool one_token_each = false;     // decode: every sequence has one new token, and each gives logits
-  std::vector<int> tiles;          // [groups] how many prefill tiles: of the other sequences
+  std::vector<int> tiles;          // [groups] how many prefill tiles: of its other sequences, rows from own.first on
   std::vector<int32_t> packed;     // StepLayout
 };
 
 // Checks what the kernels rely on: sizes within the capacities, ids in range.
 Status PlanStep(const StepRecord& step, const StepLayout& layout, int vocab, int num_blocks, int num_rings,
-                StepPlan* plan);
+                StepPlan* plan, int replica = 0);
 
 }  // namespace minimo::cuda

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "cuda/weight_tiles.h"
+#include "kv/replica_step.h"
 
 namespace minimo::cuda {
 namespace {
@@ -95,6 +96,56 @@ TEST(StepPlan, TilesCoverEveryRowOnce) {
       }
     }
     EXPECT_EQ(rows.size(), (step.tokens.size() - 1) * layout.groups[g]);  // the first is a single
+  }
+}
+
+// |rep. 0: a prompt of 5|rep. 1: one, a prompt of 3, one|: each plans attention of its own, and all know all rows.
+TEST(StepPlan, AReplicaOfAttentionHasItsOwnSequencesAlone) {
+  StepRecord first = Prefill(2, 5, 1), second, step;
+  second.tokens = {4, 5, 6, 7, 8};
+  second.sequences = {{0, 1, 30, 0, 2, -1, 1}, {1, 3, 7, 0, 2, -1, 1}, {4, 1, 9, 0, 2, -1, 1}};
+  second.block_tables = {6, 7};
+  AppendReplica(first, &step);
+  AppendReplica(second, &step);
+  const StepLayout layout{16, {64}};
+  StepPlan plan;
+  ASSERT_TRUE(PlanStep(step, layout, 10, 8, 0, &plan, 0).ok());
+  EXPECT_EQ(plan.tokens, 10);
+  EXPECT_EQ(plan.logit_rows, 4);
+  EXPECT_EQ(plan.own.first, 0);
+  EXPECT_EQ(plan.own.count, 5);
+  EXPECT_EQ(plan.singles, 0);
+  EXPECT_EQ(plan.tiles[0], 3);
+  ASSERT_TRUE(PlanStep(step, layout, 10, 8, 0, &plan, 1).ok());
+  EXPECT_EQ(plan.tokens, 10);
+  EXPECT_EQ(plan.logit_rows, 4);
+  EXPECT_EQ(plan.own.first, 5);
+  EXPECT_EQ(plan.own.count, 5);
+  EXPECT_EQ(plan.singles, 1);
+  EXPECT_EQ(plan.longest_single, 31);
+  ASSERT_EQ(plan.tiles[0], 3);  // two of the prompt, one of the sequence behind it
+  const int32_t* tiles = plan.packed.data() + layout.Tiles(0);
+  EXPECT_EQ(tiles[0], 1);  // of its own rows
+  EXPECT_EQ(tiles[8], 4);
+  EXPECT_EQ(plan.packed[static_cast<size_t>(layout.BlockTableOf()) + 5], 1);  // among those of all
+  EXPECT_EQ(plan.replicas, (std::vector<StepPlan::Rows>{{0, 5}, {5, 5}}));
+  ASSERT_TRUE(PlanStep(step, layout, 10, 8, 0, &plan, 2).ok());  // one that has nothing to run
+  EXPECT_EQ(plan.own.count, 0);
+  EXPECT_EQ(plan.tiles[0] + plan.singles, 0);
+}
+
+TEST(StepPlan, ADecodeStepIsOneForEveryReplica) {
+  StepRecord one, step;
+  one.tokens = {1};
+  one.sequences = {{0, 1, 3, 0, 1, -1, 1}};
+  one.block_tables = {0};
+  AppendReplica(one, &step);
+  AppendReplica({}, &step);
+  for (const int replica : {0, 1}) {
+    StepPlan plan;
+    ASSERT_TRUE(PlanStep(step, {4, {8}}, 10, 1, 0, &plan, replica).ok());
+    EXPECT_TRUE(plan.one_token_each);
+    EXPECT_EQ(plan.singles, replica == 0 ? 1 : 0);
   }
 }
 

@@ -21,8 +21,9 @@ constexpr int kDummyInt4Group = 64;          // 4.25 bits a weight
 
 bool ManyProcesses(const EngineOptions& options) { return options.ranks != nullptr && options.ranks->size() > 1; }
 
-// Ranks of one host take its devices in order.
+// Ranks of one host take its devices in order, or what MINIMO_CUDA_DEVICE says: a launcher may show each one alone.
 int DeviceOf(const EngineOptions& options) {
+  if (const char* device = std::getenv("MINIMO_CUDA_DEVICE")) return std::max(0, std::atoi(device));
   if (!ManyProcesses(options)) return 0;
   for (const char* name : {"OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID", "MPI_LOCALRANKID"}) {
     if (const char* local = std::getenv(name)) return std::max(0, std::atoi(local));
@@ -51,7 +52,8 @@ Result<std::unique_ptr<DeviceModel>> Describe(const EngineOptions& options, cons
   }
   d->kv_dtype = options.kv_cache_dtype == "fp8" ? DType::kF8E4M3 : o.f32 ? DType::kF32 : DType::kBf16;
   o.device = DeviceOf(options);
-  o.max_tokens = std::max(CudaBatchedTokens(options), options.max_num_seqs);
+  // Replicas' shares of both are rounded up (ShareOfReplica).
+  o.max_tokens = std::max({CudaBatchedTokens(options), options.max_num_seqs + plan.replicas - 1, 2 * plan.replicas});
   o.random_weights = model.on_device;
   o.random_int4_group = model.on_device && model.int4_experts ? kDummyInt4Group : 0;
   o.random_fp8_head = o.random_int4_group > 0;

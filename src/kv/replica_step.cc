@@ -36,15 +36,14 @@ void AppendReplica(const StepRecord& part, StepRecord* whole) {
   whole->replicas.push_back(counts);
 }
 
-void TakeReplica(const StepRecord& whole, int replica, StepRecord* part) {
-  part->id = whole.id;
-  part->replicas.clear();
-  part->row_requests.clear();
-  ReplicaCounts before, mine;
+ReplicaPlace PlaceOfReplica(const StepRecord& whole, int replica) {
+  ReplicaPlace place;
+  auto& [before, mine] = place;
   if (whole.replicas.empty() && replica == 0) {
-    *part = whole;
-    part->row_requests.clear();
-    return;
+    const auto count = [](const auto& list) { return static_cast<int32_t>(list.size()); };
+    mine = {count(whole.tokens), count(whole.sequences), count(whole.block_tables), count(whole.block_copies),
+            count(whole.ring_restores), count(whole.ring_snapshots)};
+    return place;
   }
   for (size_t r = 0; r < whole.replicas.size() && r <= static_cast<size_t>(replica); ++r) {
     before.tokens += mine.tokens;
@@ -56,6 +55,14 @@ void TakeReplica(const StepRecord& whole, int replica, StepRecord* part) {
     mine = whole.replicas[r];
   }
   if (static_cast<size_t>(replica) >= whole.replicas.size()) before = mine = {};
+  return place;
+}
+
+void TakeReplica(const StepRecord& whole, int replica, StepRecord* part) {
+  const auto [before, mine] = PlaceOfReplica(whole, replica);
+  part->id = whole.id;
+  part->replicas.clear();
+  part->row_requests.clear();
   Take(whole.tokens, before.tokens, mine.tokens, &part->tokens);
   Take(whole.sequences, before.sequences, mine.sequences, &part->sequences);
   for (SequenceStep& s : part->sequences) {

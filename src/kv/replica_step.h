@@ -12,4 +12,10 @@ void AppendReplica(const StepRecord& part, StepRecord* whole);
 // What AppendReplica was given for this replica, without row requests; nothing for one beyond whole.replicas.
 void TakeReplica(const StepRecord& whole, int replica, StepRecord* part);
 
+// How much of the lists lies before this replica's part, and how much is its part.
+struct ReplicaPlace {
+  ReplicaCounts before, mine;
+};
+ReplicaPlace PlaceOfReplica(const StepRecord& whole, int replica);
+
 }  // namespace minimo

@@ -1,22 +1,29 @@
 // Checks and measures the CUDA backend on several GPUs, one process each: mpirun -n N gpu_ranks_check ...
-//   golden SHARED MODELS [bf16|EXPERTS]   every golden checkpoint and the nano models' greedy text, in TP, EP, TPxEP and
-//                          by phase, sums through peer memory and through NCCL; or TP in bf16 alone, or one layout in f32
+// or on one GPU that all ranks share, N threads or under mpirun processes: gpu_ranks_check one N ..., which needs
+// MINIMO_NCCL_LIBRARY=libnccl_one_gpu.so and where times say nothing
+//   golden SHARED MODELS [bf16|EXPERTS]   every golden checkpoint and the nano models' greedy text, in TP, EP, TPxEP,
+//                          by phase and with replicas of attention, sums through peer memory and through NCCL; or TP in
+//                          bf16 alone, or one layout in f32
 //   real                   a few layers of the real shapes against one CPU: prompts in bf16 and in FP8, then decoding
 //   decode MODEL LAYERS FORMAT EXPERTS PEER BATCHES CONTEXT   random weights: time a step. EXPERTS: tp, ep, TxE, or
-//                          prefill's and decode's as ep+tp; PEER: peer or nccl
+//                          prefill's and decode's as ep+tp; dp2:ep: two replicas of attention; PEER: peer or nccl
 //   prefill MODEL LAYERS FORMAT EXPERTS PEER TOKENS ACTIVATIONS   bf16 or fp8
 // Rank 0 prints JSON lines; exits 1 if a check fails.
 #include <unistd.h>
 
 #include <chrono>
+#include <cstdlib>
+#include <thread>
 
 #include "base/error.h"
 #include "base/thread_team.h"
 #include "checkpoint/safetensors.h"
 #include "comm/mpi.h"
+#include "comm/threads.h"
 #include "cuda/cuda_executor.h"
 #include "cuda/device_part.h"
 #include "engine/cpu_executor.h"
+#include "kv/replica_step.h"
 #include "models/loader.h"
 #include "tests/gpu/check_support.h"
 #include "tests/gpu/synthetic_model.h"
@@ -27,6 +34,8 @@ namespace {
 using cuda::CudaExecutor;
 using cuda::CudaOptions;
 using cuda::DevicePart;
+
+bool g_one_gpu = false;
 
 struct RankExecutor {
   std::unique_ptr<DevicePart> part;
@@ -43,20 +52,24 @@ struct Setting {
   int sequences = 1, tokens_each = 1024;
   int int4_group = 0;  // random weights
   bool random = false;
+  int replicas() const { return experts.starts_with("dp") ? std::stoi(experts.substr(2)) : 1; }
 };
 
 Result<RankExecutor> Make(Communicator& comm, const LoadedModel& model, const Setting& s, ThreadTeam& team) {
   ParallelFlags flags;
-  flags.tensor_parallel_size = comm.size();
-  const size_t plus = s.experts.find('+');  // "ep+tp": prefill's and decode's
-  flags.moe_prefill = s.experts.substr(0, plus);
-  flags.moe_decode = plus == std::string::npos ? s.experts : s.experts.substr(plus + 1);
+  const size_t colon = s.experts.find(':');
+  const std::string experts = colon == std::string::npos ? s.experts : s.experts.substr(colon + 1);
+  flags.data_parallel_size = s.replicas();
+  flags.tensor_parallel_size = comm.size() / s.replicas();
+  const size_t plus = experts.find('+');  // "ep+tp": prefill's and decode's
+  flags.moe_prefill = experts.substr(0, plus);
+  flags.moe_decode = plus == std::string::npos ? experts : experts.substr(plus + 1);
   MINIMO_ASSIGN(const ParallelPlan plan, PlanRanks(model.spec, flags, 1));
   MINIMO_ASSIGN(DevicePart part, cuda::MakeDevicePart(model, plan, &comm, std::max(1, s.int4_group)));
   RankExecutor made;
   made.part = std::make_unique<DevicePart>(std::move(part));
   CudaOptions options;
-  options.device = comm.rank();
+  options.device = g_one_gpu ? 0 : comm.rank();
   options.f32 = s.f32;
   options.fp8_prefill = s.fp8_prefill;
   options.max_tokens = s.max_tokens;
@@ -69,18 +82,38 @@ Result<RankExecutor> Make(Communicator& comm, const LoadedModel& model, const Se
   made.layout = LayoutFor(made.part->spec, s.f32, s.sequences, s.tokens_each);
   MINIMO_ASSIGN(made.executor, CudaExecutor::Create(made.part->spec, s.random ? nullptr : &made.part->weights,
                                                     made.layout, options, team));
+  MINIMO_TRY(comm.Barrier());  // threads on one device: who loads waits for all that runs there
   return made;
 }
 
-Result<std::vector<float>> AllLogits(RankExecutor& e, const std::vector<int32_t>& ids, size_t chunk) {
-  std::vector<float> logits;
-  for (size_t at = 0; at < ids.size(); at += chunk) {
-    const size_t n = std::min(chunk, ids.size() - at);
-    const StepRecord step = MakeStep(e.layout, 1, static_cast<int>(at), static_cast<int>(n),
-                                     static_cast<int>(ids.size()), static_cast<int>(n), {ids.data() + at, n});
+// A sequence for each replica of attention; each has its logits to itself. One that is through has nothing to run.
+Result<std::vector<std::vector<float>>> AllLogits(RankExecutor& e, const std::vector<std::vector<int32_t>>& ids,
+                                                  size_t chunk) {
+  std::vector<std::vector<float>> logits(ids.size());
+  size_t longest = 0;
+  for (const auto& sequence : ids) longest = std::max(longest, sequence.size());
+  for (size_t at = 0; at < longest; at += chunk) {
+    StepRecord step;
+    for (const auto& sequence : ids) {
+      const size_t n = at < sequence.size() ? std::min(chunk, sequence.size() - at) : 0;
+      const auto tokens = static_cast<int>(n), length = static_cast<int>(sequence.size());
+      const StepRecord part = MakeStep(e.layout, n > 0, static_cast<int>(at), tokens, length, tokens,
+                                       {sequence.data() + at, n});
+      if (ids.size() == 1) {
+        step = part;
+      } else {
+        AppendReplica(part, &step);
+      }
+    }
     std::span<float> out;
     MINIMO_TRY(e.executor->Run(step, &out));
-    logits.insert(logits.end(), out.begin(), out.end());
+    if (out.empty()) continue;  // not rank 0
+    const size_t vocab = out.size() / static_cast<size_t>(step.NumLogits());
+    for (size_t i = 0, row = 0; i < ids.size(); ++i) {
+      const size_t n = at < ids[i].size() ? std::min(chunk, ids[i].size() - at) : 0;
+      logits[i].insert(logits[i].end(), out.begin() + row * vocab, out.begin() + (row + n) * vocab);
+      row += n;
+    }
   }
   return logits;
 }
@@ -95,7 +128,8 @@ void CheckOn0(Communicator& comm, Json line, bool ok) {
 }
 
 // Greedy continuations of the cases, tokens chosen by rank 0 and told to all.
-Status CheckGreedy(Communicator& comm, RankExecutor& e, const std::string& cases, const Json& where, bool f32) {
+Status CheckGreedy(Communicator& comm, RankExecutor& e, const std::string& cases, const Json& where, bool f32,
+                   int replicas) {
   std::FILE* f = std::fopen(cases.c_str(), "rb");
   if (f == nullptr) return {};
   std::string text(size_t{1} << 22, '\0');
@@ -113,8 +147,14 @@ Status CheckGreedy(Communicator& comm, RankExecutor& e, const std::string& cases
     bool same = true;
     for (const int32_t want : expected) {
       std::span<float> out;
-      const StepRecord step = MakeStep(e.layout, 1, past, static_cast<int>(next.size()),
+      const StepRecord part = MakeStep(e.layout, 1, past, static_cast<int>(next.size()),
                                        static_cast<int>(prompt.size() + expected.size()), 1, next);
+      StepRecord step = part;
+      if (replicas > 1) {  // texts alternate between the first and the last; all others have nothing to run
+        step = {};
+        const int where = all % 2 == 0 ? replicas - 1 : 0;
+        for (int r = 0; r < replicas; ++r) AppendReplica(r == where ? part : StepRecord(), &step);
+      }
       MINIMO_TRY(e.executor->Run(step, &out));
       past += static_cast<int>(next.size());
       int32_t got = 0;
@@ -143,20 +183,34 @@ Status CheckGolden(Communicator& comm, const std::string& name, const std::strin
   MINIMO_ASSIGN(RankExecutor e, Make(comm, model, s, team));
   double worst = 0;
   bool same_bits = true;
+  struct Text {
+    std::vector<int32_t> ids;
+    std::span<const float> logits;  // of the last positions
+  };
+  std::vector<Text> texts;
   for (const auto& [tensor, view] : file.tensors()) {
     const std::string key = "input_ids";
     if (!tensor.ends_with(key)) continue;
-    const std::vector<int32_t> ids(view.As<int32_t>(), view.As<int32_t>() + NumElements(view.shape));
-    const TensorView& expected = file.tensors().at(tensor.substr(0, tensor.size() - key.size()) + "logits");
-    const auto size = static_cast<size_t>(NumElements(expected.shape));
+    const TensorView& logits = file.tensors().at(tensor.substr(0, tensor.size() - key.size()) + "logits");
+    texts.push_back({{view.As<int32_t>(), view.As<int32_t>() + NumElements(view.shape)},
+                     {logits.As<float>(), static_cast<size_t>(NumElements(logits.shape))}});
+  }
+  for (size_t i = 0; i < texts.size(); ++i) {
+    std::vector<std::vector<int32_t>> ids;  // a text for each replica; where there is but one, shorter each time
+    std::vector<std::span<const float>> expected;
+    for (size_t r = 0; r < static_cast<size_t>(s.replicas()); ++r) {
+      const Text& text = texts[(i + r) % texts.size()];
+      const size_t less = texts.size() == 1 ? 5 * r : 0;
+      ids.emplace_back(text.ids.begin(), text.ids.end() - static_cast<int64_t>(less));
+      expected.push_back(text.logits.first(text.logits.size() - less * static_cast<size_t>(model.spec.vocab)));
+    }
     for (const size_t chunk : {size_t{1024}, size_t{37}, size_t{1}}) {
-      MINIMO_ASSIGN(const std::vector<float> logits, AllLogits(e, ids, chunk));
-      if (comm.rank() == 0) {
-        const float* last = logits.data() + logits.size() - size;
-        worst = std::max(worst, RelativeError({last, size}, {expected.As<float>(), size}));
+      MINIMO_ASSIGN(const auto logits, AllLogits(e, ids, chunk));
+      for (size_t r = 0; comm.rank() == 0 && r < ids.size(); ++r) {
+        worst = std::max(worst, RelativeError(std::span(logits[r]).last(expected[r].size()), expected[r]));
       }
       if (chunk == 1024) continue;
-      MINIMO_ASSIGN(const std::vector<float> again, AllLogits(e, ids, chunk));
+      MINIMO_ASSIGN(const auto again, AllLogits(e, ids, chunk));
       same_bits = same_bits && again == logits;
     }
   }
@@ -164,16 +218,21 @@ Status CheckGolden(Communicator& comm, const std::string& name, const std::strin
   const double bound = s.f32 ? 1e-4 : 1e-2;
   line.update({{"check", "golden"}, {"worst_relative_error", worst}, {"bound", bound}, {"same_bits_again", same_bits}});
   CheckOn0(comm, line, worst < bound && same_bits);
-  return cases.empty() ? Status() : CheckGreedy(comm, e, cases, Where(comm, name, s), s.f32);
+  return cases.empty() ? Status() : CheckGreedy(comm, e, cases, Where(comm, name, s), s.f32, s.replicas());
 }
 
 Status Golden(Communicator& comm, const std::string& shared, const std::string& models, const std::string& only) {
   ThreadTeam team(4);
-  std::vector<Setting> settings = {{"tp", true, true}, {"ep", true, true}, {"ep+tp", true, true}, {"tp", true, false},
-                                   {"tp", false, true}};
-  if (only == "bf16") settings = {settings.back()};
+  const std::string replicas = fmt::format("dp{}:", comm.size());
+  std::vector<Setting> settings = {{"tp", true, true},             {"ep", true, true},  {"ep+tp", true, true},
+                                   {replicas + "ep", true, true},  {replicas + "tp", true, true},
+                                   {replicas + "ep+tp", true, true}, {replicas + "ep", false, true},
+                                   {"tp", true, false},            {"tp", false, true}};
+  if (comm.size() == 4) {
+    for (const std::string layout : {"2x2", "dp2:ep", "dp2:2x2"}) settings.push_back({layout, true, true});
+  }
+  if (only == "bf16") settings = {{"tp", false, true}};
   if (!only.empty() && only != "bf16") settings = {{only, true, true}};
-  if (comm.size() == 4) settings.push_back({"2x2", true, true});
   const auto check = [&](const std::string& name, const std::string& folder, const std::string& golden,
                          const std::string& cases, const Setting& s) -> Status {
     const Status status = CheckGolden(comm, name, folder, golden, cases, s, team);
@@ -337,32 +396,50 @@ Status Prefill(Communicator& comm, const std::vector<std::string>& args) {
   return {};
 }
 
+Status RunRank(Communicator& comm, const std::vector<std::string>& args) {
+  if ((args.size() == 3 || args.size() == 4) && args[0] == "golden") {
+    return Golden(comm, args[1], args[2], args.size() == 4 ? args[3] : "");
+  }
+  if (args.size() == 1 && args[0] == "real") return Real(comm);
+  if (args.size() == 8 && args[0] == "decode") return Decode(comm, args);
+  if (args.size() == 8 && args[0] == "prefill") return Prefill(comm, args);
+  return Errorf("usage: mpirun -n N gpu_ranks_check golden SHARED MODELS | real | decode MODEL LAYERS FORMAT "
+                "EXPERTS PEER BATCHES CONTEXT | prefill MODEL LAYERS FORMAT EXPERTS PEER TOKENS bf16|fp8");
+}
+
+void RunRankOrExit(Communicator& comm, const std::vector<std::string>& args) {
+  comm.set_timeout_ms(60'000);
+  const Status status = RunRank(comm, args);
+  if (status.ok()) return;
+  std::fprintf(stderr, "rank %d: %s\n", comm.rank(), status.error().message.c_str());
+  comm.Abort(status.error().message);
+  std::fflush(nullptr);
+  _exit(1);
+}
+
 int Main(int argc, char** argv) {
-  const std::vector<std::string> args(argv + 1, argv + argc);
+  std::vector<std::string> args(argv + 1, argv + argc);
+  int threads = 0;
+  if (args.size() > 1 && args[0] == "one") {
+    g_one_gpu = true;
+    threads = std::stoi(args[1]);
+    args.erase(args.begin(), args.begin() + 2);
+  }
+  if (g_one_gpu && !StartedByMpi()) {
+    setenv("CUDA_MODULE_LOADING", "EAGER", 1);         // loading a kernel waits for those that run
+    setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 1);  // streams that share a queue wait for each other
+    std::vector<std::thread> running;
+    auto ranks = MakeThreadRanks(threads);
+    for (auto& rank : ranks) running.emplace_back([&] { RunRankOrExit(*rank, args); });
+    for (std::thread& thread : running) thread.join();
+    return g_failures == 0 ? 0 : 1;
+  }
   auto world = OpenMpiWorld();
   if (!world.ok()) {
     std::fprintf(stderr, "gpu_ranks_check: %s\n", world.error().message.c_str());
     return 1;
   }
-  Communicator& comm = **world;
-  comm.set_timeout_ms(60'000);
-  Status status = Errorf("usage: mpirun -n N gpu_ranks_check golden SHARED MODELS | real | decode MODEL LAYERS FORMAT "
-                         "EXPERTS PEER BATCHES CONTEXT | prefill MODEL LAYERS FORMAT EXPERTS PEER TOKENS bf16|fp8");
-  if ((args.size() == 3 || args.size() == 4) && args[0] == "golden") {
-    status = Golden(comm, args[1], args[2], args.size() == 4 ? args[3] : "");
-  } else if (args.size() == 1 && args[0] == "real") {
-    status = Real(comm);
-  } else if (args.size() == 8 && args[0] == "decode") {
-    status = Decode(comm, args);
-  } else if (args.size() == 8 && args[0] == "prefill") {
-    status = Prefill(comm, args);
-  }
-  if (!status.ok()) {
-    std::fprintf(stderr, "rank %d: %s\n", comm.rank(), status.error().message.c_str());
-    comm.Abort(status.error().message);
-    std::fflush(nullptr);
-    _exit(1);
-  }
+  RunRankOrExit(**world, args);
   return g_failures == 0 ? 0 : 1;
 }
 

@@ -3,6 +3,8 @@
 rank, a late rank, other checkpoints, NCCL missing, more ranks than GPUs.
 
     serve_gpu_ranks_test.py MINIMO [TEST ...]      carried there with ../parallel/serve_ranks_test.py beside it
+
+On one GPU, which takes the ranks in turns, so slowly: MINIMO_ONE_GPU names libnccl_one_gpu.so. STOPS: how many (20).
 """
 import os
 import pathlib
@@ -16,7 +18,9 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "parallel")]
 import serve_ranks_test as ranks  # noqa: E402
 from serve_ranks_test import Group, Load  # noqa: E402
 
-CUDA = ["--backend", "cuda"]
+ONE_GPU = os.environ.get("MINIMO_ONE_GPU")
+CUDA = ["--backend", "cuda", *(["--kv-cache-gb", "1"] if ONE_GPU else [])]
+STOPS = int(os.environ.get("STOPS", 20))
 PROMPTS = ["The capital of France is", "What is 17 plus 25?", "Once upon a time"]
 
 
@@ -27,15 +31,16 @@ class ServeGpuRanks(unittest.TestCase):
                 one.wait_ready()
                 expected = [one.complete(p) for p in PROMPTS]
             self.assertTrue(all(status == 200 for status, _ in expected), expected)
-            for flags in ([], ["--enable-expert-parallel"], ["--moe-prefill", "ep", "--moe-decode", "tp"]):
+            for flags in ([], ["--enable-expert-parallel"], ["--moe-prefill", "ep", "--moe-decode", "tp"],
+                          ["--data-parallel-size", "2", "--enable-expert-parallel"], ["--data-parallel-size", "2"]):
                 with Group(2, *CUDA, *dtype, *flags) as group:
                     group.wait_ready()
                     self.assertEqual(group.complete_at_once(PROMPTS), expected)
                     self.assertEqual(group.stop(), 0, group.text())
 
-    def test_twenty_stops_each_end_at_once(self):
+    def test_stops_each_end_at_once(self):
         took = []
-        for i in range(20):
+        for i in range(STOPS):
             with Group(2, *CUDA) as group:
                 group.wait_ready()
                 if i % 2 == 0:  # a step may have been begun ahead
@@ -45,7 +50,7 @@ class ServeGpuRanks(unittest.TestCase):
                 took.append(time.monotonic() - begin)
                 self.assertEqual(ranks.processes_of(group.port), [])
         self.assertLess(max(took), 5, took)
-        print(f"20 stops: {min(took):.2f} to {max(took):.2f} s", file=sys.stderr)
+        print(f"{STOPS} stops: {min(took):.2f} to {max(took):.2f} s", file=sys.stderr)
 
     def test_a_killed_rank_is_noticed_within_10_s_and_every_request_answered(self):
         with Group(2, *CUDA) as group:
@@ -79,6 +84,7 @@ class ServeGpuRanks(unittest.TestCase):
         with Group(2, *CUDA, environment={"MINIMO_NCCL_LIBRARY": "/nowhere/libnccl.so.2"}) as group:
             self.refused(group, "more than one GPU needs NCCL, which cannot be opened: /nowhere/libnccl.so.2")
 
+    @unittest.skipIf(ONE_GPU, "all ranks are told to share the one there is")
     def test_more_ranks_than_gpus_are_refused(self):
         with Group(3, *CUDA) as group:
             self.refused(group, "rank 2 of 3: .*this machine has 0 to 1")
@@ -88,11 +94,9 @@ class ServeGpuRanks(unittest.TestCase):
         self.assertNotEqual(ended.returncode, 0)
         self.assertRegex(ended.stderr, "the checkpoint of rank 1 is not that of rank 0")
 
-    def test_replicas_are_refused_in_words(self):
-        with Group(2, *CUDA, "--data-parallel-size", "2") as group:
-            self.refused(group, "on GPUs all ranks share the attention of every sequence")
-
 
 if __name__ == "__main__":
     ranks.MINIMO = os.path.abspath(sys.argv.pop(1))
+    if ONE_GPU:
+        os.environ.update(MINIMO_CUDA_DEVICE="0", MINIMO_NCCL_LIBRARY=os.path.abspath(ONE_GPU))
     unittest.main(verbosity=2)

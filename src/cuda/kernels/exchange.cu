@@ -3,8 +3,12 @@
 // a rank writes into a half again only two exchanges later, when the one between has shown that its reader is done
 // (that exchange needs a packet of every rank, sent after the rank had finished the one before).
 //
+// So a rank that has no part of any row sends zeros for one.
+//
 // Blocks all fit the device at once and walk their chunks in the same order on every rank, each sending before it
 // waits: no rank can wait for one that waits for it.
+#include <algorithm>
+
 #include "cuda/kernels/exchange_device.cuh"
 
 namespace minimo::cuda {
@@ -40,7 +44,8 @@ __device__ __forceinline__ uint8_t* packet_at(const PeerView& p, int to, int fro
   return p.inbox[to] + (((epoch & 1) * p.ranks + from) * (p.values / 2) + i) * 16;
 }
 
-template <typename Act>
+// kAll: every rank has a part of every row.
+template <typename Act, bool kAll>
 __global__ void __launch_bounds__(kThreads) sum_rows(const SumRowsParams p) {
   __shared__ float scratch[kThreads / 32];
   allow_next_kernel();
@@ -58,7 +63,7 @@ __global__ void __launch_bounds__(kThreads) sum_rows(const SumRowsParams p) {
       const float4 mine = own_part(p, token, column);
 #pragma unroll
       for (int r = 0; r < kMaxPeers; ++r) {
-        if (r >= p.peers.ranks || r == p.peers.rank) continue;
+        if (r >= p.peers.ranks || r == p.peers.rank || !(kAll || p.sent[p.peers.rank].have(token))) continue;
         uint8_t* packet = packet_at(p.peers, r, p.peers.rank, epoch, at / 2);
         send(packet, mine.x, mine.y, epoch);
         send(packet + 16, mine.z, mine.w, epoch);
@@ -69,7 +74,7 @@ __global__ void __launch_bounds__(kThreads) sum_rows(const SumRowsParams p) {
       float4 sum = {0, 0, 0, 0};
 #pragma unroll
       for (int r = 0; r < kMaxPeers; ++r) {
-        if (r >= p.peers.ranks) continue;
+        if (r >= p.peers.ranks || !(kAll || r == p.peers.rank || p.sent[r].have(token))) continue;
         float4 y = mine;
         if (r != p.peers.rank) {
           const uint8_t* packet = packet_at(p.peers, p.peers.rank, r, epoch, at / 2);
@@ -101,12 +106,13 @@ __global__ void __launch_bounds__(kNormWarps * 32) sum_norms(const SumNormsParam
   const bool alone = p.peers.ranks == 1;
   const uint32_t epoch = alone ? 0 : __ldcg(p.peers.state) + 1;
   for (int token = blockIdx.x * kNormWarps + threadIdx.x / 32; token < p.tokens; token += gridDim.x * kNormWarps) {
-    const float* squares = p.tile_squares + int64_t{token} * p.stride;
+    const float* squares = p.tile_squares + int64_t{token - p.part.begin} * p.stride;
+    const bool mine = p.part.have(token);
     float q = 0, k = 0;
 #pragma unroll 8
-    for (int i = lane; i < p.q_tiles; i += 32) q += load_l2(squares + i);
+    for (int i = lane; mine && i < p.q_tiles; i += 32) q += load_l2(squares + i);
 #pragma unroll 4
-    for (int i = lane; i < p.k_tiles; i += 32) k += load_l2(squares + p.q_tiles + i);
+    for (int i = lane; mine && i < p.k_tiles; i += 32) k += load_l2(squares + p.q_tiles + i);
     q = warp_sum(q);
     k = p.counts_k ? warp_sum(k) : 0.0f;
     if (lane < p.peers.ranks && lane != p.peers.rank) {
@@ -194,8 +200,12 @@ cudaError_t LaunchPlaceColumns(const float* part, int rows, int columns, float* 
 cudaError_t LaunchSumRows(const SumRowsParams& p, bool f32_activations, cudaStream_t stream) {
   const int chunks = p.tokens * ExchangeParts(p.hidden);
   const dim3 grid(chunks < kMostBlocks ? chunks : kMostBlocks);
-  return f32_activations ? Launch(sum_rows<float>, grid, dim3(kThreads), 0, stream, p)
-                         : Launch(sum_rows<bf16>, grid, dim3(kThreads), 0, stream, p);
+  const bool all = std::all_of(p.sent, p.sent + p.peers.ranks, [&](const RankRows& r) {
+    return r.begin == 0 && r.end >= p.tokens;
+  });
+  const auto kernel = f32_activations ? (all ? sum_rows<float, true> : sum_rows<float, false>)
+                                      : (all ? sum_rows<bf16, true> : sum_rows<bf16, false>);
+  return Launch(kernel, grid, dim3(kThreads), 0, stream, p);
 }
 
 cudaError_t LaunchSumNorms(const SumNormsParams& p, cudaStream_t stream) {

@@ -36,6 +36,14 @@ struct PeerView {
 };
 inline constexpr int kPeerStateWords = 3;
 
+// Rows [begin, end).
+struct RankRows {
+  int begin = 0, end = 1 << 30;
+#ifdef __CUDACC__
+  __device__ __forceinline__ bool have(int row) const { return row >= begin && row < end; }
+#endif
+};
+
 // residual += the sum over ranks of their parts; next_x = residual * next_norm; sums of squares of each
 // kExchangeColumns columns. A rank's part of row t is the sum over k < top_k of partial[slot_of[t][k]] (slots below 0
 // are other ranks'), without slot_of of partial[k * tokens + t].
@@ -47,6 +55,8 @@ struct SumRowsParams {
   bool partial_bf16 = false;         // bf16
   const int* slot_of = nullptr;      // [tokens, top_k]
   int top_k = 1;
+  RankRows part;                     // rows of which this rank has a part; of others it has none and reads nothing
+  RankRows sent[kMaxPeers];          // rows that each rank sends: those of its part, in every exchange at least one
   float* residual = nullptr;         // [tokens, hidden]
   const float* next_norm = nullptr;  // [hidden]; null: no next_x
   void* next_x = nullptr;            // [tokens, next_x_stride]
@@ -65,6 +75,7 @@ struct SumNormsParams {
   int stride = 0, q_tiles = 0, k_tiles = 0;
   bool counts_k = true;                // false: another holder of these KV heads counts them
   float* sums = nullptr;
+  RankRows part;                       // tokens whose squares these are, the first at tile_squares; of others none
 };
 cudaError_t LaunchSumNorms(const SumNormsParams& params, cudaStream_t stream);
 

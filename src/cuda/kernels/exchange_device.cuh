@@ -54,6 +54,7 @@ __device__ __forceinline__ void own_slots(const SumRowsParams& p, int token, int
 template <typename Part>
 __device__ __forceinline__ float4 own_part(const SumRowsParams& p, const Part* partial, int token, int column) {
   float4 x = {0, 0, 0, 0};
+  if (!p.part.have(token)) return x;
   for (int first = 0; first < p.top_k; first += 8) {
     int slots[8];
     float4 y[8];

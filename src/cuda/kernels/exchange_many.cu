@@ -64,6 +64,7 @@ __device__ __forceinline__ void own_columns(const SumRowsParams& p, const Partia
                                             float (&x)[kColumns]) {
 #pragma unroll
   for (float& v : x) v = 0;
+  if (!p.part.have(token)) return;
   for (int first = 0; first < p.top_k; first += 8) {
     int slots[8];
     own_slots(p, token, first, slots);
@@ -102,9 +103,17 @@ __device__ __forceinline__ uint32_t* flag_of(const PeerView& p, int to, int from
   return reinterpret_cast<uint32_t*>(p.inbox[to] + p.flags_at) + ((epoch & 1) * p.ranks + from) * p.many_chunks + chunk;
 }
 
+// Whether a rank sends a chunk: one that has rows of its part.
+template <int kUnits>
+__device__ __forceinline__ bool sends(const SumRowsParams& p, int rank, int chunk) {
+  const int parts = ExchangeParts(p.hidden), first = chunk * kUnits * kWarps;
+  return p.sent[rank].begin <= (first + kUnits * kWarps - 1) / parts && p.sent[rank].end > first / parts;
+}
+
 template <typename Part, int kUnits>
 __device__ __forceinline__ void send_chunk(const SumRowsParams& p, int chunk, uint32_t epoch) {
   constexpr int kColumns = Packet<Part>::kColumns;
+  if (!sends<kUnits>(p, p.peers.rank, chunk)) return;
 #pragma unroll
   for (int k = 0; k < kUnits; ++k) {
     const Unit unit = unit_of(p, chunk * kUnits * kWarps, k);
@@ -132,9 +141,11 @@ __device__ __forceinline__ void send_chunk(const SumRowsParams& p, int chunk, ui
 }
 
 // Until all ranks' parts of the chunk are here, or one has been given up.
-__device__ __forceinline__ void await_chunk(const PeerView& p, int chunk, uint32_t epoch) {
+template <int kUnits>
+__device__ __forceinline__ void await_chunk(const SumRowsParams& rows, int chunk, uint32_t epoch) {
+  const PeerView& p = rows.peers;
   const int from = static_cast<int>(threadIdx.x);
-  if (from < p.ranks) {
+  if (from < p.ranks && sends<kUnits>(rows, from, chunk)) {
     const uint32_t* flag = flag_of(p, p.rank, from, epoch, chunk);
     uint64_t begin = 0;
     for (int spins = 1;; ++spins) {
@@ -160,6 +171,7 @@ __device__ __forceinline__ void add_chunk(const SumRowsParams& p, int chunk, uin
       const int64_t at = int64_t{unit.token} * p.hidden + column;
       float sum[kColumns] = {};
       for (int r = 0; r < p.peers.ranks; ++r) {
+        if (!sends<kUnits>(p, r, chunk)) continue;
         const uint8_t* part = p.peers.inbox[p.peers.rank] + offset_of<Part>(p.peers, r, epoch, at);
         add(load_l2(reinterpret_cast<const uint4*>(part)), sum, Part());
       }
@@ -193,7 +205,7 @@ __global__ void __launch_bounds__(kWarps * 32, 4) sum_many_rows(const SumRowsPar
     if (blockIdx.x % 2 == 0) {
       send_chunk<Part, kUnits>(p, chunk, epoch);
     } else {
-      await_chunk(p.peers, chunk, epoch);
+      await_chunk<kUnits>(p, chunk, epoch);
       add_chunk<Part, Act, kUnits>(p, chunk, epoch);
     }
   }
