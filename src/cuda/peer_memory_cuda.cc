@@ -29,17 +29,23 @@ int64_t PeerMemory::Bytes(int ranks, const Room& room) {
   return 2 * ranks * (room.values * 8 + room.many_bytes + int64_t{room.many_chunks} * 4);
 }
 
+PeerView PeerMemory::Arrange(int rank, int ranks, const Room& room) {
+  PeerView view;
+  view.rank = rank;
+  view.ranks = ranks;
+  view.values = room.values;
+  view.many_at = 2 * ranks * room.values * 8;
+  view.many_bytes = room.many_bytes;
+  view.flags_at = view.many_at + 2 * ranks * room.many_bytes;
+  view.many_chunks = room.many_chunks;
+  return view;
+}
+
 Status PeerMemory::Create(Communicator& host, const Room& room) {
   Status status = host.size() <= kMaxPeers
                       ? Status()
                       : Status(Errorf("{} ranks, peer memory serves up to {}", host.size(), kMaxPeers));
-  view_.rank = host.rank();
-  view_.ranks = host.size();
-  view_.values = room.values;
-  view_.many_at = 2 * host.size() * room.values * 8;
-  view_.many_bytes = room.many_bytes;
-  view_.flags_at = view_.many_at + 2 * host.size() * room.many_bytes;
-  view_.many_chunks = room.many_chunks;
+  view_ = Arrange(host.rank(), host.size(), room);
   if (status.ok()) status = inbox_.AllocateZeroed(Bytes(host.size(), room));
   if (status.ok()) status = state_.AllocateZeroed(kPeerStateWords * 4);
   if (status.ok()) status = host_fault_.Allocate(4);

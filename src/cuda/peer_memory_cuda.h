@@ -25,6 +25,7 @@ class PeerMemory {
   };
   Status Create(Communicator& host, const Room& room);
   static int64_t Bytes(int ranks, const Room& room);  // of an inbox
+  static PeerView Arrange(int rank, int ranks, const Room& room);  // where things lie in inboxes; without addresses
 
   PeerView view() const { return view_; }
   // How long a packet is waited for. Not while an exchange is running.
