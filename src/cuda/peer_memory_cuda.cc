@@ -74,6 +74,7 @@ Status PeerMemory::Create(Communicator& host, const Room& room) {
     } else if (std::strcmp(card.host, mine.host) != 0) {
       status = Errorf("ranks {} and {} are on different hosts", host.rank(), r);
     } else if (card.process == mine.process) {
+      view_.one_device = view_.one_device || card.device == mine.device;
       const cudaError_t code =
           card.device == mine.device ? cudaSuccess : cudaDeviceEnablePeerAccess(card.device, 0);
       if (code == cudaErrorPeerAccessAlreadyEnabled) cudaGetLastError();

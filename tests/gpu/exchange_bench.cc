@@ -22,7 +22,7 @@ namespace {
 
 constexpr int kInGraph = 50, kRepeats = 9;
 constexpr int kMostTokens = 8192;
-constexpr int kMostOnOneGpu = 64;  // more, and one rank's kernel and its next, which waits, leave the other's no room
+constexpr int kMostOnOneGpu = 64;  // of far more tokens one rank's blocks leave the other's no room
 
 // Work of one rank at one size.
 struct Rows {
@@ -190,6 +190,37 @@ Status Ladder(Communicator& host, const PeerMemory* peers, NcclCommunicator* ncc
   return {};
 }
 
+// Sums of experts, of eight slots a token: in decode steps packets of float32 ones, in prefill many rows of bf16 ones.
+Status SumsOfSlots(Communicator& host, const PeerMemory& peers, cudaStream_t stream, int most_tokens) {
+  constexpr int kTopK = 8, kColumns = 3072;
+  for (const int tokens : {1, 8, 32, 64, 128, 256, 900, 2048}) {
+    if (tokens > most_tokens) break;
+    const bool many = tokens > 128;
+    Rows rows;
+    MINIMO_TRY(Make(host, tokens, kColumns, &rows));
+    DeviceMemory slots, list;
+    MINIMO_TRY(slots.AllocateZeroed(int64_t{tokens} * kTopK * kColumns * 4));
+    std::vector<int> slot_of(static_cast<size_t>(tokens) * kTopK);
+    for (size_t i = 0; i < slot_of.size(); ++i) slot_of[i] = static_cast<int>((i * 37 + 5) % slot_of.size());
+    MINIMO_TRY(list.Allocate(std::ssize(slot_of) * 4));
+    MINIMO_CUDA_TRY(cudaMemcpy(list.As(), slot_of.data(), slot_of.size() * 4, cudaMemcpyHostToDevice));
+    MINIMO_TRY(host.Barrier());
+    SumRowsParams p = Params(peers, rows);
+    p.partial = slots.As();
+    p.partial_bf16 = many;
+    p.slot_of = list.As<int>();
+    p.top_k = kTopK;
+    MINIMO_ASSIGN(const auto us, Time(host, stream, [&] {
+      return ToStatus(many ? LaunchSumManyRows(p, true, false, stream) : LaunchSumRows(p, false, stream), "slots");
+    }));
+    if (host.rank() != 0) continue;
+    std::printf("{\"rows_of_slots\": %d, \"ranks\": %d, \"us\": %.2f, \"least_us\": %.2f}\n", tokens, host.size(),
+                us.first, us.second);
+    std::fflush(stdout);
+  }
+  return {};
+}
+
 // One token whose product is in partial sums, as the kernels of one token leave it; the two sums of the QK norm.
 Status SmallSums(Communicator& host, const PeerMemory& peers, cudaStream_t stream) {
   const bool first = host.rank() == 0;
@@ -229,7 +260,7 @@ void PrintReach(int device, int ranks) {
 Status Bench(Communicator& host, int device, bool one_gpu, bool* ok) {
   MINIMO_CUDA_TRY(cudaSetDevice(device));
   const bool first = host.rank() == 0;
-  const int most_tokens = one_gpu ? kMostOnOneGpu : kMostTokens;
+  const int most_tokens = one_gpu && host.size() > 1 ? kMostOnOneGpu : kMostTokens;
   if (first && !one_gpu) PrintReach(device, host.size());
   Stream stream;
   MINIMO_TRY(stream.Create());
@@ -250,6 +281,7 @@ Status Bench(Communicator& host, int device, bool one_gpu, bool* ok) {
   if (!reachable.ok()) return {};
   MINIMO_TRY(CheckSums(host, peers, stream.get(), ok));
   MINIMO_TRY(ManyRows(host, peers, stream.get(), most_tokens, ok));
+  MINIMO_TRY(SumsOfSlots(host, peers, stream.get(), most_tokens));
   return SmallSums(host, peers, stream.get());
 }
 

@@ -70,6 +70,7 @@ Result<RankExecutor> Make(Communicator& comm, const LoadedModel& model, const Se
   made.part = std::make_unique<DevicePart>(std::move(part));
   CudaOptions options;
   options.device = g_one_gpu ? 0 : comm.rank();
+  if (g_one_gpu) options.rank_timeout_ms = 3000;  // so that a hang is said before a job's time is over
   options.f32 = s.f32;
   options.fp8_prefill = s.fp8_prefill;
   options.max_tokens = s.max_tokens;

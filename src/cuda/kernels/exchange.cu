@@ -48,8 +48,7 @@ __device__ __forceinline__ uint8_t* packet_at(const PeerView& p, int to, int fro
 template <typename Act, bool kAll>
 __global__ void __launch_bounds__(kThreads) sum_rows(const SumRowsParams p) {
   __shared__ float scratch[kThreads / 32];
-  allow_next_kernel();
-  wait_previous_kernel();
+  begin_exchange(p.peers);
   const bool alone = p.peers.ranks == 1;
   const uint32_t epoch = alone ? 0 : __ldcg(p.peers.state) + 1;
   const int parts = ExchangeParts(p.hidden), chunks = p.tokens * parts;
@@ -100,8 +99,7 @@ __global__ void __launch_bounds__(kThreads) sum_rows(const SumRowsParams p) {
 
 // One warp a token.
 __global__ void __launch_bounds__(kNormWarps * 32) sum_norms(const SumNormsParams p) {
-  allow_next_kernel();
-  wait_previous_kernel();
+  begin_exchange(p.peers);
   const int lane = threadIdx.x % 32;
   const bool alone = p.peers.ranks == 1;
   const uint32_t epoch = alone ? 0 : __ldcg(p.peers.state) + 1;

@@ -33,6 +33,9 @@ struct PeerView {
   uint32_t* state = nullptr;
   uint32_t* host_fault = nullptr;  // mapped host memory: set with state[2]
   uint64_t timeout_ns = 0;         // how long a packet is waited for
+  // Ranks are threads that share a device (checks on a machine with one): the next kernels, if they came early and
+  // waited, would take the room of another rank's that this one waits for.
+  bool one_device = false;
 };
 inline constexpr int kPeerStateWords = 3;
 

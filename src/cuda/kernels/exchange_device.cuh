@@ -12,6 +12,11 @@ __device__ __forceinline__ uint64_t now_ns() {
   return t;
 }
 
+__device__ __forceinline__ void begin_exchange(const PeerView& p) {
+  if (!p.one_device) allow_next_kernel();
+  wait_previous_kernel();
+}
+
 // To be asked now and then while waiting; begin: 0 at first. True once a rank has been given up.
 __device__ __forceinline__ bool given_up(const PeerView& p, uint64_t* begin) {
   if (*static_cast<volatile uint32_t*>(p.state + 2) != 0) return true;

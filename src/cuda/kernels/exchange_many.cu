@@ -197,8 +197,7 @@ __device__ __forceinline__ void add_chunk(const SumRowsParams& p, int chunk, uin
 
 template <typename Part, typename Act, int kUnits>
 __global__ void __launch_bounds__(kWarps * 32, 4) sum_many_rows(const SumRowsParams p, int chunks) {
-  allow_next_kernel();
-  wait_previous_kernel();
+  begin_exchange(p.peers);
   const uint32_t epoch = __ldcg(p.peers.state) + 1;
   const int pair = blockIdx.x / 2, pairs = gridDim.x / 2;
   for (int chunk = pair; chunk < chunks; chunk += pairs) {
