@@ -45,7 +45,7 @@ __device__ __forceinline__ uint8_t* packet_at(const PeerView& p, int to, int fro
 }
 
 // kAll: every rank has a part of every row.
-template <typename Act, bool kAll>
+template <typename Act, bool kAll, int kSlots>
 __global__ void __launch_bounds__(kThreads) sum_rows(const SumRowsParams p) {
   __shared__ float scratch[kThreads / 32];
   begin_exchange(p.peers);
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kThreads) sum_rows(const SumRowsParams p) {
     float square = 0;
     if (inside) {
       const int64_t at = int64_t{token} * p.hidden + column;
-      const float4 mine = own_part(p, token, column);
+      const float4 mine = own_part<kSlots>(p, token, column);
 #pragma unroll
       for (int r = 0; r < kMaxPeers; ++r) {
         if (r >= p.peers.ranks || r == p.peers.rank || !(kAll || p.sent[p.peers.rank].have(token))) continue;
@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(kThreads) write_own_part(const SumRowsParams p
   wait_previous_kernel();
   const int column = blockIdx.x * kExchangeColumns + static_cast<int>(threadIdx.x) * 4, token = blockIdx.y;
   if (column >= p.hidden) return;
-  store4(out + int64_t{token} * p.hidden + column, own_part(p, token, column));
+  store4(out + int64_t{token} * p.hidden + column, own_part<kSlotsAtOnce>(p, token, column));
 }
 
 // One block: the list is short (at most an entry for each expert or slot) and read before it is written.
@@ -183,6 +183,18 @@ __global__ void __launch_bounds__(256) place_columns(const float* part, int colu
   }
 }
 
+template <typename Act>
+cudaError_t LaunchRows(const SumRowsParams& p, cudaStream_t stream) {
+  const int chunks = p.tokens * ExchangeParts(p.hidden);
+  const dim3 grid(chunks < kMostBlocks ? chunks : kMostBlocks);
+  const bool all = std::all_of(p.sent, p.sent + p.peers.ranks, [&](const RankRows& r) {
+    return r.begin == 0 && r.end >= p.tokens;
+  });
+  const auto kernel = OneSlot(p) ? (all ? sum_rows<Act, true, 1> : sum_rows<Act, false, 1>)
+                                 : (all ? sum_rows<Act, true, kSlotsAtOnce> : sum_rows<Act, false, kSlotsAtOnce>);
+  return Launch(kernel, grid, dim3(kThreads), 0, stream, p);
+}
+
 }  // namespace
 
 cudaError_t LaunchKeepLocal(const KeepLocalParams& p, cudaStream_t stream) {
@@ -196,14 +208,7 @@ cudaError_t LaunchPlaceColumns(const float* part, int rows, int columns, float* 
 }
 
 cudaError_t LaunchSumRows(const SumRowsParams& p, bool f32_activations, cudaStream_t stream) {
-  const int chunks = p.tokens * ExchangeParts(p.hidden);
-  const dim3 grid(chunks < kMostBlocks ? chunks : kMostBlocks);
-  const bool all = std::all_of(p.sent, p.sent + p.peers.ranks, [&](const RankRows& r) {
-    return r.begin == 0 && r.end >= p.tokens;
-  });
-  const auto kernel = f32_activations ? (all ? sum_rows<float, true> : sum_rows<float, false>)
-                                      : (all ? sum_rows<bf16, true> : sum_rows<bf16, false>);
-  return Launch(kernel, grid, dim3(kThreads), 0, stream, p);
+  return f32_activations ? LaunchRows<float>(p, stream) : LaunchRows<bf16>(p, stream);
 }
 
 cudaError_t LaunchSumNorms(const SumNormsParams& p, cudaStream_t stream) {

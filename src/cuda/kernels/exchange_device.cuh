@@ -44,39 +44,54 @@ __device__ __forceinline__ float4 load4(const bf16* p) {
           __uint_as_float(v.y & 0xffff0000)};
 }
 
-// Slots of a token's part, eight at a time from `first` on; below 0: another rank's, or none.
-__device__ __forceinline__ void own_slots(const SumRowsParams& p, int token, int first, int (&slots)[8]) {
+// How many slots' loads go together: all that most tokens have. Where a part is one row, loads for eight would make the
+// sum up to a quarter slower (an H200, 32 tokens and more).
+constexpr int kSlotsAtOnce = 8;
+inline bool OneSlot(const SumRowsParams& p) { return p.slot_of == nullptr && p.top_k == 1; }
+
+// Slots of a token's part from `first` on; below 0: another rank's, or none. kSlots = 1: OneSlot(p).
+template <int kSlots>
+__device__ __forceinline__ void own_slots(const SumRowsParams& p, int token, int first, int (&slots)[kSlots]) {
+  if constexpr (kSlots == 1) {
+    slots[0] = token;
+  } else {
 #pragma unroll
-  for (int k = 0; k < 8; ++k) slots[k] = first + k < p.top_k ? (first + k) * p.tokens + token : -1;
-  if (p.slot_of == nullptr) return;
+    for (int k = 0; k < kSlots; ++k) slots[k] = first + k < p.top_k ? (first + k) * p.tokens + token : -1;
+    if (p.slot_of == nullptr) return;
 #pragma unroll
-  for (int k = 0; k < 8; ++k) {
-    if (slots[k] >= 0) slots[k] = load_l2(p.slot_of + token * p.top_k + first + k);
+    for (int k = 0; k < kSlots; ++k) {
+      if (slots[k] >= 0) slots[k] = load_l2(p.slot_of + token * p.top_k + first + k);
+    }
   }
 }
+template <int kSlots>
+__device__ __forceinline__ int slots_end(const SumRowsParams& p) {
+  return kSlots == 1 ? 1 : p.top_k;
+}
 
-// All of eight slots are on their way before the first is added.
-template <typename Part>
+// kSlots loads are on their way before the first is added.
+template <int kSlots, typename Part>
 __device__ __forceinline__ float4 own_part(const SumRowsParams& p, const Part* partial, int token, int column) {
   float4 x = {0, 0, 0, 0};
   if (!p.part.have(token)) return x;
-  for (int first = 0; first < p.top_k; first += 8) {
-    int slots[8];
-    float4 y[8];
+  for (int first = 0; first < slots_end<kSlots>(p); first += kSlots) {
+    int slots[kSlots];
+    float4 y[kSlots];
     own_slots(p, token, first, slots);
 #pragma unroll
-    for (int k = 0; k < 8; ++k) {
+    for (int k = 0; k < kSlots; ++k) {
       y[k] = {0, 0, 0, 0};
       if (slots[k] >= 0) y[k] = load4(partial + int64_t{slots[k]} * p.hidden + column);
     }
 #pragma unroll
-    for (int k = 0; k < 8; ++k) x.x += y[k].x, x.y += y[k].y, x.z += y[k].z, x.w += y[k].w;
+    for (int k = 0; k < kSlots; ++k) x.x += y[k].x, x.y += y[k].y, x.z += y[k].z, x.w += y[k].w;
   }
   return x;
 }
+template <int kSlots>
 __device__ __forceinline__ float4 own_part(const SumRowsParams& p, int token, int column) {
-  return p.partial_bf16 ? own_part(p, static_cast<const bf16*>(p.partial), token, column)
-                        : own_part(p, static_cast<const float*>(p.partial), token, column);
+  return p.partial_bf16 ? own_part<kSlots>(p, static_cast<const bf16*>(p.partial), token, column)
+                        : own_part<kSlots>(p, static_cast<const float*>(p.partial), token, column);
 }
 
 __device__ __forceinline__ void store4(float* p, float4 v) { *reinterpret_cast<float4*>(p) = v; }

@@ -59,36 +59,36 @@ __device__ __forceinline__ void add(const uint4& v, float (&x)[4], float) {
 }
 
 // kColumns of this rank's own part, summed over its slots.
-template <int kColumns, typename Partial>
+template <int kSlots, int kColumns, typename Partial>
 __device__ __forceinline__ void own_columns(const SumRowsParams& p, const Partial* partial, int token, int column,
                                             float (&x)[kColumns]) {
 #pragma unroll
   for (float& v : x) v = 0;
   if (!p.part.have(token)) return;
-  for (int first = 0; first < p.top_k; first += 8) {
-    int slots[8];
+  for (int first = 0; first < slots_end<kSlots>(p); first += kSlots) {
+    int slots[kSlots];
     own_slots(p, token, first, slots);
     if constexpr (kColumns == 8 && sizeof(Partial) == 2) {
-      uint4 y[8];
+      uint4 y[kSlots];
 #pragma unroll
-      for (int k = 0; k < 8; ++k) {
+      for (int k = 0; k < kSlots; ++k) {
         y[k] = {0, 0, 0, 0};
         const Partial* from = partial + int64_t{slots[k]} * p.hidden + column;
         if (slots[k] >= 0) y[k] = load_l2(reinterpret_cast<const uint4*>(from));
       }
 #pragma unroll
-      for (int k = 0; k < 8; ++k) add(y[k], x, bf16());
+      for (int k = 0; k < kSlots; ++k) add(y[k], x, bf16());
     } else {
 #pragma unroll
       for (int c = 0; c < kColumns; c += 4) {
-        float4 y[8];
+        float4 y[kSlots];
 #pragma unroll
-        for (int k = 0; k < 8; ++k) {
+        for (int k = 0; k < kSlots; ++k) {
           y[k] = {0, 0, 0, 0};
           if (slots[k] >= 0) y[k] = load4(partial + int64_t{slots[k]} * p.hidden + column + c);
         }
 #pragma unroll
-        for (int k = 0; k < 8; ++k) x[c] += y[k].x, x[c + 1] += y[k].y, x[c + 2] += y[k].z, x[c + 3] += y[k].w;
+        for (int k = 0; k < kSlots; ++k) x[c] += y[k].x, x[c + 1] += y[k].y, x[c + 2] += y[k].z, x[c + 3] += y[k].w;
       }
     }
   }
@@ -110,7 +110,7 @@ __device__ __forceinline__ bool sends(const SumRowsParams& p, int rank, int chun
   return p.sent[rank].begin <= (first + kUnits * kWarps - 1) / parts && p.sent[rank].end > first / parts;
 }
 
-template <typename Part, int kUnits>
+template <typename Part, int kUnits, int kSlots>
 __device__ __forceinline__ void send_chunk(const SumRowsParams& p, int chunk, uint32_t epoch) {
   constexpr int kColumns = Packet<Part>::kColumns;
   if (!sends<kUnits>(p, p.peers.rank, chunk)) return;
@@ -123,9 +123,9 @@ __device__ __forceinline__ void send_chunk(const SumRowsParams& p, int chunk, ui
       if (!unit.valid || column >= p.hidden) continue;
       float x[kColumns];
       if (p.partial_bf16) {
-        own_columns(p, static_cast<const bf16*>(p.partial), unit.token, column, x);
+        own_columns<kSlots>(p, static_cast<const bf16*>(p.partial), unit.token, column, x);
       } else {
-        own_columns(p, static_cast<const float*>(p.partial), unit.token, column, x);
+        own_columns<kSlots>(p, static_cast<const float*>(p.partial), unit.token, column, x);
       }
       const uint4 packet = pack(x, Part());
       const int64_t at = offset_of<Part>(p.peers, p.peers.rank, epoch, int64_t{unit.token} * p.hidden + column);
@@ -195,14 +195,14 @@ __device__ __forceinline__ void add_chunk(const SumRowsParams& p, int chunk, uin
   }
 }
 
-template <typename Part, typename Act, int kUnits>
+template <typename Part, typename Act, int kUnits, int kSlots>
 __global__ void __launch_bounds__(kWarps * 32, 4) sum_many_rows(const SumRowsParams p, int chunks) {
   begin_exchange(p.peers);
   const uint32_t epoch = __ldcg(p.peers.state) + 1;
   const int pair = blockIdx.x / 2, pairs = gridDim.x / 2;
   for (int chunk = pair; chunk < chunks; chunk += pairs) {
     if (blockIdx.x % 2 == 0) {
-      send_chunk<Part, kUnits>(p, chunk, epoch);
+      send_chunk<Part, kUnits, kSlots>(p, chunk, epoch);
     } else {
       await_chunk<kUnits>(p, chunk, epoch);
       add_chunk<Part, Act, kUnits>(p, chunk, epoch);
@@ -215,7 +215,9 @@ template <typename Part, typename Act, int kUnits>
 cudaError_t LaunchUnits(const SumRowsParams& p, cudaStream_t stream) {
   const int units = p.tokens * ExchangeParts(p.hidden), chunks = (units + kUnits * kWarps - 1) / (kUnits * kWarps);
   const dim3 grid(2 * (chunks < kMostPairs ? chunks : kMostPairs));
-  return Launch(sum_many_rows<Part, Act, kUnits>, grid, dim3(kWarps * 32), 0, stream, p, chunks);
+  const auto kernel =
+      OneSlot(p) ? sum_many_rows<Part, Act, kUnits, 1> : sum_many_rows<Part, Act, kUnits, kSlotsAtOnce>;
+  return Launch(kernel, grid, dim3(kWarps * 32), 0, stream, p, chunks);
 }
 
 template <typename Part, typename Act>
