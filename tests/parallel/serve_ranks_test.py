@@ -192,14 +192,14 @@ class Load:
         return self.answers
 
 
-def stop_under_load(test, make_group, stops):
+def stop_under_load(test, make_group, stops, tokens=100):
     """Stops a group while four clients ask without a pause, at another moment each time: what had been asked is
     answered in full, nothing after it, and no process is left. Seconds that each stop took."""
     took = []
     for i in range(stops):
         with make_group() as group:
             group.wait_ready()
-            load = Load(group, tokens=100)
+            load = Load(group, tokens=tokens)
             load.wait_for(1)
             time.sleep(0.06 + i % 7 * 0.03)
             begin = time.monotonic()
