@@ -16,11 +16,22 @@ EXPERT_BITS = {"fp8": 8, "w4": 4.25}
 WHOLE = {"m2": 62, "mimo": 48}
 
 
+def results(name):
+    return json.loads((REPO / "bench" / "results" / name).read_text())
+
+
+def beyond_us(line):
+    """What a layer of M2 in FP8 took beyond the plan."""
+    model = {**plan.M2, "layers": plan.M2["layers"][:line["layers"]]}
+    gpus = line.get("gpus", 1)
+    floor = sum(plan.decode_ms(model, gpus, gpus, 1, 8, line["batch"], line["context"]))
+    return (line["ms"] - floor) / line["layers"] * 1e3
+
+
 class ScalingPlan(unittest.TestCase):
     def test_measured_steps_lie_above_the_floor_and_near_it(self):
-        results = json.loads((REPO / "bench" / "results" / "gpu-ranks-h200.json").read_text())
         checked = 0
-        for line in results["device"]:
+        for line in results("gpu-ranks-h200.json")["device"]:
             if line.get("bench") != "decode" or line["gpus"] != 2 or line["layers"] != WHOLE[line["model"]]:
                 continue
             model = plan.M2 if line["model"] == "m2" else plan.MIMO
@@ -30,6 +41,16 @@ class ScalingPlan(unittest.TestCase):
             self.assertLess(line["ms"], floor * (1.7 if line["batch"] == 1 else 1.5), line)
             checked += 1
         self.assertGreaterEqual(checked, 6)
+
+    def test_what_a_layer_takes_beyond_the_plan_is_not_shared_by_ranks(self):
+        beyond = {(line["gpus"], line["batch"]): beyond_us(line) for line in results("gpu-ranks-h200.json")["device"]
+                  if line.get("bench") == "decode" and line["layers"] == 31}
+        for batch in (1, 8, 32, 96):
+            self.assertTrue(0.65 < beyond[2, batch] / beyond[1, batch] < 1, beyond)
+        self.assertAlmostEqual(plan.PIECES["beyond_a_layer_us"][32], beyond[2, 32], delta=0.1)
+        one = [beyond_us(line) for line in results("gpu-one-token.json")["decode"]
+               if line["build"] == "with" and line["model"] == "m2" and line["format"] == "fp8"]
+        self.assertAlmostEqual(plan.PIECES["beyond_a_layer_us"][1], sum(one) / len(one), delta=0.1)
 
     def test_the_tables_of_the_document_are_the_plans(self):
         text = (REPO / "docs" / "scaling.md").read_text()
@@ -45,6 +66,11 @@ class ScalingPlan(unittest.TestCase):
                 expected = [f"{held / 1e9:.1f} GB", *(f"{sum(step):.2f}" for step in steps),
                             ", ".join(f"{part:.2f}" for part in steps[0])]
                 self.assertEqual([weights, b1, b32, b256, parts], expected, row)
+        table = text[text.index("M2 in FP8, tp, to expect:"):].split("\n\n")[0].split("\n")
+        gpus = [int(cell) for cell in table[1].strip("|").split("|")[1:]]
+        for row, batch in ((table[3], 1), (table[4], 32)):
+            self.assertEqual([cell.strip() for cell in row.strip("|").split("|")[1:]],
+                             [f"{plan.expected_ms(plan.M2, n, n, 1, 8, batch):.1f} ms" for n in gpus], row)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,10 @@ PIECES = {
     "all_reduce_2": [(16, 3.52), (6144, 3.92), (12288, 4.30), (49152, 4.72), (196608, 6.24), (393216, 8.29),
                      (786432, 12.22), (1572864, 21.08), (3145728, 21.14), (6291456, 36.72), (12582912, 78.24),
                      (25165824, 123.7)],
+    # What a layer of M2 takes beyond memory, phases and exchanges, by tokens of a step: nearly as much on two GPUs as on
+    # one (24.2 and 21.8 us for one token, 76 and 66 for 32, kernels of 32f610c). One token: on one GPU, with the kernels
+    # of bench/results/gpu-one-token.json; 32: on two (gpu-ranks-h200.json).
+    "beyond_a_layer_us": {1: 17.1, 32: 66.1},
     # Assumptions, until measured: a doubling of the ranks within a host adds this share to the latency ...
     "latency_per_doubling": 0.2,
     # ... and an exchange that leaves the host costs this much more, at this bandwidth a GPU (400 Gb/s).
@@ -124,6 +128,12 @@ def decode_ms(model, ranks, tensor, expert, expert_bits, batch, context=945):
     exchanges = 2 * layers * all_reduce_us(size, ranks)
     exchanges += sum(layer["norm"] for layer in model["layers"]) * all_reduce_us(batch * 8, ranks)
     return memory, phases, exchanges / 1e3
+
+
+def expected_ms(model, ranks, tensor, expert, expert_bits, batch, context=945):
+    """What today's kernels would take: the floor, and what a layer takes beyond it, which ranks do not share."""
+    beyond = len(model["layers"]) * PIECES["beyond_a_layer_us"][batch] / 1e3
+    return sum(decode_ms(model, ranks, tensor, expert, expert_bits, batch, context)) + beyond
 
 
 def layouts(model, ranks):
