@@ -3,7 +3,7 @@
 //   exchange_bench [RANKS [one]]   JSON lines on rank 0; exits 1 if a sum is off. one: all ranks on one GPU, with a
 //                                  stand-in for NCCL, MINIMO_NCCL_LIBRARY=libnccl_one_gpu.so: the sums are checked, the
 //                                  times are no exchange's
-//   exchange_bench turns           the sums' kernels alone, for compute-sanitizer: one GPU, its ranks in turns
+//   exchange_bench turns [RANKS]   the sums' kernels alone, for compute-sanitizer: one GPU, its ranks in turns; 2 and 3
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -288,7 +288,8 @@ Status Bench(Communicator& host, int device, bool one_gpu, bool* ok) {
 int Main(int argc, char** argv) {
   bool ok = true;
   if (argc > 1 && std::string(argv[1]) == "turns") {
-    const Status status = CheckSumsInTurns(&ok);
+    const std::vector<int> ranks = argc > 2 ? std::vector{std::atoi(argv[2])} : std::vector{2, 3};
+    const Status status = CheckSumsInTurns(ranks, &ok);
     if (!status.ok()) std::fprintf(stderr, "%s\n", status.error().message.c_str());
     return status.ok() && ok ? 0 : 1;
   }

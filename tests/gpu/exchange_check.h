@@ -2,6 +2,8 @@
 // collectives. They print JSON lines and clear *ok where a result is off.
 #pragma once
 
+#include <vector>
+
 #include "comm/communicator.h"
 #include "comm/nccl.h"
 #include "cuda/peer_memory_cuda.h"
@@ -13,8 +15,9 @@ namespace minimo::cuda {
 Status CheckSums(Communicator& host, const PeerMemory& peers, cudaStream_t stream, bool* ok);
 
 // The same kernels and that of the QK norm, of all ranks in turns in one thread and stream of one GPU, so that
-// compute-sanitizer can watch them: each is launched twice; the first time it does not wait for the ranks after it.
-Status CheckSumsInTurns(bool* ok);
+// compute-sanitizer can watch them: each is launched twice, the first time with what looks like the others' parts. For
+// each of these numbers of ranks, from 2 on; 3 and more: rows of one rank alone.
+Status CheckSumsInTurns(const std::vector<int>& numbers_of_ranks, bool* ok);
 
 // Every collective of NCCL's. Collective.
 Status CheckCollectives(Communicator& host, NcclCommunicator& nccl, cudaStream_t stream, bool* ok);
