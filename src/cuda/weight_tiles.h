@@ -6,6 +6,11 @@
 //   column 128 * unit + 32 * t + 4 * j + i. So activations are read in their natural order, 16 bytes at a time, and a
 //   lane's columns of a unit fall into one group of 32 (one 4-bit scale a row).
 //
+// FP8: the same shares, in an order in which a chunk is an operand of wgmma in shared memory too (8 rows of 64 bytes,
+// K-major, 64-byte swizzle; groups of 8 rows 1024 bytes apart, tiles 2048). Chunk 2 h + c has rows 8 h + g: at 64 g the
+// row's four pieces of 16 columns, 32 t + 16 c .., piece t at place t ^ (g / 2 % 4). So the lane's 16 bytes there are
+// steps 4 c .. 4 c + 3 of one row, four columns a word (fp8_unit.cuh).
+//
 // Rows are padded to 16 and columns to 128 with zeros. In gate/up tiles rows 0..7 are rows 8r..8r+7 of the gate and
 // rows 8..15 the same rows of the up projection, so SwiGLU needs no exchange between lanes.
 #pragma once

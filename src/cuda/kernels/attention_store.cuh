@@ -7,6 +7,13 @@
 
 namespace minimo::cuda {
 
+// Of two lanes that differ in `bit`, the lower one's second with the upper one's first.
+__device__ __forceinline__ void exchange_parts(uint32_t& first, uint32_t& second, int bit) {
+  const bool upper = (threadIdx.x & bit) != 0;
+  const uint32_t other = __shfl_xor_sync(0xffffffffu, upper ? first : second, bit);
+  (upper ? first : second) = other;
+}
+
 // A row in the registers of four lanes (t = lane % 4), columns 8 i + 2 t and the next, in the layout of Fp8Activations
 // (fp8_quantise.cu says how columns stand): one unit, `head`.
 __device__ __forceinline__ void store_e4m3(const AttentionParams& p, int token, int head, bool live,
@@ -18,13 +25,19 @@ __device__ __forceinline__ void store_e4m3(const AttentionParams& p, int token, 
   most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
   most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
   const float inverse = most > 0 ? kMostE4m3 / most : 0.0f;
-  uint32_t word[8];  // word 4 k + 2 (t % 2) + t / 2 of the row
+  uint32_t part[2][4];  // of piece 4 h + k (16 columns) the pairs t and t + 4
 #pragma unroll
-  for (int k = 0; k < 8; ++k) {
-    const uint32_t mine = to_e4m3x2(v[2 * k].x * inverse, v[2 * k].y * inverse) |
-                          to_e4m3x2(v[2 * k + 1].x * inverse, v[2 * k + 1].y * inverse) << 16;
-    const uint32_t other = __shfl_xor_sync(0xffffffffu, mine, 1);  // has the word's other two columns
-    word[k] = __byte_perm(mine, other, t % 2 == 0 ? 0x5140 : 0x3726);
+  for (int h = 0; h < 2; ++h) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      const float2 low = v[8 * h + 2 * k], high = v[8 * h + 2 * k + 1];
+      part[h][k] = to_e4m3x2(low.x * inverse, low.y * inverse) | to_e4m3x2(high.x * inverse, high.y * inverse) << 16;
+    }
+    // Then of piece 4 h + t those of lane k.
+#pragma unroll
+    for (int k = 0; k < 2; ++k) exchange_parts(part[h][k], part[h][k + 2], 2);
+#pragma unroll
+    for (int k = 0; k < 4; k += 2) exchange_parts(part[h][k], part[h][k + 1], 1);
   }
   if (!live) return;
   const int64_t row = int64_t{head} * p.product_rows + token;
@@ -32,7 +45,8 @@ __device__ __forceinline__ void store_e4m3(const AttentionParams& p, int token, 
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     *reinterpret_cast<uint4*>(p.product_values + row * 128 + ((4 * h + piece) ^ (token % 8)) * 16) = {
-        word[4 * h], word[4 * h + 2], word[4 * h + 1], word[4 * h + 3]};
+        __byte_perm(part[h][0], part[h][1], 0x5410), __byte_perm(part[h][2], part[h][3], 0x5410),
+        __byte_perm(part[h][0], part[h][1], 0x7632), __byte_perm(part[h][2], part[h][3], 0x7632)};
   }
   if (t == 0) p.product_scales[row] = most * (1.0f / kMostE4m3);
 }

@@ -15,6 +15,7 @@
 #include "cuda/kernels/batch_linear.cuh"
 #include "cuda/kernels/common.cuh"
 #include "cuda/kernels/dequant.cuh"
+#include "cuda/kernels/fp8_unit.cuh"
 #include "cuda/kernels/linear_rows.cuh"
 #include "cuda/kernels/stream_x.cuh"
 
@@ -58,7 +59,7 @@ __device__ __forceinline__ void request_weights(const LinearParams& p, const Pla
     uint8_t* to = stage + (at.half * C::kTiles + m) * UnitBytes(kF);
 #pragma unroll
     for (int c = 0; c < UnitBytes(kF) / 512; ++c) {
-      const int swizzled = lane ^ (kF == TileFormat::kFp8 ? c : c / 2);
+      const int swizzled = lane ^ (kF == TileFormat::kFp8 ? c % 2 * 2 : c / 2);
       copy_weights16(to + c * 512 + swizzled * 16, p.weights + block * UnitBytes(kF) + c * 512 + lane * 16, policy);
     }
     if constexpr (kF == TileFormat::kFp8) {
@@ -99,16 +100,15 @@ __device__ __forceinline__ void multiply(const Place& at, const uint8_t* stage,
     uint4 b[kN];
 #pragma unroll
     for (int n = 0; n < kN; ++n) b[n] = load_shared(x + 8 * n * kXRow + ((4 * phase + t) ^ (g % 2 * 4)) * 16);
-    const uint32_t share = weights + ((4 * g + phase) ^ t) * 16;
+    const uint32_t share = weights + (kF == TileFormat::kFp8 ? fp8_run(phase) : ((4 * g + phase) ^ t) * 16);
 #pragma unroll
     for (int m = 0; m < C::kTiles; ++m) {
       uint32_t a[2][4];
       if constexpr (kF == TileFormat::kFp8) {
-        const uint4 w = load_shared(share + m * UnitBytes(kF) + t * 512);
-        expand_fp8(w.x, a[0][0], a[0][1]);
-        expand_fp8(w.y, a[0][2], a[0][3]);
-        expand_fp8(w.z, a[1][0], a[1][1]);
-        expand_fp8(w.w, a[1][2], a[1][3]);
+        const uint2 top = load_shared_pair(share + m * UnitBytes(kF));
+        const uint2 bottom = load_shared_pair(share + m * UnitBytes(kF) + 1024);
+        expand_fp8(top.x, bottom.x, a[0]);
+        expand_fp8(top.y, bottom.y, a[1]);
       } else {
 #pragma unroll
         for (int s = 0; s < 2; ++s) {

@@ -5,14 +5,14 @@
 // - Two warpgroups multiply, 64 rows each; one copies units of 128 columns into a ring. The first weights are requested
 //   before wait_previous_kernel.
 // - x lies as wgmma reads it: two panels of 64 columns, a token a row of 128 bytes, swizzled.
-// - Weights: a lane takes its columns from other lanes' shares, word t of share 4 g + s / 2 for step s, so that A has
-//   the columns in x's order; shares lie by t first, so that a warp reads 128 bytes in a row.
+// - Weights: for step s a lane takes two pairs of bytes of a row's piece, so that A has the columns in x's order.
 // - Scales of FP8 blocks multiply the float32 sums of a unit, so weights stay exact.
 #include <cooperative_groups.h>
 
 #include "cuda/kernels/batch_linear.cuh"
 #include "cuda/kernels/common.cuh"
 #include "cuda/kernels/dequant.cuh"
+#include "cuda/kernels/fp8_unit.cuh"
 #include "cuda/kernels/linear_rows.cuh"
 #include "cuda/kernels/wgmma_bf16.cuh"
 
@@ -53,14 +53,13 @@ struct Place {
 template <int kN>
 __device__ void copy_units(const LinearParams& p, const Place& at, uint8_t* stages, Shared<kN>& shared) {
   using C = Config<kN>;
-  const int thread = threadIdx.x % 128, lane = thread % 32, units = p.shape.units;
+  const int thread = threadIdx.x % 128, units = p.shape.units;
   const auto weights = [&](int i) {
     uint8_t* to = stages + i % C::kStages * C::kStage + C::kWeights;
-    to += thread / 32 * 512 + lane % 4 * 128 + lane / 4 * 16;
 #pragma unroll
     for (int k = 0; k < kWarps; ++k) {
       const int64_t tile = min(at.tile0 + k, p.shape.tiles - 1);
-      copy_async16(to + k * kTileBytes, p.weights + (tile * units + at.begin + i) * kTileBytes + thread * 16);
+      copy_async16(to + k * kTileBytes + thread * 16, p.weights + (tile * units + at.begin + i) * kTileBytes + thread * 16);
     }
     if (thread < 2 * kWarps) {
       const int64_t tile = min(at.tile0 + thread / 2, p.shape.tiles - 1);
@@ -117,13 +116,16 @@ __device__ __forceinline__ void multiply(const Place& at, const uint8_t* stages,
     const uint8_t* stage = stages + slot * C::kStage;
     barrier_wait(&shared.full[slot], i / C::kStages % 2);
     __syncwarp();
-    const uint8_t* weights = stage + C::kWeights + warp * kTileBytes + g * 16 + t * 4;
+    const uint8_t* weights = stage + C::kWeights + warp * kTileBytes + t / 2 * 4;
+    const uint32_t pair = t % 2 == 0 ? kFirstPair : kSecondPair;
     uint32_t a[8][4];
 #pragma unroll
     for (int s = 0; s < 8; ++s) {
-      const uint8_t* share = weights + s % 2 * 1024 + s / 2 * 128;
-      expand_fp8(*reinterpret_cast<const uint32_t*>(share), a[s][0], a[s][1]);
-      expand_fp8(*reinterpret_cast<const uint32_t*>(share + 512), a[s][2], a[s][3]);
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {  // row g + 8 (r % 2), columns 16 s + 8 (r / 2) + 2 t and the next
+        const uint8_t* piece = weights + r % 2 * 1024 + s % 2 * 512 + fp8_piece(g, s / 2);
+        a[s][r] = expand_fp8(*reinterpret_cast<const uint32_t*>(piece + r / 2 * 8), pair);
+      }
     }
     const float2 scale = shared.scales[slot][warp];
     const uint64_t operand = swizzled_operand(smem_address(stage));

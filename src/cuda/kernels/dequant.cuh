@@ -8,11 +8,16 @@ namespace minimo::cuda {
 
 // FP8 E4M3: bits s eeee mmm moved to s 0000eeee mmm0000 are the bf16 of the value times 2^-120, subnormals included.
 inline constexpr uint32_t kTwoTo120 = 0x7b807b80;  // bf16 pair
-// Bytes 0, 2 of `w` are the pair of row g, bytes 1, 3 of row g + 8.
-__device__ __forceinline__ void expand_fp8(uint32_t w, uint32_t& row_g, uint32_t& row_g8) {
-  const uint32_t low = w << 8;
-  row_g = mul_bf16x2((low & 0x80008000) | ((low >> 4) & 0x07f007f0), kTwoTo120);
-  row_g8 = mul_bf16x2((w & 0x80008000) | ((w >> 4) & 0x07f007f0), kTwoTo120);
+// Two bytes of `w`, by the selector: kFirstPair 0 and 1, kSecondPair 2 and 3.
+inline constexpr uint32_t kFirstPair = 0x1404, kSecondPair = 0x3424;
+__device__ __forceinline__ uint32_t expand_fp8(uint32_t w, uint32_t pair) {
+  const uint32_t v = __byte_perm(w, 0, pair);
+  return mul_bf16x2((v & 0x80008000) | ((v >> 4) & 0x07f007f0), kTwoTo120);
+}
+// A step's words of rows g and g + 8 as A of mma.
+__device__ __forceinline__ void expand_fp8(uint32_t row_g, uint32_t row_g8, uint32_t (&a)[4]) {
+  a[0] = expand_fp8(row_g, kFirstPair), a[1] = expand_fp8(row_g8, kFirstPair);
+  a[2] = expand_fp8(row_g, kSecondPair), a[3] = expand_fp8(row_g8, kSecondPair);
 }
 
 // 4 bits: nibbles n and n + 4 of the step's word are a[n] (value + 8). 0x4300 | q is bf16 128 + q.
@@ -39,15 +44,11 @@ __device__ __forceinline__ void exact_bf16(uint4 v, float (&w)[2][4]) {
     w[r % 2][r / 2 * 2 + 1] = __uint_as_float(a[r] & 0xffff0000);
   }
 }
-__device__ __forceinline__ void exact_fp8(uint2 v, float (&w)[2][4]) {
-  const uint32_t words[2] = {v.x, v.y};
+__device__ __forceinline__ void exact_fp8(uint32_t row_g, uint32_t row_g8, float (&w)[2][4]) {
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      w[0][2 * r + i] = fp8_to_float((words[r] >> (16 * i)) & 0xff);
-      w[1][2 * r + i] = fp8_to_float((words[r] >> (16 * i + 8)) & 0xff);
-    }
+  for (int i = 0; i < 4; ++i) {
+    w[0][i] = fp8_to_float((row_g >> (8 * i)) & 0xff);
+    w[1][i] = fp8_to_float((row_g8 >> (8 * i)) & 0xff);
   }
 }
 __device__ __forceinline__ void exact_int4(uint32_t v, const float (&scale)[2], float (&w)[2][4]) {

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "cuda/kernels/experts_walk.cuh"
+#include "cuda/kernels/fp8_unit.cuh"
 
 namespace minimo::cuda::experts {
 
@@ -76,24 +77,19 @@ __device__ __forceinline__ void multiply_int4(const uint8_t* stage, const uint32
   }
 }
 
-// A word of FP8 (bytes 0, 2 of row g, 1, 3 of row g + 8) as pairs of halves.
-__device__ __forceinline__ void half_rows_of(uint32_t word, uint32_t& row_g, uint32_t& row_g8) {
-  halves_of(__byte_perm(word, 0, 0x3120), row_g, row_g8);
-}
-
 template <int kN>
 __device__ __forceinline__ void multiply_fp8(const uint8_t* stage, const uint32_t (&at)[kN], float (&sums)[1][kN][4]) {
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const uint32_t weights = smem_address(stage);
   float d[kN][4] = {};
 #pragma unroll
   for (int phase = 0; phase < 4; ++phase) {
-    const uint4 w = load_shared(weights + t * 512 + ((4 * g + phase) ^ t) * 16);
+    const uint32_t run = weights + fp8_run(phase);
+    const uint2 top = load_shared_pair(run), bottom = load_shared_pair(run + 1024);
     uint32_t a[2][4];
-    half_rows_of(w.x, a[0][0], a[0][1]);
-    half_rows_of(w.y, a[0][2], a[0][3]);
-    half_rows_of(w.z, a[1][0], a[1][1]);
-    half_rows_of(w.w, a[1][2], a[1][3]);
+    halves_of(top.x, a[0][0], a[0][2]);
+    halves_of(bottom.x, a[0][1], a[0][3]);
+    halves_of(top.y, a[1][0], a[1][2]);
+    halves_of(bottom.y, a[1][1], a[1][3]);
 #pragma unroll
     for (int n = 0; n < kN; ++n) {
       const uint4 x = load_shared(at[n] + phase * 64);

@@ -156,7 +156,7 @@ struct Cursor {
     for (int m = 0; m < C::kTiles; ++m) {
 #pragma unroll
       for (int c = 0; c < UnitBytes(kF) / 512; ++c) {
-        const int swizzled = lane ^ (C::kInt4 ? 2 * c : c);
+        const int swizzled = lane ^ (C::kInt4 ? 2 * c : c % 2 * 2);
         copy_weights16(to + m * UnitBytes(kF) + c * 512 + swizzled * 16, weights + m * tile_bytes + c * 512, policy);
       }
     }

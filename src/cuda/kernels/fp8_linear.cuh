@@ -14,7 +14,7 @@ namespace minimo::cuda {
 
 // Quantised activations, written by LaunchQuantise, unit (128 columns) by unit, `rows` rows each. Values are ready to
 // be an operand of wgmma: 16-byte piece p of row r lies at p ^ (r % 8), the columns of a unit are in the order of the
-// weight tiles (fp8_quantise.cu). Products read up to 32 rows beyond the last.
+// weight tiles, for 4-bit weights another than for FP8 (fp8_quantise.cu). Products read up to 32 rows beyond the last.
 struct Fp8Activations {
   uint8_t* values = nullptr;  // [units][rows][128] e4m3; or [units][2][rows][64] bf16 (attention_store.cuh)
   float* scales = nullptr;    // [units][rows], with offsets times kInt4Scale

@@ -6,11 +6,13 @@
 // (mma m16n8k16 over four units: 8 groups, the offsets in two parts of bf16).
 //
 // The lane that wgmma wants a weight in is not the one that weight_tiles.h gives it: a lane's columns of a unit lie in
-// one group, a step of wgmma must stay within one. So lanes read each other's 16 bytes: for half h of a unit lane
-// (g, t) reads the words 4 (t / 2) .. + 3 of lane (g, 2 h + t % 2).
+// one group, a step of wgmma must stay within one. So lanes read each other's 16 bytes. 4 bits: for half h of a unit
+// lane (g, t) reads the words 4 (t / 2) .. + 3 of lane (g, 2 h + t % 2). FP8: step c of half h has the columns
+// 64 h + 32 e + 16 c .. + 15 of e = 0, 1, and lane (g, t) reads the t-th word of both pieces.
 #pragma once
 
 #include "cuda/kernels/fp8_stages.cuh"
+#include "cuda/kernels/fp8_unit.cuh"
 #include "cuda/kernels/wgmma_bf16.cuh"
 
 namespace minimo::cuda {
@@ -18,8 +20,8 @@ namespace minimo::cuda {
 // A for one tile and unit: [half of 64 columns][step of 32][register].
 template <typename C>
 __device__ __forceinline__ void load_weights(const Fp8Lane<C>& l, const uint8_t* tile, uint32_t (&a)[2][2][4]) {
-  const uint8_t* from = tile + l.t / 2 * C::kHalf + (4 * l.g + l.t % 2) * 16;
   if constexpr (C::kInt4) {
+    const uint8_t* from = tile + l.t / 2 * C::kHalf + (4 * l.g + l.t % 2) * 16;
     uint4 w[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) w[h] = *reinterpret_cast<const uint4*>(from + h * 32);
@@ -33,18 +35,13 @@ __device__ __forceinline__ void load_weights(const Fp8Lane<C>& l, const uint8_t*
       }
     }
   } else {
-    uint4 w[2][2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
 #pragma unroll
-      for (int j = 0; j < 2; ++j) w[h][j] = *reinterpret_cast<const uint4*>(from + h * 32 + j * 512);
-    }
+      for (int r = 0; r < 4; ++r) {
+        const uint8_t* from = tile + fp8_piece(l.g, 2 * h + r / 2) + r % 2 * C::kHalf + l.t * 4;
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        a[h][j][0] = __byte_perm(w[h][j].x, w[h][j].y, 0x6240), a[h][j][1] = __byte_perm(w[h][j].x, w[h][j].y, 0x7351);
-        a[h][j][2] = __byte_perm(w[h][j].z, w[h][j].w, 0x6240), a[h][j][3] = __byte_perm(w[h][j].z, w[h][j].w, 0x7351);
+        for (int c = 0; c < 2; ++c) a[h][c][r] = *reinterpret_cast<const uint32_t*>(from + c * 512);
       }
     }
   }

@@ -1,7 +1,8 @@
 // Sixteen lanes take 128 columns of a row (a unit), so a warp two units; a lane has a word (four columns) of each half:
-// l and l + 16. In a unit's 128 bytes the columns stand as fp8_linear's lanes hold the weights: 16-byte piece 4 h + j
-// has the words 16 h + j + 0, 8, 4, 12, a word's bytes the columns 0, 2, 1, 3. So lanes l and l ^ 8 exchange a word,
-// and each writes two neighbours.
+// l and l + 16. In a unit's 128 bytes the columns stand as fp8_linear's lanes hold the weights. FP8: 16-byte piece
+// 4 h + 2 c + e has the columns 64 h + 32 e + 16 c .. + 15 as they are. 4 bits: piece 4 h + j has the words
+// 16 h + j + 0, 8, 4, 12, a word's bytes the columns 0, 2, 1, 3. So lanes l and l ^ 1, or l ^ 8, exchange a word, and each
+// writes two neighbours.
 #include <algorithm>
 
 #include "cuda/kernels/common.cuh"
@@ -28,7 +29,7 @@ __device__ __forceinline__ float largest(float4 v) {
 __device__ __forceinline__ float4 times(float4 v, float4 w) { return {v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w}; }
 
 // v: this lane's words of the two halves.
-__device__ __forceinline__ Quantised quantise(const float4 (&v)[2], bool with_sum) {
+__device__ __forceinline__ Quantised quantise(const float4 (&v)[2], bool int4) {
   float most = fmaxf(largest(v[0]), largest(v[1]));
 #pragma unroll
   for (int offset = 1; offset < 16; offset <<= 1) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, offset));
@@ -37,15 +38,16 @@ __device__ __forceinline__ Quantised quantise(const float4 (&v)[2], bool with_su
   float sums[2];
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const uint32_t low = to_e4m3x2(v[h].x * inverse, v[h].z * inverse);
-    const uint32_t high = to_e4m3x2(v[h].y * inverse, v[h].w * inverse);
+    const uint32_t low = to_e4m3x2(v[h].x * inverse, (int4 ? v[h].z : v[h].y) * inverse);
+    const uint32_t high = to_e4m3x2((int4 ? v[h].y : v[h].z) * inverse, v[h].w * inverse);
     word[h] = low | high << 16;
-    sums[h] = with_sum ? sum_e4m3x2(low) + sum_e4m3x2(high) : 0.0f;
+    sums[h] = int4 ? sum_e4m3x2(low) + sum_e4m3x2(high) : 0.0f;
   }
-  const bool second = (threadIdx.x & 8) != 0;  // writes a piece of the second half
-  const uint32_t other = __shfl_xor_sync(0xffffffffu, second ? word[0] : word[1], 8);
+  const int partner = int4 ? 8 : 1;
+  const bool second = (threadIdx.x & partner) != 0;  // writes a piece of the second half
+  const uint32_t other = __shfl_xor_sync(0xffffffffu, second ? word[0] : word[1], partner);
   float sum = 0;
-  if (with_sum) {
+  if (int4) {
     sum = (second ? sums[1] : sums[0]) + __shfl_xor_sync(0xffffffffu, second ? sums[0] : sums[1], 8);
 #pragma unroll
     for (int offset = 1; offset < 8; offset <<= 1) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
@@ -54,7 +56,9 @@ __device__ __forceinline__ Quantised quantise(const float4 (&v)[2], bool with_su
 }
 
 __device__ __forceinline__ void put_values(const Fp8Activations& out, int unit, int row, uint2 words) {
-  const int l = threadIdx.x % 16, piece = l / 8 * 4 + l % 4, pair = l / 4 % 2;
+  const bool int4 = out.offsets != nullptr;
+  const int l = threadIdx.x % 16;
+  const int piece = int4 ? l / 8 * 4 + l % 4 : l % 2 * 4 + l / 4 % 2 * 2 + l / 8, pair = int4 ? l / 4 % 2 : l / 2 % 2;
   uint8_t* to = out.values + (int64_t{unit} * out.rows + row) * 128;
   *reinterpret_cast<uint2*>(to + (piece ^ (row % 8)) * 16 + pair * 8) = words;
 }

@@ -26,10 +26,10 @@ struct Fp8Config {
   // bf16: a stage holds half a unit, in as many bytes as one of FP8.
   static constexpr int kHalves = kBf16 ? 2 : 1;
   static constexpr int kUnitBytes = UnitBytes(kFormat) / kHalves;
-  // A tile of weights; the second half of its 512-byte pieces lies 32 bytes further, for the sake of the banks.
-  static constexpr int kPieces = kUnitBytes / 512;
-  static constexpr int kHalf = kPieces / 2 * 512 + 32;
-  static constexpr int kTile = kUnitBytes + 32;
+  // A tile of weights; where the banks want it, the second half of its 512-byte pieces lies 32 bytes further.
+  static constexpr int kPieces = kUnitBytes / 512, kGap = kFp8 ? 0 : 32;
+  static constexpr int kHalf = kPieces / 2 * 512 + kGap;
+  static constexpr int kTile = kUnitBytes + kGap;
   static constexpr int kTileScale = kFp8 ? 8 : 0;
   static constexpr int kScales = kMostN * 128, kWeights = kScales + kMostN * 4, kTileScales = kWeights + kTiles * kTile;
   static constexpr int kStage = (kTileScales + kTiles * kTileScale + 1023) / 1024 * 1024;
@@ -197,7 +197,7 @@ __device__ __forceinline__ void copy_stages(const Fp8LinearParams& p, const Fp8S
         uint8_t* there = to + C::kWeights + (4 * k + warp) * C::kTile + lane * 16;
 #pragma unroll
         for (int c = 0; c < C::kPieces; ++c) {
-          copy_async16(there + c * 512 + (c >= C::kPieces / 2 ? 32 : 0), from + c * 512);
+          copy_async16(there + c * 512 + (c >= C::kPieces / 2 ? C::kGap : 0), from + c * 512);
         }
       }
       weights += C::kUnitBytes;

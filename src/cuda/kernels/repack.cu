@@ -1,4 +1,5 @@
-// One thread makes one lane's 16-byte share of one chunk: it gathers 4 to 16 neighbouring columns of two rows.
+// One thread makes one lane's 16-byte share of one chunk: it gathers 4 to 16 neighbouring columns of two rows (FP8: 16
+// of one).
 #include <cuda_fp16.h>
 
 #include "cuda/kernels/common.cuh"
@@ -64,11 +65,9 @@ __device__ uint4 make_share(const RepackParams& p, const Source (&row)[2], int f
         out[r] = pack_bf16(read_element(p, row[r % 2], col), read_element(p, row[r % 2], col + 1));
       }
       break;
-    case TileFormat::kFp8:  // chunk = step / 2
-      for (int word = 0; word < 4; ++word) {
-        const int col = first_col + 8 * chunk + 2 * word;
-        out[word] = read_fp8(p, row[0], col) | read_fp8(p, row[1], col) << 8 | read_fp8(p, row[0], col + 1) << 16 |
-                    read_fp8(p, row[1], col + 1) << 24;
+    case TileFormat::kFp8:  // chunk = 2 * half + step / 4
+      for (int i = 0; i < 16; ++i) {
+        out[i / 4] |= read_fp8(p, row[chunk / 2], first_col + 16 * (chunk % 2) + i) << (8 * (i % 4));
       }
       break;
     default:  // chunk = step / 4
@@ -89,7 +88,7 @@ __global__ void repack(const RepackParams p) {
   const int64_t count = int64_t{p.shape.tiles} * p.shape.units * chunks * 32;
   const int64_t step = int64_t{gridDim.x} * blockDim.x;
   for (int64_t at = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; at < count; at += step) {
-    const int lane = at % 32, g = lane / 4, t = lane % 4;
+    const int lane = at % 32, g = lane / 4, t = p.shape.format == TileFormat::kFp8 ? lane % 4 ^ (g / 2 % 4) : lane % 4;
     const int chunk = at / 32 % chunks;
     const int unit = at / 32 / chunks % p.shape.units, tile = at / 32 / chunks / p.shape.units;
     const Source row[2] = {source_of(p, tile, 0, g), source_of(p, tile, 1, g)};

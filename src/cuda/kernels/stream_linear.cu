@@ -11,6 +11,7 @@
 // 64 KB a block of 8 warps, half for experts (4 warps), so several blocks, of this kernel and of the next, share an SM.
 #include "cuda/kernels/common.cuh"
 #include "cuda/kernels/dequant.cuh"
+#include "cuda/kernels/fp8_unit.cuh"
 #include "cuda/kernels/linear_rows.cuh"
 
 namespace minimo::cuda {
@@ -31,13 +32,16 @@ struct Ring {
   __device__ uint8_t* chunk(int stage, int c) const {
     return base + stage * kStageBytes + (c * kWarps * 32 + threadIdx.x) * 16;
   }
+  __device__ Fp8Steps steps(int stage, int c) const {  // FP8: 4 c .. 4 c + 3
+    return {*reinterpret_cast<const uint4*>(chunk(stage, c)), *reinterpret_cast<const uint4*>(chunk(stage, 2 + c))};
+  }
   __device__ uint8_t* scale(int stage) const {
     return base + stage * kStageBytes + kWarps * 32 * LaneBytes(kF) + threadIdx.x * 4;
   }
   __device__ void request(int stage, const uint8_t* weights, const uint8_t* scales, int group_cols) const {
     const int lane = threadIdx.x % 32;
 #pragma unroll
-    for (int c = 0; c < LaneBytes(kF) / 16; ++c) copy_async16(chunk(stage, c), weights + c * 512 + lane * 16);
+    for (int c = 0; c < LaneBytes(kF) / 16; ++c) copy_async16(chunk(stage, c), weights + c * 512 + lane_share<kF>());
     if constexpr (kF == TileFormat::kInt4) {
       const int group = (lane % 4) * 32 / group_cols;
       copy_async4(scale(stage), scales + (group * 8 + lane / 4) * 4);
@@ -56,6 +60,7 @@ __device__ __forceinline__ void multiply_unit(const Ring<kF, kWarps>& ring, int 
     scale_g = __byte_perm(pair, pair, 0x1010);
     scale_g8 = __byte_perm(pair, pair, 0x3232);
   }
+  Fp8Steps fp8 = {};
 #pragma unroll
   for (int p = 0; p < 4; ++p) {  // 8 columns a lane, two steps of mma
     uint4 b[kN];
@@ -69,11 +74,11 @@ __device__ __forceinline__ void multiply_unit(const Ring<kF, kWarps>& ring, int 
         a[s][0] = w.x, a[s][1] = w.y, a[s][2] = w.z, a[s][3] = w.w;
       }
     } else if constexpr (kF == TileFormat::kFp8) {
-      const uint4 w = *reinterpret_cast<const uint4*>(ring.chunk(stage, p));
-      expand_fp8(w.x, a[0][0], a[0][1]);
-      expand_fp8(w.y, a[0][2], a[0][3]);
-      expand_fp8(w.z, a[1][0], a[1][1]);
-      expand_fp8(w.w, a[1][2], a[1][3]);
+      if (p % 2 == 0) fp8 = ring.steps(stage, p / 2);
+#pragma unroll
+      for (int s = 0; s < 2; ++s) {
+        expand_fp8(word_of(fp8.top, p % 2 * 2 + s), word_of(fp8.bottom, p % 2 * 2 + s), a[s]);
+      }
     } else {
       const uint2 w = *(reinterpret_cast<const uint2*>(ring.chunk(stage, p / 2)) + p % 2);
       expand_int4(w.x, scale_g, scale_g8, a[0]);
@@ -96,6 +101,7 @@ __device__ __forceinline__ void multiply_unit_f32(const Ring<kF, kWarps>& ring, 
     const bf16* pair = reinterpret_cast<const bf16*>(ring.scale(stage));
     scale[0] = to_float(pair[0]), scale[1] = to_float(pair[1]);
   }
+  Fp8Steps fp8 = {};
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
     float w[2][4];  // [row g, row g + 8][element]
@@ -108,7 +114,8 @@ __device__ __forceinline__ void multiply_unit_f32(const Ring<kF, kWarps>& ring, 
     } else if constexpr (kF == TileFormat::kBf16) {
       exact_bf16(*reinterpret_cast<const uint4*>(ring.chunk(stage, j)), w);
     } else if constexpr (kF == TileFormat::kFp8) {
-      exact_fp8(*(reinterpret_cast<const uint2*>(ring.chunk(stage, j / 2)) + j % 2), w);
+      if (j % 4 == 0) fp8 = ring.steps(stage, j / 4);
+      exact_fp8(word_of(fp8.top, j % 4), word_of(fp8.bottom, j % 4), w);
     } else {
       exact_int4(*(reinterpret_cast<const uint32_t*>(ring.chunk(stage, j / 4)) + j % 4), scale, w);
     }

@@ -8,6 +8,7 @@
 // an SM) where there are many items, 16 (two blocks) where there are few.
 #include "cuda/kernels/common.cuh"
 #include "cuda/kernels/dequant.cuh"
+#include "cuda/kernels/fp8_unit.cuh"
 #include "cuda/kernels/stream_linear.cuh"
 
 namespace minimo::cuda {
@@ -69,7 +70,7 @@ struct Ring {
     uint8_t* to = stage(i);
 #pragma unroll
     for (int n = 0; n < UnitBytes(kF) / 512; ++n) {
-      copy_async16(to + n * 512 + lane * 16, c.weights + n * 512 + lane * 16);
+      copy_async16(to + n * 512 + lane * 16, c.weights + n * 512 + lane_share<kF>());
     }
     if constexpr (kF == TileFormat::kFp8) {
       if (lane < 2) copy_async4(to + UnitBytes(kF) + lane * 4, c.scales + lane * 4);
@@ -91,6 +92,7 @@ __device__ __forceinline__ void multiply_unit(const uint8_t* stage, const uint8_
     scale_g = __byte_perm(pair, pair, 0x1010);
     scale_g8 = __byte_perm(pair, pair, 0x3232);
   }
+  Fp8Steps fp8 = {};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {  // 8 columns a lane, two steps
     uint4 b = {0, 0, 0, 0};
@@ -103,11 +105,11 @@ __device__ __forceinline__ void multiply_unit(const uint8_t* stage, const uint8_
         a[s][0] = w.x, a[s][1] = w.y, a[s][2] = w.z, a[s][3] = w.w;
       }
     } else if constexpr (kF == TileFormat::kFp8) {
-      const uint4 w = weights[i * 32];
-      expand_fp8(w.x, a[0][0], a[0][1]);
-      expand_fp8(w.y, a[0][2], a[0][3]);
-      expand_fp8(w.z, a[1][0], a[1][1]);
-      expand_fp8(w.w, a[1][2], a[1][3]);
+      if (i % 2 == 0) fp8 = {weights[i / 2 * 32], weights[(2 + i / 2) * 32]};
+#pragma unroll
+      for (int s = 0; s < 2; ++s) {
+        expand_fp8(word_of(fp8.top, i % 2 * 2 + s), word_of(fp8.bottom, i % 2 * 2 + s), a[s]);
+      }
     } else {
       const uint2 w = *(reinterpret_cast<const uint2*>(weights + i / 2 * 32) + i % 2);
       expand_int4(w.x, scale_g, scale_g8, a[0]);

@@ -10,9 +10,8 @@
 //     A nibble is an integer operand after one LOP3: the low one of a byte as it is (its offset of 8 goes into the
 //     accumulator's start), the high one times 16. The start is 1.5 * 2^23 as bits, so that the integer sum read as a
 //     float needs no conversion.
-//   FP8: a half and the half that is left of the rest, scaled by a power of two a unit; the weights become halves by
-//     one conversion of two neighbouring bytes, which are rows g and g + 8 of one column: B has x in the even rows for
-//     one and in the odd rows for the other, in columns of their own.
+//   FP8: a half and the half that is left of the rest, scaled by a power of two a unit, in columns of their own; the
+//     weights become halves by one conversion of two neighbouring bytes.
 //   bf16: three bf16 terms.
 //   So products are as exact as float32 ones, near enough (1e-5 a unit for 4 bits, 1e-7 otherwise).
 // - Instructions a warp and KB of weights: about 85 in 4 bits, 75 in FP8.

@@ -1,6 +1,7 @@
 // One unit of stream_token.cu in each format: its sizes, x as operands of mma, the products. The ideas are told there.
 #pragma once
 
+#include "cuda/kernels/fp8_unit.cuh"
 #include "cuda/kernels/stream_token.cuh"
 #include "cuda/kernels/stream_x.cuh"
 
@@ -14,7 +15,7 @@ constexpr int StageBytes(TileFormat f) {  // with the scales: 4 bits a pair a la
   return PieceBytes(f) + (f == TileFormat::kInt4 ? 128 : f == TileFormat::kFp8 ? 16 : 0);
 }
 // x of a unit. 4 bits: digits [2][128], then {start of row g: two columns, scale, scale / 16} [4 lanes]. FP8: halves
-// [2 runs of 16 columns a lane][term][parity][lane][8], then the scale. bf16: [3 terms][128].
+// [two steps][term][lane][8], then the scale. bf16: [3 terms][128].
 constexpr int UnitXBytes(TileFormat f) {
   return f == TileFormat::kInt4 ? 320 : f == TileFormat::kFp8 ? 528 : 768;
 }
@@ -38,15 +39,15 @@ __device__ __forceinline__ void stage_unit(uint8_t* to, float4 v, int group_cols
     float down;
     const float up = half_scale(most_bits_of(v), down);
     const float x[4] = {v.x * up, v.y * up, v.z * up, v.w * up};
-    const int t = lane / 8, i = lane % 8;
+    const int t = lane / 8, step = lane % 8;
+    uint8_t* there = to + (step / 2 * 8 + t) * 16 + step % 2 * 8;
 #pragma unroll
-    for (int q = 0; q < 2; ++q) {  // columns 4 i + q, 4 i + 2 + q
-      const __half2 first = __floats2half2_rn(x[q], x[q + 2]);
+    for (int q = 0; q < 2; ++q) {
+      const __half2 first = __floats2half2_rn(x[2 * q], x[2 * q + 1]);
       const float2 back = __half22float2(first);
-      const __half2 rest = __floats2half2_rn((x[q] - back.x) * 2048.0f, (x[q + 2] - back.y) * 2048.0f);
-      uint8_t* word = to + (i / 4 * 16 + q * 4 + t) * 16 + i % 4 * 4;
-      *reinterpret_cast<__half2*>(word) = first;
-      *reinterpret_cast<__half2*>(word + 128) = rest;
+      const __half2 rest = __floats2half2_rn((x[2 * q] - back.x) * 2048.0f, (x[2 * q + 1] - back.y) * 2048.0f);
+      reinterpret_cast<__half2*>(there)[q] = first;
+      reinterpret_cast<__half2*>(there + 64)[q] = rest;
     }
     if (lane == 0) *reinterpret_cast<float*>(to + 512) = down;
     return;
@@ -70,24 +71,21 @@ __device__ __forceinline__ void stage_unit(uint8_t* to, float4 v, int group_cols
 // Where this lane finds its share of B: at base + unit * stride (all zeros with stride 0).
 struct LaneX {
   uint32_t base, stride;
-  uint32_t info;       // of the unit's scales, with the full stride
-  uint32_t select[2];  // FP8; 4 bits: NibbleFlip()
-  float factor;        // FP8: of this lane's term
+  uint32_t info;  // of the unit's scales, with the full stride
+  uint32_t flip;  // 4 bits: NibbleFlip()
 };
 
 template <TileFormat kF>
 __device__ __forceinline__ LaneX lane_x(const uint8_t* x, const uint8_t* zeros, int group_cols) {
   const int lane = threadIdx.x % 32, n = lane / 4, t = lane % 4;
-  LaneX l = {smem_address(zeros), 0, smem_address(x), {0, 0}, 1};
+  LaneX l = {smem_address(zeros), 0, smem_address(x), 0};
   if constexpr (kF == TileFormat::kInt4) {
     l.info += 256 + t * 16;
-    l.select[0] = NibbleFlip();
+    l.flip = NibbleFlip();
     if (n / 2 == 32 * t / group_cols) l.base = smem_address(x) + n % 2 * 128 + t * 32, l.stride = UnitXBytes(kF);
   } else if constexpr (kF == TileFormat::kFp8) {
     l.info += 512;
-    l.base = smem_address(x) + (n / 4 * 8 + n / 2 % 2 * 4 + t) * 16, l.stride = UnitXBytes(kF);
-    l.select[0] = n % 2 == 0 ? 0x4410 : 0x1044, l.select[1] = n % 2 == 0 ? 0x4432 : 0x3244;
-    l.factor = t < 2 ? 1.0f : 1.0f / 2048;
+    l.base = smem_address(x) + (n % 2 * 4 + t) * 16, l.stride = UnitXBytes(kF);
   } else if (n < 3) {
     l.base = smem_address(x) + n * 256 + t * 64, l.stride = UnitXBytes(kF);
   }
@@ -108,8 +106,8 @@ __device__ __forceinline__ void multiply_piece(const uint8_t* stage, const LaneX
     for (int c = 0; c < 2; ++c) {
       const uint4 w = weights[c * 32], b = load_shared(x + c * 16);
       uint32_t first[4], second[4];
-      operands_of(w.x, w.y, l.select[0], first);
-      operands_of(w.z, w.w, l.select[0], second);
+      operands_of(w.x, w.y, l.flip, first);
+      operands_of(w.z, w.w, l.flip, second);
       mma_int8(d, first, b.x, b.y);
       mma_int8(d, second, b.z, b.w);
     }
@@ -122,28 +120,28 @@ __device__ __forceinline__ void multiply_piece(const uint8_t* stage, const LaneX
     const uint32_t x = l.base + column * l.stride;
     float d[2][4] = {};
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const uint4 b = load_shared(x + half * 256);
-      const uint32_t words[4] = {b.x, b.y, b.z, b.w};
+    for (int c = 0; c < 2; ++c) {
+      const uint4 top = weights[c * 32], bottom = weights[(2 + c) * 32];
 #pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const uint4 w = weights[(2 * half + c) * 32];
+      for (int pair = 0; pair < 2; ++pair) {
+        const uint4 b = load_shared(x + (2 * c + pair) * 128);
         uint32_t a[4];
-        halves_of(w.x, a[0], a[1]);
-        halves_of(w.y, a[2], a[3]);
-        mma_half(d[0], a, __byte_perm(words[2 * c], 0, l.select[0]), __byte_perm(words[2 * c], 0, l.select[1]));
-        halves_of(w.z, a[0], a[1]);
-        halves_of(w.w, a[2], a[3]);
-        mma_half(d[1], a, __byte_perm(words[2 * c + 1], 0, l.select[0]), __byte_perm(words[2 * c + 1], 0, l.select[1]));
+        halves_of(word_of(top, 2 * pair), a[0], a[2]);
+        halves_of(word_of(bottom, 2 * pair), a[1], a[3]);
+        mma_half(d[0], a, b.x, b.y);
+        halves_of(word_of(top, 2 * pair + 1), a[0], a[2]);
+        halves_of(word_of(bottom, 2 * pair + 1), a[1], a[3]);
+        mma_half(d[1], a, b.z, b.w);
       }
     }
     const float2 scale = *reinterpret_cast<const float2*>(stage + PieceBytes(kF));
     float unit_scale;
     asm volatile("ld.shared.f32 %0, [%1];" : "=f"(unit_scale) : "r"(l.info + column * UnitXBytes(kF)));
-    unit_scale *= l.factor;
-    const bool odd = lane % 2 != 0;
-    sums[0] += (odd ? d[0][2] + d[1][2] : d[0][0] + d[1][0]) * (scale.x * unit_scale);
-    sums[1] += (odd ? d[0][3] + d[1][3] : d[0][1] + d[1][1]) * (scale.y * unit_scale);
+    // Even columns of the product are the first term, odd ones the rest: all four lanes of a row have the whole sum, and
+    // row_sum adds the four.
+    unit_scale *= 0.25f;
+    sums[0] += fmaf(d[0][1] + d[1][1], 1.0f / 2048, d[0][0] + d[1][0]) * (scale.x * unit_scale);
+    sums[1] += fmaf(d[0][3] + d[1][3], 1.0f / 2048, d[0][2] + d[1][2]) * (scale.y * unit_scale);
   } else {
     const uint32_t x = l.base + column / 2 * l.stride + (l.stride != 0 ? column % 2 * 32 : 0);
     float d[2][4] = {};

@@ -59,7 +59,7 @@ struct Walk {
       expert = __shfl_sync(0xffffffffu, my_expert, c.turn * shape.item_choices + c.choice);
     }
     const int at = c.tile * shape.tile_pieces + column, lane = threadIdx.x % 32;
-    c.weights = p.weights + expert * p.expert_weight_bytes + int64_t{at} * PieceBytes(kF) + lane * 16;
+    c.weights = p.weights + expert * p.expert_weight_bytes + int64_t{at} * PieceBytes(kF) + lane_share<kF>();
     c.scales = p.scales + expert * p.expert_scale_bytes + int64_t{at} * scale_bytes;
     if constexpr (kF == TileFormat::kInt4) {
       const int group = min(lane % 4, kUnitCols / p.shape.group_cols - 1);

@@ -8,6 +8,7 @@
 // Shared memory a stage: x 8 or 16 KB + weights 8 * kRows * (4, 2 or 1.1 KB): at most 160 KB in all.
 #include "cuda/kernels/common.cuh"
 #include "cuda/kernels/dequant.cuh"
+#include "cuda/kernels/fp8_unit.cuh"
 #include "cuda/kernels/tile_linear.cuh"
 
 namespace minimo::cuda {
@@ -100,7 +101,9 @@ __global__ void __launch_bounds__(kWarps * 32, kRows == 1 ? 2 : 1) tile_linear(c
     for (int r = 0; r < kRows; ++r) {
       const int64_t at = int64_t{min(first_tile + r, p.shape.tiles - 1)} * units + u;
 #pragma unroll
-      for (int c = 0; c < kUnit / 512; ++c) copy_async16(s.chunk(r, c), weights + at * kUnit + c * 512 + lane * 16);
+      for (int c = 0; c < kUnit / 512; ++c) {
+        copy_async16(s.chunk(r, c), weights + at * kUnit + c * 512 + lane_share<kF>());
+      }
       if constexpr (kF == TileFormat::kInt4) {
         copy_async4(s.scale(r), scales + at * scale_bytes + (t * 32 / p.shape.group_cols * 8 + g) * 4);
       }
@@ -176,6 +179,7 @@ __global__ void __launch_bounds__(kWarps * 32, kRows == 1 ? 2 : 1) tile_linear(c
           group_scale[r][0] = __byte_perm(pair, pair, 0x1010), group_scale[r][1] = __byte_perm(pair, pair, 0x3232);
         }
       }
+      Fp8Steps fp8[kRows];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         uint4 b[kN];
@@ -191,11 +195,14 @@ __global__ void __launch_bounds__(kWarps * 32, kRows == 1 ? 2 : 1) tile_linear(c
               a[h][0] = w.x, a[h][1] = w.y, a[h][2] = w.z, a[h][3] = w.w;
             }
           } else if constexpr (kF == TileFormat::kFp8) {
-            const uint4 w = *reinterpret_cast<const uint4*>(s.chunk(r, i));
-            expand_fp8(w.x, a[0][0], a[0][1]);
-            expand_fp8(w.y, a[0][2], a[0][3]);
-            expand_fp8(w.z, a[1][0], a[1][1]);
-            expand_fp8(w.w, a[1][2], a[1][3]);
+            if (i % 2 == 0) {
+              fp8[r] = {*reinterpret_cast<const uint4*>(s.chunk(r, i / 2)),
+                        *reinterpret_cast<const uint4*>(s.chunk(r, 2 + i / 2))};
+            }
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+              expand_fp8(word_of(fp8[r].top, i % 2 * 2 + h), word_of(fp8[r].bottom, i % 2 * 2 + h), a[h]);
+            }
           } else {
             const uint2 w = *(reinterpret_cast<const uint2*>(s.chunk(r, i / 2)) + i % 2);
             expand_int4(w.x, group_scale[r][0], group_scale[r][1], a[0]);
