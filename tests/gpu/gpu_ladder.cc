@@ -1,6 +1,6 @@
 // Each operator of a prefill at the models' real shapes: exactness against a plain reference in double on the CPU,
 // time, TFLOPS, bytes and share of the floor. Needs a Hopper GPU: see tools/gpu_check.
-//   gpu_ladder check            conformance at real and odd shapes
+//   gpu_ladder check            conformance at real and odd shapes; check-products: without attention and router
 //   gpu_ladder repeat [TIMES]   the same products TIMES times over from buffers allocated anew: bits must not change
 //   gpu_ladder small            a few, for compute-sanitizer
 //   gpu_ladder attention|router [TOKENS..]   checked and timed
@@ -45,17 +45,17 @@ double Dot(const Matrix& m, int row, const float* x) {
 double SiLu(double x) { return x / (1 + std::exp(-x)); }
 
 // experts == 0: dense. `exact`: activations that e4m3 holds, so only the sums' rounding remains.
-// times > 1: the device's part that often.
+// times > 1: the device's part that often. shift: where FP8 scales change (Matrix).
 void Check(TileFormat f, int group, Epilogue epilogue, int rows, int cols, int tokens, int experts, int top_k,
-           bool exact, int times = 1) {
+           bool exact, int times = 1, int shift = 0) {
   std::mt19937 random(rows * 31 + cols + tokens);
   const bool glu = epilogue == Epilogue::kSwiGlu;
   const int count = std::max(experts, 1);
   const TileShape shape = ShapeOf(f, glu ? 2 * PadTo(rows, 8) : rows, cols, group);
   std::vector<Matrix> top, bottom;
   for (int e = 0; e < count; ++e) {
-    top.emplace_back(f, rows, cols, group, random);
-    if (glu) bottom.emplace_back(f, rows, cols, group, random);
+    top.emplace_back(f, rows, cols, group, random, shift);
+    if (glu) bottom.emplace_back(f, rows, cols, group, random, shift);
   }
   const Lists lists(tokens, count, experts > 0 ? top_k : 1, random);
   const int slots = experts > 0 ? tokens * top_k : tokens;
@@ -218,6 +218,11 @@ void CheckAll() {
     Check(TileFormat::kFp8, 0, Epilogue::kStore, 72, 200, 50, 0, 0, exact);
     Check(TileFormat::kFp8, 0, Epilogue::kStoreBf16, 72, 200, 110, 0, 0, exact);
     Check(TileFormat::kFp8, 0, Epilogue::kSwiGlu, 1000, 328, 50, 0, 0, exact);
+    for (const int shift : {8, 40}) {  // parts of a matrix that end between scales
+      Check(TileFormat::kFp8, 0, Epilogue::kStoreBf16, 1536, 640, 1100, 0, 0, exact, 1, shift);
+      Check(TileFormat::kFp8, 0, Epilogue::kResidual, 3072, 384, 900, 0, 0, exact, 1, shift);
+      Check(TileFormat::kFp8, 0, Epilogue::kSwiGlu, 1000, 328, 200, 0, 0, exact, 1, shift);
+    }
     for (const int tokens : {5, 64, 300}) {
       for (const TileFormat f : {TileFormat::kFp8, TileFormat::kInt4}) {
         Check(f, 64, Epilogue::kSwiGlu, 1536, 3072, tokens, 6, 3, exact);
@@ -357,8 +362,8 @@ int Main(int argc, char** argv) {
   if (what == "check") {
     CheckAttention();
     CheckRouter();
-    CheckAll();
   }
+  if (what == "check" || what == "check-products") CheckAll();
   if (what == "attention") {
     CheckAttention();
     TimeAttention(tokens.empty() ? std::vector<int>{900, 2048, 8192} : tokens);
@@ -372,7 +377,8 @@ int Main(int argc, char** argv) {
       Check(f, 64, Epilogue::kSwiGlu, 512, 384, 30, 4, 2, false);
       Check(f, 64, Epilogue::kSlot, 512, 384, 30, 4, 2, false);
     }
-    Check(TileFormat::kFp8, 0, Epilogue::kResidual, 512, 384, 70, 0, 0, false);
+    Check(TileFormat::kFp8, 0, Epilogue::kResidual, 512, 768, 70, 0, 0, false);
+    Check(TileFormat::kFp8, 0, Epilogue::kSwiGlu, 512, 768, 200, 0, 0, false);
   }
   if (what == "repeat") RepeatAll(tokens.empty() ? 50 : tokens[0]);
   if (what == "time") TimeAll(only, tokens.empty() ? std::vector<int>{900, 2048, 8192} : tokens);

@@ -28,7 +28,9 @@ struct Matrix {
   std::vector<float> scale;       // FP8: [rows][cols / 128]
   std::vector<uint16_t> scale16;  // 4 bits: [rows][cols / group]
 
-  Matrix(TileFormat f, int r, int c, int g, std::mt19937& random) : format(f), rows(r), cols(c), group(g) {
+  // FP8 scales change at the rows 128 n - shift.
+  Matrix(TileFormat f, int r, int c, int g, std::mt19937& random, int shift = 0)
+      : format(f), rows(r), cols(c), group(g) {
     const auto fill = [&](size_t bytes, uint32_t keep, uint32_t set) {  // four bytes a number
       data.resize(bytes);
       for (size_t i = 0; i < bytes; i += 4) {
@@ -43,7 +45,7 @@ struct Matrix {
       const int sc = (c + 127) / 128;
       scale.resize(size_t(r) * sc);
       for (int i = 0; i < r; ++i) {
-        for (int j = 0; j < sc; ++j) scale[size_t(i) * sc + j] = (0.5f + ((i / 128 * 7 + j * 3) % 11) / 11.0f) / 68.5f;
+        for (int j = 0; j < sc; ++j) scale[size_t(i) * sc + j] = (0.5f + (((i + shift) / 128 * 7 + j * 3) % 11) / 11.0f) / 68.5f;
       }
     } else {
       fill(size_t(r) * c / 2, 0xffffffff, 0);

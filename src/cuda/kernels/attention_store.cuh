@@ -7,13 +7,6 @@
 
 namespace minimo::cuda {
 
-// Of two lanes that differ in `bit`, the lower one's second with the upper one's first.
-__device__ __forceinline__ void exchange_parts(uint32_t& first, uint32_t& second, int bit) {
-  const bool upper = (threadIdx.x & bit) != 0;
-  const uint32_t other = __shfl_xor_sync(0xffffffffu, upper ? first : second, bit);
-  (upper ? first : second) = other;
-}
-
 // A row in the registers of four lanes (t = lane % 4), columns 8 i + 2 t and the next, in the layout of Fp8Activations
 // (fp8_quantise.cu says how columns stand): one unit, `head`.
 __device__ __forceinline__ void store_e4m3(const AttentionParams& p, int token, int head, bool live,
@@ -33,11 +26,7 @@ __device__ __forceinline__ void store_e4m3(const AttentionParams& p, int token, 
       const float2 low = v[8 * h + 2 * k], high = v[8 * h + 2 * k + 1];
       part[h][k] = to_e4m3x2(low.x * inverse, low.y * inverse) | to_e4m3x2(high.x * inverse, high.y * inverse) << 16;
     }
-    // Then of piece 4 h + t those of lane k.
-#pragma unroll
-    for (int k = 0; k < 2; ++k) exchange_parts(part[h][k], part[h][k + 2], 2);
-#pragma unroll
-    for (int k = 0; k < 4; k += 2) exchange_parts(part[h][k], part[h][k + 1], 1);
+    transpose_lanes(part[h]);  // then those of lane k of piece 4 h + t
   }
   if (!live) return;
   const int64_t row = int64_t{head} * p.product_rows + token;

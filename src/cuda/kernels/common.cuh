@@ -58,6 +58,21 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   return *reinterpret_cast<const uint32_t*>(&v);
 }
 
+// Of two lanes whose numbers differ in `bit`: the lower one's second against the upper one's first.
+template <typename T>
+__device__ __forceinline__ void exchange_lanes(T& first, T& second, int bit) {
+  const bool upper = (threadIdx.x & bit) != 0;
+  const T other = __shfl_xor_sync(0xffffffffu, upper ? first : second, bit);
+  first = upper ? other : first, second = upper ? second : other;
+}
+// Of four neighbouring lanes: lane t's k-th word becomes lane k's t-th.
+__device__ __forceinline__ void transpose_lanes(uint32_t (&words)[4]) {
+#pragma unroll
+  for (int k = 0; k < 2; ++k) exchange_lanes(words[k], words[k + 2], 2);
+#pragma unroll
+  for (int k = 0; k < 4; k += 2) exchange_lanes(words[k], words[k + 1], 1);
+}
+
 // d += a * b: a 16x16 row-major, b 16x8 column-major, bf16 with float32 sums.
 __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm volatile(

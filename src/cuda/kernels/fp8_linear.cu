@@ -11,14 +11,14 @@ namespace {
 constexpr int kMultiprocessors = 132;
 
 // FP8 experts, and 4 bits with few tokens: four warpgroups of 64 rows, whose latencies hide each other. 4 bits with
-// more, where instructions are what is short: three of 128 rows. Dense, and FP8 experts of many tokens: two of 128 rows
-// and wider tiles, for fewer bytes from L2.
+// more, where instructions are what is short: three of 128 rows. bf16: two of 128 rows and wider tiles, for fewer bytes
+// from L2. Dense FP8, and FP8 experts of many tokens: fp8_wide.cu.
 using Fp8Experts = Fp8Config<TileFormat::kFp8, 4, 1, 96, 5>;
 using Int4Experts = Fp8Config<TileFormat::kInt4, 3, 2, 80, 5>;
 using Int4Few = Fp8Config<TileFormat::kInt4, 4, 1, 72, 7>;
-using Fp8Wide = Fp8Config<TileFormat::kFp8, 2, 2, 128, 4>;
 using Bf16Wide = Fp8Config<TileFormat::kBf16, 2, 2, 128, 4>;
 constexpr int kFewTokens = 48, kManyTokens = 160;  // of an expert, on average
+constexpr int kWideTokens = 128;
 
 // Where a consumer stands in the rings.
 struct Position {
@@ -155,8 +155,8 @@ cudaError_t LaunchExperts(const Fp8LinearParams& p, cudaStream_t stream) {
   if (p.shape.format == TileFormat::kInt4) {
     return p.tile_tokens == Int4Few::kMostN ? LaunchOne<Int4Few, kE>(p, stream) : LaunchOne<Int4Experts, kE>(p, stream);
   }
-  const bool wide = p.tiles != nullptr ? p.tile_tokens == Fp8Wide::kMostN : p.tokens >= kManyTokens;
-  return wide ? LaunchOne<Fp8Wide, kE>(p, stream) : LaunchOne<Fp8Experts, kE>(p, stream);
+  const bool wide = p.tiles != nullptr ? p.tile_tokens == kWideTokens : p.tokens >= kManyTokens;
+  return wide ? LaunchFp8Wide(p, stream) : LaunchOne<Fp8Experts, kE>(p, stream);
 }
 
 }  // namespace
@@ -165,7 +165,7 @@ int Fp8TileTokens(TileFormat format, int64_t slots, int experts) {
   if (format == TileFormat::kInt4) {
     return slots < int64_t{experts} * kFewTokens ? Int4Few::kMostN : Int4Experts::kMostN;
   }
-  return slots >= int64_t{experts} * kManyTokens ? Fp8Wide::kMostN : Fp8Experts::kMostN;
+  return slots >= int64_t{experts} * kManyTokens ? kWideTokens : Fp8Experts::kMostN;
 }
 
 cudaError_t LaunchFp8Linear(const Fp8LinearParams& p, cudaStream_t stream) {
@@ -174,11 +174,9 @@ cudaError_t LaunchFp8Linear(const Fp8LinearParams& p, cudaStream_t stream) {
                                           : LaunchOne<Bf16Wide, Epilogue::kResidual>(p, stream);
   }
   switch (p.epilogue) {
-    case Epilogue::kStore: return LaunchOne<Fp8Wide, Epilogue::kStore>(p, stream);
-    case Epilogue::kStoreBf16: return LaunchOne<Fp8Wide, Epilogue::kStoreBf16>(p, stream);
-    case Epilogue::kResidual: return LaunchOne<Fp8Wide, Epilogue::kResidual>(p, stream);
     case Epilogue::kSwiGlu: return LaunchExperts<Epilogue::kSwiGlu>(p, stream);
-    default: return LaunchExperts<Epilogue::kSlot>(p, stream);
+    case Epilogue::kSlot: return LaunchExperts<Epilogue::kSlot>(p, stream);
+    default: return LaunchFp8Wide(p, stream);
   }
 }
 

@@ -69,5 +69,7 @@ inline bool HasFp8Linear(const TileShape& s) {
 // The most tokens of an expert a tile should have, as LaunchQuantise and LaunchFp8Linear are told.
 int Fp8TileTokens(TileFormat format, int64_t slots, int experts);
 cudaError_t LaunchFp8Linear(const Fp8LinearParams& params, cudaStream_t stream);
+// Its part for FP8 weights and many tokens (fp8_wide.cu).
+cudaError_t LaunchFp8Wide(const Fp8LinearParams& params, cudaStream_t stream);
 
 }  // namespace minimo::cuda

@@ -88,7 +88,8 @@ __device__ __forceinline__ float4 widen(uint2 v) {
           __uint_as_float(v.y & 0xffff0000)};
 }
 
-// Tiles of an expert are of one width. The widest come first, then by expert: blocks take them in turns, so that each
+// Tiles of an expert are of one width; those of 128 tokens are paid for in 64s (fp8_wide.cu), so they are as wide as they
+// may be. The widest come first, then by expert: blocks take them in turns, so that each
 // gets as many wide ones and what is left at the end is short.
 __device__ void list_tiles(const QuantiseParams& p) {
   __shared__ int2 listed[kThreads];  // width, parts
@@ -98,7 +99,7 @@ __device__ void list_tiles(const QuantiseParams& p) {
     begin = load_l2(p.offsets + a), end = load_l2(p.offsets + a + 1);
     first = begin & ~7;
     parts = (end - first + p.tile_tokens - 1) / p.tile_tokens;
-    if (parts > 0) width = ((end - first + parts - 1) / parts + 7) / 8 * 8;
+    if (parts > 0) width = p.tile_tokens % 64 == 0 ? p.tile_tokens : ((end - first + parts - 1) / parts + 7) / 8 * 8;
   }
   listed[a] = {width, parts};
   __syncthreads();

@@ -201,15 +201,15 @@ __device__ __forceinline__ void copy_stages(const Fp8LinearParams& p, const Fp8S
         }
       }
       weights += C::kUnitBytes;
+      if constexpr (C::kFp8) {
+        if (warp == 0 && lane < C::kTiles) {
+          *reinterpret_cast<float2*>(to + C::kTileScales + lane * 8) = next_scale;
+          if (u + 1 < units) next_scale = __ldcg(tile_scale + u + 1);
+        }
+        __syncwarp();  // lane 0's arrival below is all lanes'
+      }
       arrive_after_copies(full);
       if (warp == 0) {
-        if constexpr (C::kFp8) {
-          if (lane < C::kTiles) {
-            *reinterpret_cast<float2*>(to + C::kTileScales + lane * 8) = next_scale;
-            if (u + 1 < units) next_scale = __ldcg(tile_scale + u + 1);
-          }
-          __syncwarp();
-        }
         if (lane == 0) {
           const int64_t row = int64_t{u} * p.x.rows + t.first;
           barrier_expect(full, columns * (C::kBf16 ? 128 : 132));

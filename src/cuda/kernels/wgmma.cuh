@@ -1,5 +1,6 @@
 // Hopper's asynchronous matrix product and what it is fed with: e4m3 x e4m3 with float32 sums, A (64 rows) in
-// registers, B (kN columns) in shared memory, K-major, rows of 128 bytes with the 128-byte swizzle.
+// registers or shared memory, B (kN columns) in shared memory, K-major, rows of 128 bytes with the 128-byte swizzle or
+// of 64 bytes with the 64-byte swizzle.
 #pragma once
 
 #include "cuda/kernels/common.cuh"
@@ -21,6 +22,11 @@ __device__ __forceinline__ void wgmma_wait(float (&d)[kCount]) {
 // piece p of row r lies at p ^ (r % 8)). 32 bytes of K further: + 2.
 __device__ __forceinline__ uint64_t swizzled_operand(uint32_t address) {
   return uint64_t{(address & 0x3ffff) >> 4} | uint64_t{1} << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
+}
+// Rows of 64 bytes as the tiles of FP8 weights have them (weight_tiles.h): groups of 8 rows 1024 bytes apart, the 16-byte
+// piece p of row r at p ^ (r / 2 % 4).
+__device__ __forceinline__ uint64_t weights_operand(uint32_t address) {
+  return uint64_t{(address & 0x3ffff) >> 4} | uint64_t{1} << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{2} << 62;
 }
 
 #define MINIMO_D8 "%0,%1,%2,%3"
@@ -84,8 +90,34 @@ MINIMO_WGMMA(48, "%24,%25,%26,%27", "%28")
 MINIMO_WGMMA(56, "%28,%29,%30,%31", "%32")
 MINIMO_WGMMA(64, "%32,%33,%34,%35", "%36")
 #undef MINIMO_WGMMA
-#undef MINIMO_F
 #undef MINIMO_WGMMA_CALL
+
+// The same with A in shared memory too: d = a * b + (add ? d : 0). Asynchronous.
+template <int kN>
+__device__ void wgmma_e4m3(float (&d)[kN / 2], uint64_t a, uint64_t b, bool add);
+#define MINIMO_D96 MINIMO_D64 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
+#define MINIMO_D128 \
+  MINIMO_D96 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define MINIMO_O96 MINIMO_O64, MINIMO_O(32), MINIMO_O(36), MINIMO_O(40), MINIMO_O(44)
+#define MINIMO_O128 MINIMO_O96, MINIMO_O(48), MINIMO_O(52), MINIMO_O(56), MINIMO_O(60)
+#define MINIMO_WGMMA_SHARED(n, at_a, at_b, keep)                                                                   \
+  template <>                                                                                                      \
+  __device__ __forceinline__ void wgmma_e4m3<n>(float (&d)[n / 2], uint64_t a, uint64_t b, bool add) {             \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, " keep ", 0;\n"                                                    \
+                 "wgmma.mma_async.sync.aligned.m64n" #n "k32.f32.e4m3.e4m3 {" MINIMO_D##n "}, " at_a ", " at_b     \
+                 ", p, 1, 1;}\n"                                                                                   \
+                 : MINIMO_O##n                                                                                     \
+                 : "l"(a), "l"(b), "r"(static_cast<int>(add))                                                      \
+                 : "memory");                                                                                      \
+  }
+MINIMO_WGMMA_SHARED(96, "%48", "%49", "%50")
+MINIMO_WGMMA_SHARED(128, "%64", "%65", "%66")
+#undef MINIMO_WGMMA_SHARED
+#undef MINIMO_O128
+#undef MINIMO_O96
+#undef MINIMO_D128
+#undef MINIMO_D96
+#undef MINIMO_F
 
 // Barriers in shared memory that count arrivals and bytes of bulk copies.
 __device__ __forceinline__ void barrier_init(uint64_t* barrier, int arrivals) {
