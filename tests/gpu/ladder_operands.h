@@ -45,7 +45,9 @@ struct Matrix {
       const int sc = (c + 127) / 128;
       scale.resize(size_t(r) * sc);
       for (int i = 0; i < r; ++i) {
-        for (int j = 0; j < sc; ++j) scale[size_t(i) * sc + j] = (0.5f + (((i + shift) / 128 * 7 + j * 3) % 11) / 11.0f) / 68.5f;
+        for (int j = 0; j < sc; ++j) {
+          scale[size_t(i) * sc + j] = (0.5f + ((i + shift) / 128 * 7 + j * 3) % 11 / 11.0f) / 68.5f;
+        }
       }
     } else {
       fill(size_t(r) * c / 2, 0xffffffff, 0);

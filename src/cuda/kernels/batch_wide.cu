@@ -59,7 +59,8 @@ __device__ void copy_units(const LinearParams& p, const Place& at, uint8_t* stag
 #pragma unroll
     for (int k = 0; k < kWarps; ++k) {
       const int64_t tile = min(at.tile0 + k, p.shape.tiles - 1);
-      copy_async16(to + k * kTileBytes + thread * 16, p.weights + (tile * units + at.begin + i) * kTileBytes + thread * 16);
+      const uint8_t* from = p.weights + (tile * units + at.begin + i) * kTileBytes;
+      copy_async16(to + k * kTileBytes + thread * 16, from + thread * 16);
     }
     if (thread < 2 * kWarps) {
       const int64_t tile = min(at.tile0 + thread / 2, p.shape.tiles - 1);

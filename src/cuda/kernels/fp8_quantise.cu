@@ -1,8 +1,8 @@
 // Sixteen lanes take 128 columns of a row (a unit), so a warp two units; a lane has a word (four columns) of each half:
 // l and l + 16. In a unit's 128 bytes the columns stand as fp8_linear's lanes hold the weights. FP8: 16-byte piece
 // 4 h + 2 c + e has the columns 64 h + 32 e + 16 c .. + 15 as they are. 4 bits: piece 4 h + j has the words
-// 16 h + j + 0, 8, 4, 12, a word's bytes the columns 0, 2, 1, 3. So lanes l and l ^ 1, or l ^ 8, exchange a word, and each
-// writes two neighbours.
+// 16 h + j + 0, 8, 4, 12, a word's bytes the columns 0, 2, 1, 3. So lanes l and l ^ 1, or l ^ 8, exchange a word, and
+// each writes two neighbours.
 #include <algorithm>
 
 #include "cuda/kernels/common.cuh"
@@ -88,8 +88,8 @@ __device__ __forceinline__ float4 widen(uint2 v) {
           __uint_as_float(v.y & 0xffff0000)};
 }
 
-// Tiles of an expert are of one width; those of 128 tokens are paid for in 64s (fp8_wide.cu), so they are as wide as they
-// may be. The widest come first, then by expert: blocks take them in turns, so that each
+// Tiles of an expert are of one width; those of 128 tokens are paid for in 64s (fp8_wide.cu), so they are as wide as
+// they may be. The widest come first, then by expert: blocks take them in turns, so that each
 // gets as many wide ones and what is left at the end is short.
 __device__ void list_tiles(const QuantiseParams& p) {
   __shared__ int2 listed[kThreads];  // width, parts

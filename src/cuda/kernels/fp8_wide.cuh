@@ -64,7 +64,9 @@ __device__ __forceinline__ void copy_wide(const Fp8LinearParams& p, const Fp8Sch
         barrier_arrive(full);
       }
       __syncwarp();
-      if (has_tile) bulk_copy(to + C::kWeights + lane * kUnitBytes, weights + int64_t{u} * kUnitBytes, kUnitBytes, full);
+      if (has_tile) {
+        bulk_copy(to + C::kWeights + lane * kUnitBytes, weights + int64_t{u} * kUnitBytes, kUnitBytes, full);
+      }
       if (lane == 0) {
         const int64_t row = int64_t{u} * p.x.rows + t.first;
         bulk_copy(to, p.x.values + row * 128, tokens * 128, full);

@@ -137,8 +137,8 @@ __device__ __forceinline__ void multiply_piece(const uint8_t* stage, const LaneX
     const float2 scale = *reinterpret_cast<const float2*>(stage + PieceBytes(kF));
     float unit_scale;
     asm volatile("ld.shared.f32 %0, [%1];" : "=f"(unit_scale) : "r"(l.info + column * UnitXBytes(kF)));
-    // Even columns of the product are the first term, odd ones the rest: all four lanes of a row have the whole sum, and
-    // row_sum adds the four.
+    // Even columns of the product are the first term, odd ones the rest: all four lanes of a row have the whole sum,
+    // and row_sum adds the four.
     unit_scale *= 0.25f;
     sums[0] += fmaf(d[0][1] + d[1][1], 1.0f / 2048, d[0][0] + d[1][0]) * (scale.x * unit_scale);
     sums[1] += fmaf(d[0][3] + d[1][3], 1.0f / 2048, d[0][2] + d[1][2]) * (scale.y * unit_scale);

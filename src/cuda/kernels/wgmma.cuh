@@ -23,8 +23,8 @@ __device__ __forceinline__ void wgmma_wait(float (&d)[kCount]) {
 __device__ __forceinline__ uint64_t swizzled_operand(uint32_t address) {
   return uint64_t{(address & 0x3ffff) >> 4} | uint64_t{1} << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
 }
-// Rows of 64 bytes as the tiles of FP8 weights have them (weight_tiles.h): groups of 8 rows 1024 bytes apart, the 16-byte
-// piece p of row r at p ^ (r / 2 % 4).
+// Rows of 64 bytes as the tiles of FP8 weights have them (weight_tiles.h): groups of 8 rows 1024 bytes apart, the
+// 16-byte piece p of row r at p ^ (r / 2 % 4).
 __device__ __forceinline__ uint64_t weights_operand(uint32_t address) {
   return uint64_t{(address & 0x3ffff) >> 4} | uint64_t{1} << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{2} << 62;
 }
