@@ -54,15 +54,19 @@ class Server:
     def log(self):
         return self.log_path.read_text(errors="replace")
 
-    def wait_log(self, pattern, timeout=5):
-        """Waits until the log has a line that matches; returns the match."""
+    def wait(self, what, timeout=10):
+        """Waits until what() is true; returns it."""
         end = time.time() + timeout
         while time.time() < end:
-            found = re.search(pattern, self.log())
+            found = what()
             if found:
                 return found
             time.sleep(0.02)
-        raise AssertionError(f"no {pattern!r} in the log:\n{self.log()[-4000:]}")
+        raise AssertionError(f"has not come to pass, the log:\n{self.log()[-4000:]}")
+
+    def wait_log(self, pattern):
+        """Waits until the log has a line that matches; returns the match."""
+        return self.wait(lambda: re.search(pattern, self.log()))
 
     def metric(self, name, **labels):
         """The sum of a metric's samples with these labels."""
@@ -78,12 +82,7 @@ class Server:
         return total
 
     def wait_idle(self, timeout=10):
-        end = time.time() + timeout
-        while time.time() < end:
-            if self.metric("vllm:num_requests_running") + self.metric("vllm:num_requests_waiting") == 0:
-                return
-            time.sleep(0.02)
-        raise AssertionError("requests still run")
+        self.wait(lambda: self.metric("vllm:num_requests_running") + self.metric("vllm:num_requests_waiting") == 0, timeout)
 
     def connect(self):
         return socket.create_connection(("127.0.0.1", self.port), timeout=10)

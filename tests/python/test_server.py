@@ -1,6 +1,7 @@
 """The server around the fake engine: what it answers, how it streams, how it behaves under load and at its end."""
 import json
 import re
+import statistics
 import threading
 import time
 
@@ -145,13 +146,13 @@ def test_the_queue_is_bounded(make_fake):
 
 @pytest.mark.parametrize("streaming", [True, False])
 def test_a_client_that_goes_away_frees_its_place_within_a_step(make_fake, streaming):
-    server = make_fake(step_us=20_000)
+    server = make_fake(step_us=200_000)
     body = json.dumps({**GOOD, "max_tokens": 4000, "ignore_eos": True, "stream": streaming}).encode()
     with server.connect() as connection:
         connection.sendall(b"POST /v1/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         while server.metric("vllm:num_requests_running") != 1:
             time.sleep(0.01)
-    end = time.time() + 0.2
+    end = time.time() + 1
     while server.metric("vllm:num_requests_running") != 0:
         assert time.time() < end, "still running"
         time.sleep(0.005)
@@ -174,14 +175,22 @@ def test_an_engine_that_is_down_turns_health_red(make_fake):
     assert http.post(server.url + "/v1/completions", json=GOOD).status_code == 503
 
 
+def refused(server):
+    try:
+        http.get(server.url + "/health")
+        return False
+    except httpx.ConnectError:
+        return True
+    except httpx.TransportError:  # accepted before and dropped
+        return False
+
+
 def test_sigterm_finishes_what_runs(make_fake):
     server = make_fake(step_us=20_000, drain_timeout_ms=5000)
     it = stream(server, "/v1/completions", {**GOOD, "max_tokens": 30, "ignore_eos": True})
     next(it)
     server.terminate()
-    time.sleep(0.1)
-    with pytest.raises(httpx.ConnectError):
-        http.get(server.url + "/health")
+    server.wait(lambda: refused(server))
     rest = list(it)
     assert rest[-1] == "[DONE]" and len(rest) == 30
     assert server.stop() == 0
@@ -216,8 +225,7 @@ def test_connections_are_bounded(make_fake):
     assert http.get(server.url + "/health").status_code == 503
     for connection in held:
         connection.close()
-    time.sleep(0.1)
-    assert http.get(server.url + "/health").status_code == 200
+    server.wait(lambda: http.get(server.url + "/health").status_code == 200)
 
 
 VLLM_NAMES = """num_requests_running num_requests_waiting kv_cache_usage_perc prefix_cache_queries_total
@@ -263,11 +271,12 @@ def test_the_watchers_stream(fake):
                     stats.append(data)
                 if kind == "experts":
                     assert len(data["tokens"]) == data["layers"] and len(data["tokens"][0]) == data["experts"]
-            if len(stats) == 12:
+            generated = stats[-1]["generation_tokens"] - stats[0]["generation_tokens"] if stats else 0
+            if len(stats) >= 12 and generated > 0 and stats[-1]["running"] == 0 or len(stats) == 100:
                 break
     assert kinds == {"hello", "stats", "experts"}
-    assert 0.9 < (stats[-1]["time_us"] - stats[0]["time_us"]) / 1e6 < 1.6
-    assert stats[-1]["generation_tokens"] - stats[0]["generation_tokens"] == 8
+    assert 0.08 < statistics.median(b["time_us"] - a["time_us"] for a, b in zip(stats, stats[1:])) / 1e6 < 0.13
+    assert generated == 8
     assert any(s["itl_ms"]["p50"] for s in stats)
 
 
