@@ -37,10 +37,11 @@ constexpr char kEndAfterSeconds[] = "12";
 // Restarts wait longer each time, unless the last run lived this long.
 constexpr auto kGoodRun = seconds(60);
 constexpr auto kLongestPause = seconds(30);
-// Once a rank has failed mpirun sleeps for twice kEndAfterSeconds, also when no rank is left. It is not asked to end:
-// Open MPI 4.1 answers SIGTERM then with a segmentation fault and its trace.
+// Once a rank has failed mpirun sleeps for twice kEndAfterSeconds, also when no rank is left, twice that if it was
+// another host's, and for ever if that host cannot be reached. It is not asked to end: Open MPI 4.1 answers SIGTERM then
+// with a segmentation fault and its trace. Ranks of other hosts notice within a few seconds of those here.
 constexpr auto kLookEvery = seconds(1);
-constexpr auto kMpirunLate = seconds(5);
+constexpr auto kMpirunLate = seconds(5), kMpirunOfHostsLate = seconds(10);
 // Ranks that were never seen have failed at once, or mpirun is slow to start them.
 constexpr auto kMpirunStarts = seconds(15);
 
@@ -118,10 +119,11 @@ std::string Watch(pid_t job, bool other_hosts) {
       return fmt::format("the ranks ended by signal {}", WTERMSIG(status));
     }
     const auto now = steady_clock::now();
-    if (!other_hosts && (!started || now - looked > kLookEvery)) {
+    if (!started || now - looked > kLookEvery) {
       looked = now;
       if (!RanksBelow(job).empty()) started = true, last_seen = now;
-      if (now - last_seen > (started ? kMpirunLate : kMpirunStarts)) {
+      const auto most = started ? (other_hosts ? kMpirunOfHostsLate : kMpirunLate) : kMpirunStarts;
+      if (now - last_seen > most && (started || !other_hosts)) {  // here may be none of a hostfile's
         kill(job, SIGKILL);
         waitpid(job, nullptr, 0);
         return "the ranks have ended, one of them not as it should";

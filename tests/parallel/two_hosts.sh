@@ -2,6 +2,8 @@
 # Two hosts simulated by network namespaces joined by a virtual cable: mpirun starts COMMAND with RANKS ranks on each,
 # which can only talk through TCP over that cable. Needs root. Exits 77 (skipped) where namespaces cannot be made.
 #   two_hosts.sh RANKS_A_HOST COMMAND...
+#   two_hosts.sh RANKS_A_HOST --first COMMAND...   COMMAND alone, on the first host, with an mpirun that reaches both in
+#                                                  $MPIRUN, their hostfile in $HOSTS, the cable's end in $CABLE
 set -euo pipefail
 ranks=$1
 shift
@@ -9,6 +11,7 @@ id=$$
 a=minimo-$id-a b=minimo-$id-b
 work=$(mktemp -d)
 cleanup() {
+  ip netns pids "$b" 2>/dev/null | xargs -r kill -9 2>/dev/null || true  # mpirun's, if the cable was cut
   ip netns del "$a" 2>/dev/null || true
   ip netns del "$b" 2>/dev/null || true
   rm -rf "$work"
@@ -34,8 +37,17 @@ exec ip netns exec $b unshare --uts sh -c "hostname host-b; \$*"
 AGENT
 chmod +x "$work/agent"
 printf '10.77.0.1 slots=%s\n10.77.0.2 slots=%s\n' "$ranks" "$ranks" > "$work/hosts"
+cat > "$work/mpirun" <<MPIRUN
+#!/bin/sh
+exec mpirun --mca plm_rsh_agent "$work/agent" --mca btl self,vader,tcp --mca btl_vader_single_copy_mechanism none \
+  --mca pml ob1 --mca btl_tcp_if_include 10.77.0.0/24 --mca oob_tcp_if_include 10.77.0.0/24 "\$@"
+MPIRUN
+chmod +x "$work/mpirun"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-ip netns exec "$a" unshare --uts sh -c 'hostname host-a; exec "$@"' sh \
-  mpirun --hostfile "$work/hosts" -n $((2 * ranks)) --bind-to none --mca plm_rsh_agent "$work/agent" \
-  --mca btl self,vader,tcp --mca btl_vader_single_copy_mechanism none --mca pml ob1 \
-  --mca btl_tcp_if_include 10.77.0.0/24 --mca oob_tcp_if_include 10.77.0.0/24 "$@"
+if [ "$1" = --first ]; then
+  shift
+  export MPIRUN="$work/mpirun" HOSTS="$work/hosts" CABLE="va$id"
+else
+  set -- "$work/mpirun" --hostfile "$work/hosts" -n $((2 * ranks)) --bind-to none "$@"
+fi
+ip netns exec "$a" unshare --uts sh -c 'hostname host-a; exec "$@"' sh "$@"
