@@ -9,7 +9,6 @@
 #define HWY_WANT_AVX3_DL  // for VPERMI2B
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
-#include <hwy/contrib/math/math-inl.h>
 
 #include <algorithm>
 #include <cmath>
@@ -29,6 +28,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 constexpr int kPieceKeys = 16;  // 16 x 192 floats at most: with as many fetched ahead a part of the first-level cache
 constexpr int kPiecesAhead = 2;
+constexpr int kPiecesInSoftmax = 6;  // about what memory gives in that time
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 
 // How rows of `dim` elements in the cache become rows for a kernel.
@@ -157,7 +157,7 @@ class Attention {
   template <typename U>
   void ScorePiece(const Codec<U>& codec, const KvPiece& piece, int32_t tile, const KvPiece* ahead) {
     const float scale = 1.0f / std::sqrt(static_cast<float>(a_.head_dim));
-    ForRowRuns(b_.rows(), [&]<int R>(std::integral_constant<int, R>, int row) HWY_ATTR {
+    ForRowRuns<kScoreRows>(b_.rows(), [&]<int R>(std::integral_constant<int, R>, int row) HWY_ATTR {
       HWY_NAMESPACE::Scores<R>(codec, s_.q.data() + row * k_.padded, piece, k_.padded, scale,
                                Scores(row) + (piece.first - tile), row == 0 ? ahead : nullptr);
     });
@@ -166,7 +166,7 @@ class Attention {
   template <typename U>
   void AddPieces(const Codec<U>& codec, std::span<const KvPiece> pieces, int32_t tile, float* values,
                  const KvPiece* ahead) {
-    ForRowRuns(b_.rows(), [&]<int R>(std::integral_constant<int, R>, int row) HWY_ATTR {
+    ForRowRuns<kValueRows>(b_.rows(), [&]<int R>(std::integral_constant<int, R>, int row) HWY_ATTR {
       AddAllValues<R>(codec, Scores(row), tile, pieces, v_.padded, values + row * v_.padded,
                       row == 0 ? ahead : nullptr);
     });
@@ -191,6 +191,11 @@ class Attention {
       if (k_.way == Way::kPadded) ScorePiece(plain, Staged<float>(k_, pieces[i], *ahead, 0), tile, nullptr);
     }
     for (int row = 0; row < b_.rows(); ++row) {
+      // The memory goes on meanwhile: values beyond those that are on their way already.
+      const size_t next = count + kPiecesAhead + static_cast<size_t>(row);
+      if (next < all && row < kPiecesInSoftmax) {
+        PrefetchFar(pieces[next].at, pieces[next].count * a_.v_head_dim * static_cast<int64_t>(sizeof(T)));
+      }
       const int32_t end = std::min(tile + kAttentionTile, b_.Position(row) + 1);
       SoftmaxRow(row, std::max(tile, b_.First(row)) - tile, end - tile, from - tile, to - tile, out);
     }
@@ -235,7 +240,7 @@ class Attention {
     VF sum = hn::Zero(d);
     for (int32_t j = from / lanes * lanes; j < to; j += lanes) {
       const VF x = hn::Sub(hn::LoadU(d, scores + j), shift);
-      const VF weight = hn::IfThenElseZero(hn::Gt(x, least), hn::Exp(d, hn::Max(x, least)));
+      const VF weight = hn::IfThenElseZero(hn::Gt(x, least), ExpOfNegative(hn::Max(x, least)));
       hn::StoreU(weight, d, scores + j);
       sum = hn::Add(sum, weight);
     }

@@ -1,9 +1,9 @@
 // Scores and weighted sums of values for rows of queries, straight from the cache's format. Included once per target.
 //
-// A unit of a key or value row is the least that decodes at once, into kVectors vectors of float32 in whatever order of
-// dimensions is cheapest: queries are brought into that order, results back from it. What a row gets does not depend on
-// how many rows, keys or vectors a kernel takes at once: a score is one chain of products and one tree of sums, a
-// weighted sum one chain over keys.
+// A unit of a key or value row is the least that decodes at once, into kVectors vectors of float32 (each by a Load of
+// its own, so that few registers hold them) in whatever order of dimensions is cheapest: queries are brought into that
+// order, results back from it. What a row gets does not depend on how many rows, keys or vectors a kernel takes at once:
+// a score is one chain of products and one tree of sums, a weighted sum one chain over keys.
 #if defined(MINIMO_OPS_ATTENTION_KERNELS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef MINIMO_OPS_ATTENTION_KERNELS_INL_H_
 #undef MINIMO_OPS_ATTENTION_KERNELS_INL_H_
@@ -30,7 +30,8 @@ using DF = FloatTag;
 using VF = FloatVector;
 
 // Rows a kernel takes at once: their sums stay in 32 registers with 64-byte vectors, else in 16.
-constexpr int kMostRows = HWY_MAX_BYTES == 64 ? 8 : 4;
+constexpr int kScoreRows = HWY_MAX_BYTES == 64 ? 6 : 2;  // by 4 keys
+constexpr int kValueRows = HWY_MAX_BYTES == 64 ? 8 : 4;
 
 constexpr int64_t kLanes = hn::MaxLanes(DF());  // no target of ours has vectors of unknown size
 
@@ -41,7 +42,7 @@ template <>
 struct Codec<float> {
   static constexpr int kVectors = 1;
   static int64_t Dim(int64_t place) { return place; }
-  HWY_INLINE void Load(DF d, const float* p, VF* to) const { to[0] = hn::LoadU(d, p); }
+  HWY_INLINE VF Load(DF d, const float* p, int) const { return hn::LoadU(d, p); }
 };
 
 template <>
@@ -49,16 +50,15 @@ struct Codec<Bf16> {
 #if HWY_TARGET == HWY_SCALAR
   static constexpr int kVectors = 1;
   static int64_t Dim(int64_t place) { return place; }
-  HWY_INLINE void Load(DF d, const Bf16* p, VF* to) const { to[0] = LoadFloats(d, p); }
+  HWY_INLINE VF Load(DF d, const Bf16* p, int) const { return LoadFloats(d, p); }
 #else
   static constexpr int kVectors = 2;  // even dimensions, odd ones
   static int64_t Dim(int64_t place) { return place % kLanes * 2 + place / kLanes; }
-  HWY_INLINE void Load(DF d, const Bf16* p, VF* to) const {
+  HWY_INLINE VF Load(DF d, const Bf16* p, int v) const {
     const hn::Repartition<uint16_t, DF> d16;
     const hn::RebindToUnsigned<DF> d32;
     const auto pairs = hn::BitCast(d32, hn::LoadU(d16, reinterpret_cast<const uint16_t*>(p)));
-    to[0] = hn::BitCast(d, hn::ShiftLeft<16>(pairs));
-    to[1] = hn::BitCast(d, hn::And(pairs, hn::Set(d32, 0xffff0000)));
+    return hn::BitCast(d, v == 0 ? hn::ShiftLeft<16>(pairs) : hn::And(pairs, hn::Set(d32, 0xffff0000)));
   }
 #endif
 };
@@ -125,38 +125,32 @@ HWY_INLINE void Convert(const Bf16* from, int64_t count, float* to) {
   for (int64_t i = 0; i < count; ++i) to[i] = ToFloat(from[i]);
 }
 
-// The sums of the lanes of four vectors, times `scale`: two to `low`, two to `high`.
-HWY_INLINE void SumFour(VF v0, VF v1, VF v2, VF v3, float scale, float* low, float* high) {
+// The sums of the lanes of four vectors, times `scale`.
+HWY_INLINE void SumFour(const VF* v, float scale, float* to) {
   [[maybe_unused]] const DF d;
 #if HWY_TARGET == HWY_SCALAR
-  low[0] = hn::GetLane(v0) * scale;
-  low[1] = hn::GetLane(v1) * scale;
-  high[0] = hn::GetLane(v2) * scale;
-  high[1] = hn::GetLane(v3) * scale;
+  for (int i = 0; i < 4; ++i) to[i] = hn::GetLane(v[i]) * scale;
 #else
   // Within blocks of four lanes: two pairs of vectors at a time; then the blocks.
   const hn::Repartition<double, DF> pairs;
   const auto fold = [&](VF a, VF b) HWY_ATTR {
     return hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b));
   };
-  const auto ab = hn::BitCast(pairs, fold(v0, v1)), cd = hn::BitCast(pairs, fold(v2, v3));
+  const auto ab = hn::BitCast(pairs, fold(v[0], v[1])), cd = hn::BitCast(pairs, fold(v[2], v[3]));
   const VF four = hn::Add(hn::BitCast(d, hn::InterleaveLower(pairs, ab, cd)),
                           hn::BitCast(d, hn::InterleaveUpper(pairs, ab, cd)));
 #if HWY_MAX_BYTES == 64
   const hn::Half<DF> half;
   const hn::Half<hn::Half<DF>> block;
   const auto two = hn::Add(hn::LowerHalf(half, four), hn::UpperHalf(half, four));
-  const auto sums = hn::Mul(hn::Add(hn::LowerHalf(block, two), hn::UpperHalf(block, two)), hn::Set(block, scale));
+  hn::StoreU(hn::Mul(hn::Add(hn::LowerHalf(block, two), hn::UpperHalf(block, two)), hn::Set(block, scale)), block, to);
 #elif HWY_MAX_BYTES == 32
   const hn::Half<DF> block;
-  const auto sums = hn::Mul(hn::Add(hn::LowerHalf(block, four), hn::UpperHalf(block, four)), hn::Set(block, scale));
+  hn::StoreU(hn::Mul(hn::Add(hn::LowerHalf(block, four), hn::UpperHalf(block, four)), hn::Set(block, scale)), block,
+             to);
 #else
-  const DF block;
-  const auto sums = hn::Mul(four, hn::Set(d, scale));
+  hn::StoreU(hn::Mul(four, hn::Set(d, scale)), d, to);
 #endif
-  const hn::Half<decltype(block)> two_lanes;
-  hn::StoreU(hn::LowerHalf(two_lanes, sums), two_lanes, low);
-  hn::StoreU(hn::UpperHalf(two_lanes, sums), two_lanes, high);
 #endif
 }
 
@@ -165,13 +159,44 @@ HWY_INLINE void Prefetch(const std::byte* from, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += kLine) __builtin_prefetch(from + i);
 }
 
+// Into the second-level cache alone.
+HWY_INLINE void PrefetchFar(const std::byte* from, int64_t bytes) {
+  constexpr int64_t kLine = 64;
+  for (int64_t i = 0; i < bytes; i += kLine) __builtin_prefetch(from + i, 0, 2);
+}
+
+// e^x for x in [-87, 0], to about 1e-7 of it: 2^n e^r with |r| <= ln 2 / 2. Two parts of ln 2 and the polynomial as in
+// Cephes' expf. Shorter than Highway's, which also takes what no softmax gives.
+HWY_INLINE VF ExpOfNegative(VF x) {
+  const DF d;
+  const hn::RebindToSigned<DF> d32;
+  const VF n = hn::Round(hn::Mul(x, hn::Set(d, 1.44269504f)));
+  VF r = hn::NegMulAdd(n, hn::Set(d, 0.693359375f), x);
+  r = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4f), r);
+  // (e^r - 1 - r) / r^2
+  VF p = hn::Set(d, 1.9875691500e-4f);
+  for (const float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f}) {
+    p = hn::MulAdd(p, r, hn::Set(d, c));
+  }
+  p = hn::Add(hn::MulAdd(p, hn::Mul(r, r), r), hn::Set(d, 1.0f));
+  const auto bits = hn::Add(hn::BitCast(d32, p), hn::ShiftLeft<23>(hn::ConvertTo(d32, n)));
+  return hn::BitCast(d, bits);
+}
+
+// Holds a value in a register that GCC would else load anew, as an operand, for every use.
+HWY_INLINE void KeepLoaded([[maybe_unused]] VF& v) {
+#if HWY_ARCH_X86 && HWY_TARGET != HWY_SCALAR && HWY_TARGET != HWY_EMU128
+  asm("" : "+v"(v.raw));
+#endif
+}
+
 // scores[r][k] = q[r] . key[k] * scale for R rows (of `dim` floats in the codec's order) and the keys of a piece; may
-// write one score beyond it. Fetches `ahead`, a key for each key, unless it is null.
+// write three scores beyond it. Fetches `ahead`, a key for each key, unless it is null.
 template <int R, typename T>
 HWY_INLINE void Scores(const Codec<T>& codec, const float* q, const KvPiece& keys, int64_t dim, float scale,
                        float* scores, const KvPiece* ahead) {
   constexpr int kVectors = Codec<T>::kVectors;
-  constexpr int kKeys = 2;
+  constexpr int kKeys = 4;
   const DF d;
   const int64_t key_bytes = dim * static_cast<int64_t>(sizeof(T));
   for (int k = 0; k < keys.count; k += kKeys) {
@@ -185,23 +210,20 @@ HWY_INLINE void Scores(const Codec<T>& codec, const float* q, const KvPiece& key
     for (int r = 0; r < R; ++r)
       for (int i = 0; i < kKeys; ++i) sum[r][i] = hn::Zero(d);
     for (int64_t at = 0; at < dim; at += kVectors * kLanes) {
-      VF x[kKeys][kVectors];
-      for (int i = 0; i < kKeys; ++i) codec.Load(d, key[i] + at, x[i]);
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
+        VF x[kKeys];
+        for (int i = 0; i < kKeys; ++i) x[i] = codec.Load(d, key[i] + at, v);
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
-          const VF row = hn::LoadU(d, q + r * dim + at + v * kLanes);
-          for (int i = 0; i < kKeys; ++i) sum[r][i] = hn::MulAdd(row, x[i][v], sum[r][i]);
+          VF row = hn::LoadU(d, q + r * dim + at + v * kLanes);
+          KeepLoaded(row);
+          for (int i = 0; i < kKeys; ++i) sum[r][i] = hn::MulAdd(row, x[i], sum[r][i]);
         }
       }
     }
-#pragma GCC unroll 4
-    for (int r = 0; r < R; r += 2) {
-      const int next = std::min(r + 1, R - 1);
-      SumFour(sum[r][0], sum[r][1], sum[next][0], sum[next][1], scale, scores + r * kScoreStride + k,
-              scores + next * kScoreStride + k);
-    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) SumFour(sum[r], scale, scores + r * kScoreStride + k);
   }
 }
 
@@ -228,7 +250,7 @@ HWY_INLINE void AddValues(const Codec<T>& codec, const float* weights, int32_t t
       }
       VF v[kSums];
 #pragma GCC unroll 4
-      for (int u = 0; u < U; ++u) codec.Load(d, values + u * kVectors * kLanes, v + u * kVectors);
+      for (int i = 0; i < kSums; ++i) v[i] = codec.Load(d, values + i / kVectors * kVectors * kLanes, i % kVectors);
       const float* w = weights + piece.first - tile + k;
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
@@ -258,15 +280,19 @@ HWY_INLINE void AddAllValues(const Codec<T>& codec, const float* weights, int32_
   for (; at < dim; at += unit) AddValues<R, 1>(codec, weights, tile, pieces, dim, at, sums, ahead);
 }
 
-// fn(rows as a constant, first row) over all rows in runs of at most kMostRows.
-template <typename Fn>
+// fn(rows as a constant, first row) over all rows in runs of at most kMost; 8 rows are two runs of 4 rather than 6 and 2.
+template <int kMost, typename Fn>
 HWY_INLINE void ForRowRuns(int rows, Fn&& fn) {
   int row = 0;
-  if constexpr (kMostRows >= 8) {
+  if constexpr (kMost >= 8) {
     for (; row + 8 <= rows; row += 8) fn(std::integral_constant<int, 8>(), row);
-    for (; row + 6 <= rows; row += 6) fn(std::integral_constant<int, 6>(), row);
   }
-  for (; row + 4 <= rows; row += 4) fn(std::integral_constant<int, 4>(), row);
+  if constexpr (kMost >= 6) {
+    for (; row + 6 <= rows && row + 8 != rows; row += 6) fn(std::integral_constant<int, 6>(), row);
+  }
+  if constexpr (kMost >= 4) {
+    for (; row + 4 <= rows; row += 4) fn(std::integral_constant<int, 4>(), row);
+  }
   for (; row + 2 <= rows; row += 2) fn(std::integral_constant<int, 2>(), row);
   if (row < rows) fn(std::integral_constant<int, 1>(), row);
 }
