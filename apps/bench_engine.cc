@@ -111,8 +111,8 @@ void AddBenchKernels(CLI::App& bench, Commands& commands) {
   CLI::App* app = bench.add_subcommand("kernels", "Each operator at the released models' shapes");
   app->add_option("--model", o->model, "minimax-m2, mimo-v2-flash, or a folder with config.json")
       ->capture_default_str();
-  app->add_option("--quantization", o->quantization, "fp8, w4, bf16 or f32")
-      ->check(CLI::IsMember({"fp8", "w4", "bf16", "f32"}))->capture_default_str();
+  app->add_option("--quantization", o->quantization, "auto (as a folder's files are, else fp8), fp8, w4, bf16 or f32")
+      ->check(CLI::IsMember({"auto", "fp8", "w4", "bf16", "f32"}))->capture_default_str();
   app->add_option("--activations", o->activations, "exact or int8")->check(CLI::IsMember({"exact", "int8"}))
       ->capture_default_str();
   app->add_option("--tokens,--batch-size", o->tokens, "one or several: 1,8,32")
@@ -122,7 +122,7 @@ void AddBenchKernels(CLI::App& bench, Commands& commands) {
   app->add_option("--kv-cache-dtype", o->kv_cache_dtype)->check(CLI::IsMember({"f32", "bf16", "fp8"}))
       ->capture_default_str();
   app->add_option("--threads", o->threads, "0: all cores")->capture_default_str();
-  app->add_option("--seconds", o->seconds, "least time spent on one line")
+  app->add_option("--seconds", o->seconds, "least time spent on one line, half of it reads beside it")
       ->check(NumberIn(0, 3600))->capture_default_str();
   app->add_option("--memory-bandwidth", o->memory_bandwidth_gbs, "GB/s behind the floor; 0: measured");
   app->add_option("--only", o->only, "operators whose name contains this");

@@ -12,6 +12,7 @@
 #include "bench/kernel_bench.h"
 #include "bench/load_bench.h"
 #include "bench/memory_bandwidth.h"
+#include "bench/paired_times.h"
 #include "bench/report.h"
 
 namespace minimo::bench {
@@ -127,13 +128,73 @@ TEST(EngineBenchTest, EveryOperatorHasALine) {
     ops.insert(line["op"]);
     EXPECT_GT(line["median_us"], 0);
     EXPECT_NEAR(line["gbs"], line["bytes"].get<double>() / line["median_us"].get<double>() * 1e-3, 1e-9);
+    const std::string op = line["op"];
+    const bool reads_memory = op.starts_with("linear") || op.starts_with("attention") || op.starts_with("dense") ||
+                              op.starts_with("experts");
+    ASSERT_EQ(line.contains("share_of_reads"), reads_memory) << op;
+    if (!reads_memory) continue;
+    EXPECT_GT(line["reads_gbs"], 0) << op;
+    EXPECT_GT(line["share_of_reads_quarter"], 0) << op;
+    EXPECT_LE(line["share_of_reads_quarter"], line["share_of_reads"]) << op;
+    EXPECT_LE(line["share_of_reads"], line["share_of_reads_three_quarters"]) << op;
+    EXPECT_NEAR(line["share_of_floor"].get<double>() * line["median_us"].get<double>(),
+                line["bytes"].get<double>() / 10e3, 1e-6) << op;
+    EXPECT_GE(line["share_of_both"], line["share_of_reads"]) << op;
+    EXPECT_GE(line["share_of_both"].get<double>(), 0.99 * line["share_of_arithmetic"].get<double>()) << op;
   }
+  EXPECT_GT(json["float32_tflops"], 0.001);
+  EXPECT_LT(json["float32_tflops"], 1000);
   for (const char* op :
        {"rms_norm", "linear q/k/v, full", "linear q/k/v, sliding", "attention, full", "attention, sliding", "rope q",
         "linear output", "dense gate, up", "dense down", "linear router", "router top-k", "experts gate, up",
         "silu_mul", "experts down", "linear head"}) {
     EXPECT_TRUE(ops.contains(op)) << op;
   }
+}
+
+TEST(EngineBenchTest, ProductsOfInt8HaveNoFloorOfFloats) {
+  TempFile file;
+  KernelBenchOptions o;
+  o.model = "nano-minimax-m2";
+  o.activations = "int8";
+  o.tokens = {1};
+  o.context = 50;
+  o.seconds = 0;
+  o.memory_bandwidth_gbs = 10;
+  o.pool_bytes = 1 << 24;
+  o.json_file = file.path;
+  ASSERT_TRUE(RunKernelBench(o).ok());
+  const auto json = file.Read();
+  EXPECT_EQ(json["lines"].size(), 11u);
+  for (const auto& line : json["lines"]) {
+    const std::string op = line["op"];
+    EXPECT_EQ(line.contains("share_of_both"), op.starts_with("attention")) << op;
+  }
+}
+
+// A machine whose memory slows down while it is measured: each run is compared with the reads beside it.
+TEST(PairedTimesTest, EachRunHasTheMeanOfTheReadsAroundIt) {
+  std::vector<double> reads = {10, 20, 40, 80};
+  size_t next = 0;
+  int prepared = 0, runs = 0;
+  const PairedTimes times = TimeBesideReads({[&] { ++prepared; }, [&] { ++runs; }, [&] { return reads[next++]; }}, 0, 3);
+  EXPECT_EQ(times.us.size(), 3u);
+  EXPECT_EQ(times.reads_gbs, (std::vector<double>{15, 30, 60}));
+  EXPECT_EQ(next, reads.size());
+  EXPECT_EQ(runs, 4) << "one does not count";
+  EXPECT_EQ(prepared, runs);
+  EXPECT_TRUE(TimeBesideReads({nullptr, [] {}, nullptr}, 0, 2).reads_gbs.empty());
+}
+
+TEST(PairedTimesTest, Share) {
+  const PairedTimes times{{100, 200, 400, 100, 100}, {10, 10, 10, 20, 40}};  // 1 MB: 100, 100, 100, 50, 25 us
+  const Summary share = ShareOfReads(times, 1e6, 0);
+  EXPECT_EQ(share.count, 5u);
+  EXPECT_NEAR(share.median, 0.5, 1e-12);
+  EXPECT_NEAR(share.percentiles[0].second, 0.25, 1e-12);
+  EXPECT_NEAR(share.percentiles[1].second, 0.5, 1e-12);
+  EXPECT_NEAR(share.max, 1, 1e-12);
+  EXPECT_NEAR(ShareOfReads(times, 1e6, 80).percentiles[1].second, 0.8, 1e-12) << "arithmetic takes longer";
 }
 
 TEST(MemoryBandwidthTest, ReadsFasterThanADiskAndSlowerThanACache) {
@@ -144,6 +205,7 @@ TEST(MemoryBandwidthTest, ReadsFasterThanADiskAndSlowerThanACache) {
   EXPECT_LE(measured->worst_gbs, measured->median_gbs);
   EXPECT_LE(measured->median_gbs, measured->best_gbs);
   EXPECT_EQ(measured->threads, 1);
+  EXPECT_TRUE(measured->streams == 1 || measured->streams == 4);
 }
 
 TEST(ExpertsTouchedTest, FollowsTheCounts) {

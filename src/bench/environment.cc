@@ -123,8 +123,8 @@ nlohmann::json ToJson(const Environment& e) {
     const MemoryBandwidth& b = *e.memory_bandwidth;
     json["memory_read_bandwidth"] = {{"best_gbs", b.best_gbs},         {"median_gbs", b.median_gbs},
                                      {"worst_gbs", b.worst_gbs},       {"threads", b.threads},
-                                     {"passes", b.passes},             {"buffer_bytes", b.buffer_bytes},
-                                     {"huge_pages", b.huge_pages}};
+                                     {"passes", b.passes},             {"streams", b.streams},
+                                     {"buffer_bytes", b.buffer_bytes}, {"huge_pages", b.huge_pages}};
   }
   return json;
 }

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "base/check.h"
+#include "base/error.h"
 #include "ops/attention/attention.h"
 #include "ops/linear/linear.h"
 #include "ops/linear/tiles.h"
@@ -61,9 +62,11 @@ const char* NameOf(WeightFormat format) {
 void Renew(bool tiled, WeightPool& pool, WeightView* w) {
   if (tiled && HasTileLayout(*w)) {
     w->tiles = pool.Next(TilesBytes(*w));
-  } else {
-    w->data = pool.Next(w->rows * w->row_bytes);
+    return;
   }
+  w->data = pool.Next(w->rows * w->row_bytes);
+  if (w->format != WeightFormat::kInt4Group) return;
+  w->group_scales = reinterpret_cast<const Bf16*>(pool.Next(w->rows * w->scale_stride * int64_t{sizeof(Bf16)}));
 }
 
 class CaseMaker {
@@ -89,7 +92,7 @@ class CaseMaker {
     WeightPool& pool = pool_;
     Add(op, fmt::format("{} x {} {}", rows, cols, NameOf(FormatOf(bits))), bytes, 2.0 * rows * cols * tokens_,
         [tiled = tiled_, io, task, &pool] { Renew(tiled, pool, &task->weight); },
-        [io, task, &team = team_, keep = scales_] { LinearCpu({task.get(), 1}, team); });
+        [io, task, &team = team_, keep = scales_] { LinearCpu({task.get(), 1}, team); }).float_products = !tiled_;
   }
 
   // top_k experts a token, chosen uniformly: all their `rows` x `cols` matrices, `matrices` to each expert.
@@ -144,7 +147,7 @@ class CaseMaker {
     };
     Add(op, fmt::format("{:.0f} x {} of {} x {} {}", touched, matrices, rows, cols, NameOf(format)), bytes,
         2.0 * rows * cols * matrices * moe.top_k * tokens_, prepare,
-        [state, &team = team_, keep = scales_] { LinearCpu(state->tasks, team); });
+        [state, &team = team_, keep = scales_] { LinearCpu(state->tasks, team); }).float_products = !tiled_;
   }
 
   // One new token of every sequence against its cache: pages of kPage tokens, or the ring of a window; with sinks where
@@ -189,7 +192,7 @@ class CaseMaker {
     Add(op, fmt::format("{}/{} heads of {}/{}, {} keys, {}", a.heads, a.kv_heads, a.head_dim, a.v_head_dim, keys,
                         minimo::NameOf(kv_dtype_)),
         bytes, 2.0 * keys * a.heads * (a.head_dim + a.v_head_dim) * tokens_, prepare,
-        [state, &team = team_] { AttentionCpu(state->args, team); });
+        [state, &team = team_] { AttentionCpu(state->args, team); }).float_products = true;
   }
 
   void Norm() {
@@ -269,9 +272,10 @@ class CaseMaker {
     return view;
   }
 
-  void Add(const std::string& op, const std::string& shape, double bytes, double flop, std::function<void()> prepare,
-           std::function<void()> run) {
-    cases_.push_back({op, shape, tokens_, bytes, flop, std::move(prepare), std::move(run)});
+  KernelCase& Add(const std::string& op, const std::string& shape, double bytes, double flop,
+                  std::function<void()> prepare, std::function<void()> run) {
+    cases_.push_back({op, shape, tokens_, bytes, flop, false, std::move(prepare), std::move(run)});
+    return cases_.back();
   }
 
   const ModelFacts& model_;
@@ -289,8 +293,10 @@ class CaseMaker {
 
 }  // namespace
 
-WeightPool::WeightPool(int64_t bytes, uint64_t seed, ThreadTeam& team) : data_(static_cast<size_t>(bytes)) {
-  auto* words = reinterpret_cast<uint16_t*>(data_.data());
+Result<WeightPool> WeightPool::Make(int64_t bytes, uint64_t seed, ThreadTeam& team) {
+  auto data = HugeBytes::Map(bytes, true);
+  if (data == nullptr) return Errorf("no memory for {} bytes of weights", bytes);
+  auto* words = reinterpret_cast<uint16_t*>(data->data());
   team.ParallelFor(bytes / 2, 4096, [&](int64_t begin, int64_t end) {
     std::mt19937_64 rng(seed + static_cast<uint64_t>(begin));
     for (int64_t i = begin; i < end; ++i) {
@@ -299,12 +305,13 @@ WeightPool::WeightPool(int64_t bytes, uint64_t seed, ThreadTeam& team) : data_(s
       words[i] = static_cast<uint16_t>(((r & 0x80) | (0x3c + (r >> 8) % 4)) << 8 | ((r >> 16) & 0xf7));
     }
   });
+  return WeightPool(std::move(data), bytes);
 }
 
 const std::byte* WeightPool::Next(int64_t bytes) {
   CHECK(bytes <= size());
   if (at_ + bytes > size()) at_ = 0;
-  const std::byte* piece = data_.data() + at_;
+  const std::byte* piece = data_->data() + at_;
   at_ += (bytes + kAlign - 1) / kAlign * kAlign;
   return piece;
 }

@@ -3,27 +3,33 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/thread_team.h"
 #include "bench/floor.h"
+#include "layers/huge_bytes.h"
 #include "minimo/result.h"
 #include "tensor/dtype.h"
 
 namespace minimo::bench {
 
 // Random bytes that are sane numbers in every format, handed out piece by piece and round again, so that each use reads
-// memory that the caches have lost. Inputs and outputs lie outside.
+// memory that the caches have lost. In huge pages where there are any, as the engine's weights. Inputs and outputs lie
+// outside.
 class WeightPool {
  public:
-  WeightPool(int64_t bytes, uint64_t seed, ThreadTeam& team);
+  static Result<WeightPool> Make(int64_t bytes, uint64_t seed, ThreadTeam& team);
   // The next `bytes`, 64-byte aligned; bytes <= the pool's.
   const std::byte* Next(int64_t bytes);
-  int64_t size() const { return static_cast<int64_t>(data_.size()); }
+  int64_t size() const { return size_; }
 
  private:
-  std::vector<std::byte> data_;
+  WeightPool(std::shared_ptr<HugeBytes> data, int64_t size) : data_(std::move(data)), size_(size) {}
+  std::shared_ptr<HugeBytes> data_;
+  int64_t size_;
   int64_t at_ = 0;
 };
 
@@ -33,6 +39,7 @@ struct KernelCase {
   int tokens = 0;
   double bytes = 0;   // weights or cache read
   double flop = 0;
+  bool float_products = false;  // all of flop are float32 products and sums
   std::function<void()> prepare;  // before each run, untimed: picks fresh memory; may be empty
   std::function<void()> run;
 };
