@@ -21,7 +21,7 @@ namespace {
 
 constexpr int64_t kAlign = 64;
 
-// Enough scales for any matrix; near 2^-8, so that sums stay small.
+// Enough scales of blocks for any matrix.
 constexpr size_t kScales = 1 << 20;
 
 struct Inputs {
@@ -35,11 +35,6 @@ std::vector<float> Normal(size_t count, uint64_t seed) {
   for (float& v : values) v = normal(rng);
   return values;
 }
-
-struct Scales {
-  std::vector<float> blocks = std::vector<float>(kScales, 0.004f);
-  std::vector<Bf16> groups = std::vector<Bf16>(kScales, ToBf16(0.004f));
-};
 
 // The format whose size is nearest to `bits` a parameter.
 WeightFormat FormatOf(double bits) {
@@ -74,7 +69,7 @@ class CaseMaker {
   CaseMaker(const ModelFacts& model, int tokens, int context, DType kv_dtype, bool tiled, WeightPool& pool,
             ThreadTeam& team, uint64_t seed)
       : model_(model), spec_(model.spec), tokens_(tokens), context_(context), kv_dtype_(kv_dtype), tiled_(tiled),
-        pool_(pool), team_(team), seed_(seed), scales_(std::make_shared<Scales>()) {}
+        pool_(pool), team_(team), seed_(seed), scales_(std::make_shared<std::vector<float>>(kScales, 0.004f)) {}
 
   // y = W x for every token.
   void Linear(const std::string& op, int64_t rows, int64_t cols, double bits) {
@@ -260,14 +255,12 @@ class CaseMaker {
     view.cols = cols;
     view.row_bytes = cols * view.ElementBits() / 8;
     if (format == WeightFormat::kFp8Block) {
-      view.scales = scales_->blocks.data();
+      view.scales = scales_->data();
       view.scale_stride = (cols + kScaleBlock - 1) / kScaleBlock;
       CHECK(static_cast<size_t>(view.scale_stride * ((rows + kScaleBlock - 1) / kScaleBlock)) <= kScales);
     } else if (format == WeightFormat::kInt4Group) {
       view.group_size = 64;
-      view.group_scales = scales_->groups.data();
       view.scale_stride = cols / view.group_size;
-      CHECK(static_cast<size_t>(view.scale_stride * rows) <= kScales);
     }
     return view;
   }
@@ -287,7 +280,7 @@ class CaseMaker {
   WeightPool& pool_;
   ThreadTeam& team_;
   uint64_t seed_;
-  std::shared_ptr<Scales> scales_;
+  std::shared_ptr<std::vector<float>> scales_;  // near 2^-8, so that sums stay small
   std::vector<KernelCase> cases_;
 };
 
