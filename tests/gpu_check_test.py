@@ -56,6 +56,16 @@ with tempfile.TemporaryDirectory() as name:
     assert verdicts["golden"]["checks_ok"] == 1 and verdicts["golden"]["seconds"] < 15
     assert verdicts["kv"]["verdict"] == "ok"  # what is left still gets a second
 
+    # racecheck.sh: races that are none (it says why), one that counts, a command that fails.
+    tool = folder / "compute-sanitizer"
+    tool.write_text('#!/bin/sh\necho "= Error: Race reported between Write access at void a::$3<int>(int)+0x1"\nexit $4\n')
+    tool.chmod(0o755)
+    path = f"{folder}:{os.environ['PATH']}"
+    for kernel, code, want in (("fp8_wide", 0, 0), ("fp8_linear", 0, 0), ("batch_wide", 0, 9), ("fp8_wide", 3, 3)):
+        done = subprocess.run(["bash", SCRIPT.parent.parent / "tests/gpu/racecheck.sh", kernel, str(code)],
+                              env={**os.environ, "PATH": path}, capture_output=True, text=True)
+        assert done.returncode == want and "Race reported" in done.stdout, (kernel, code, done)
+
     status, verdicts, said = run(folder, "right", "no-such-part")
     assert status == 2
 print("ok")
