@@ -296,7 +296,7 @@ class ServeRanks(unittest.TestCase):
             print(f"hung: answered after {max(a[0] for a in failed):.1f} s", file=sys.stderr)
 
     def test_an_idle_group_notices_too(self):
-        with Group(2) as group:
+        with Group(2, "--rank-timeout", "4") as group:
             group.wait_ready()
             os.kill(group.rank(1), signal.SIGKILL)
             self.assertNotEqual(group.process.wait(30), 0)
@@ -347,7 +347,7 @@ class ServeRanks(unittest.TestCase):
             self.assertEqual(processes_of(group.port), [])
 
     def test_restart_brings_a_lost_group_back(self):
-        with Group(2, launch=["--restart"]) as group:
+        with Group(2, "--rank-timeout", "4", launch=["--restart"]) as group:
             group.wait_ready()
             expected = group.complete("The capital of France is")
             for lost in (1, 0):  # the leader too
