@@ -58,7 +58,7 @@ with tempfile.TemporaryDirectory() as name:
 
     # racecheck.sh: races that are none (it says why), one that counts, a command that fails.
     tool = folder / "compute-sanitizer"
-    tool.write_text('#!/bin/sh\necho "= Error: Race reported between Write access at void a::$3<int>(int)+0x1"\nexit $4\n')
+    tool.write_text('#!/bin/sh\necho "= Error: Race reported between Write access at a::$3<int>(int)+0x1"\nexit $4\n')
     tool.chmod(0o755)
     path = f"{folder}:{os.environ['PATH']}"
     for kernel, code, want in (("fp8_wide", 0, 0), ("fp8_linear", 0, 0), ("batch_wide", 0, 9), ("fp8_wide", 3, 3)):
