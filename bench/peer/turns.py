@@ -91,6 +91,25 @@ def spread(values):
             "least": round(min(values), 3), "most": round(max(values), 3), "count": len(values)}
 
 
+def summarize(rounds, details):
+    """Of each engine: tokens a second, minimo's share of the reads after each turn, and the ratio round by round."""
+    summary = {}
+    for name in ("peer", "exact", "int8"):
+        mine = [r[name] for r in rounds if name in r]
+        if not mine:
+            continue
+        line = summary[name] = {"tok_s": spread([m["decode"] for m in mine])}
+        if name == "peer":
+            continue
+        line["reads_gbs"] = spread([m["reads_gbs"] for m in mine])
+        line["share_of_reads"] = spread([m["decode"] * details[name]["bytes_per_token"] * 1e-9 / m["reads_gbs"]
+                                         for m in mine])
+        ratios = [r[name]["decode"] / r["peer"]["decode"] for r in rounds if name in r and "peer" in r]
+        if ratios:
+            line["ratio"] = spread(ratios)
+    return summary
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", help="its llama-bench")
@@ -135,22 +154,13 @@ def main():
                              "environment": {k: v for k, v in ran["environment"].items() if k != "command"}}
     result = {"kind": "decode in turns", "gguf": pathlib.Path(args.gguf).name, "model": pathlib.Path(args.model).name,
               "threads": args.threads, "prompt": args.prompt, "generate": args.generate, "resident": args.resident,
-              "kv_cache": args.kv_cache, "summary": {}, "minimo": details, "rounds": rounds}
-    for name in ("peer", "exact", "int8"):
-        mine = [r[name] for r in rounds if name in r]
-        if not mine:
-            continue
-        line = result["summary"][name] = {"tok_s": spread([m["decode"] for m in mine])}
+              "kv_cache": args.kv_cache, "summary": summarize(rounds, details), "minimo": details, "rounds": rounds}
+    for name, line in result["summary"].items():
         text = f"{name:6} {line['tok_s']}"
         if name != "peer":
-            line["reads_gbs"] = spread([m["reads_gbs"] for m in mine])
-            line["share_of_reads"] = spread([m["decode"] * details[name]["bytes_per_token"] * 1e-9 / m["reads_gbs"]
-                                             for m in mine])
             text += f"  of reads {line['share_of_reads']}  reads {line['reads_gbs']['median']}"
-            ratios = [r[name]["decode"] / r["peer"]["decode"] for r in rounds if name in r and "peer" in r]
-            if ratios:
-                line["ratio"] = spread(ratios)
-                text += f"  x peer {line['ratio']}"
+        if "ratio" in line:
+            text += f"  x peer {line['ratio']}"
         print(text)
     args.output_json.write_text(json.dumps(result, indent=1) + "\n")
 
