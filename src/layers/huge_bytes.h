@@ -1,4 +1,4 @@
-// Anonymous memory in huge pages where the system gives them: for weights, all of which a step walks through.
+// Anonymous memory in huge pages where the system gives them: for weights and the KV cache, which a step walks through.
 #pragma once
 
 #include <sys/mman.h>
@@ -23,6 +23,7 @@ class HugeBytes {
   HugeBytes(const HugeBytes&) = delete;
   HugeBytes& operator=(const HugeBytes&) = delete;
   std::byte* data() const { return data_; }
+  int64_t size() const { return bytes_; }
 
  private:
   HugeBytes(std::byte* data, int64_t bytes) : data_(data), bytes_(bytes) {}

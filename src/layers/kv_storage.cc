@@ -2,10 +2,21 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 
 #include "base/check.h"
 
 namespace minimo {
+
+namespace {
+
+std::shared_ptr<HugeBytes> Memory(int64_t bytes) {
+  auto memory = HugeBytes::Map(std::max<int64_t>(bytes, 1), true);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+
+}  // namespace
 
 KvGrouping GroupKv(const ModelSpec& spec) {
   KvGrouping grouping;
@@ -36,15 +47,15 @@ KvStorage::KvStorage(const KvGrouping& grouping, const KvLayout& layout, DType d
     g.unit_tokens = sliding ? layout.ring_tokens : layout.block_size;
     g.units = sliding ? layout.num_rings : layout.num_blocks;
     const int64_t count = g.units * geometry.layers;
-    g.k = Buffer<std::byte>(static_cast<size_t>(count * g.UnitBytes(geometry.head_dim, SizeOf(dtype))));
-    g.v = Buffer<std::byte>(static_cast<size_t>(count * g.UnitBytes(geometry.v_head_dim, SizeOf(dtype))));
+    g.k = Memory(count * g.UnitBytes(geometry.head_dim, SizeOf(dtype)));
+    g.v = Memory(count * g.UnitBytes(geometry.v_head_dim, SizeOf(dtype)));
     groups_.push_back(std::move(g));
   }
 }
 
 void KvStorage::Interleave(std::span<const NumaNode> nodes) {
   for (Group& g : groups_) {
-    for (Buffer<std::byte>* b : {&g.k, &g.v}) InterleaveMemory(b->data(), static_cast<int64_t>(b->size()), nodes);
+    for (const auto* memory : {&g.k, &g.v}) InterleaveMemory((*memory)->data(), (*memory)->size(), nodes);
   }
 }
 
@@ -53,8 +64,8 @@ KvSegment KvStorage::Segment(const Group& g, int layer, int64_t unit, int32_t ro
   const int64_t element = SizeOf(dtype_);
   const int64_t at = unit * g.geometry.layers + index_in_group_[layer];
   KvSegment s;
-  s.k = g.k.data() + at * g.UnitBytes(g.geometry.head_dim, element) + int64_t{row} * g.geometry.head_dim * element;
-  s.v = g.v.data() + at * g.UnitBytes(g.geometry.v_head_dim, element) + int64_t{row} * g.geometry.v_head_dim * element;
+  s.k = g.k->data() + at * g.UnitBytes(g.geometry.head_dim, element) + int64_t{row} * g.geometry.head_dim * element;
+  s.v = g.v->data() + at * g.UnitBytes(g.geometry.v_head_dim, element) + int64_t{row} * g.geometry.v_head_dim * element;
   s.k_head_stride = int64_t{g.unit_tokens} * g.geometry.head_dim;
   s.v_head_stride = int64_t{g.unit_tokens} * g.geometry.v_head_dim;
   s.first = first;
@@ -109,8 +120,8 @@ void KvStorage::CopyUnits(bool sliding, std::span<const CacheCopy> copies) {
     const int64_t k_bytes = g.geometry.layers * g.UnitBytes(g.geometry.head_dim, SizeOf(dtype_));
     const int64_t v_bytes = g.geometry.layers * g.UnitBytes(g.geometry.v_head_dim, SizeOf(dtype_));
     for (const CacheCopy& c : copies) {
-      std::memcpy(g.k.data() + c.to * k_bytes, g.k.data() + c.from * k_bytes, k_bytes);
-      std::memcpy(g.v.data() + c.to * v_bytes, g.v.data() + c.from * v_bytes, v_bytes);
+      std::memcpy(g.k->data() + c.to * k_bytes, g.k->data() + c.from * k_bytes, k_bytes);
+      std::memcpy(g.v->data() + c.to * v_bytes, g.v->data() + c.from * v_bytes, v_bytes);
     }
   }
 }

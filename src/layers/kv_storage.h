@@ -4,15 +4,16 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
 #include "base/numa.h"
 #include "kv/kv_layout.h"
 #include "kv/step.h"
+#include "layers/huge_bytes.h"
 #include "ops/attention/attention.h"
 #include "spec/model_spec.h"
-#include "tensor/buffer.h"
 #include "tensor/dtype.h"
 
 namespace minimo {
@@ -55,7 +56,7 @@ class KvStorage {
     KvGroup geometry;
     int unit_tokens = 0;
     int64_t units = 0;
-    Buffer<std::byte> k, v;
+    std::shared_ptr<HugeBytes> k, v;  // many small pages would each cost a look at the page table
     int64_t UnitBytes(int dim, int64_t element) const {
       return int64_t{geometry.kv_heads} * unit_tokens * dim * element;
     }
