@@ -14,10 +14,16 @@ __device__ __forceinline__ uint32_t expand_fp8(uint32_t w, uint32_t pair) {
   const uint32_t v = __byte_perm(w, 0, pair);
   return mul_bf16x2((v & 0x80008000) | ((v >> 4) & 0x07f007f0), kTwoTo120);
 }
+// All four of a row at once: the upper and lower bytes of what they become, then these in pairs.
+__device__ __forceinline__ void expand_fp8(uint32_t w, uint32_t& first, uint32_t& second) {
+  const uint32_t upper = (w & 0x80808080) | ((w >> 4) & 0x07070707), lower = (w << 4) & 0xf0f0f0f0;
+  first = mul_bf16x2(__byte_perm(lower, upper, 0x5140), kTwoTo120);
+  second = mul_bf16x2(__byte_perm(lower, upper, 0x7362), kTwoTo120);
+}
 // A step's words of rows g and g + 8 as A of mma.
 __device__ __forceinline__ void expand_fp8(uint32_t row_g, uint32_t row_g8, uint32_t (&a)[4]) {
-  a[0] = expand_fp8(row_g, kFirstPair), a[1] = expand_fp8(row_g8, kFirstPair);
-  a[2] = expand_fp8(row_g, kSecondPair), a[3] = expand_fp8(row_g8, kSecondPair);
+  expand_fp8(row_g, a[0], a[2]);
+  expand_fp8(row_g8, a[1], a[3]);
 }
 
 // 4 bits: nibbles n and n + 4 of the step's word are a[n] (value + 8). 0x4300 | q is bf16 128 + q.
