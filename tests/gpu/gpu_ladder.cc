@@ -379,6 +379,7 @@ int Main(int argc, char** argv) {
     }
     Check(TileFormat::kFp8, 0, Epilogue::kResidual, 512, 768, 70, 0, 0, false);
     Check(TileFormat::kFp8, 0, Epilogue::kSwiGlu, 512, 768, 200, 0, 0, false);
+    Check(TileFormat::kFp8, 0, Epilogue::kStoreBf16, 256, 384, 200, 0, 0, false, 1, 40);
   }
   if (what == "repeat") RepeatAll(tokens.empty() ? 50 : tokens[0]);
   if (what == "time") TimeAll(only, tokens.empty() ? std::vector<int>{900, 2048, 8192} : tokens);
