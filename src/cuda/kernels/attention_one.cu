@@ -2,10 +2,7 @@
 // of `splits` blocks takes a KV head, a block a run of the context in chunks of 64 keys, each of four warps the scores
 // of 16 of them and then a quarter of the value's columns for all 64. So a chunk costs two barriers and the warps have
 // nothing to add up. Every block stores its outputs, scaled by a largest score of its own, into the shared memory of
-// those that add the splits up, each a share of the outputs; one barrier of the cluster lies between. All orders are
-// fixed.
-#include <cooperative_groups.h>
-
+// those that add the splits up, each a share of the outputs, which a barrier there counts. All orders are fixed.
 #include "cuda/kernels/attention_rows.cuh"
 
 namespace minimo::cuda {
@@ -20,8 +17,26 @@ __device__ __forceinline__ uint32_t address_in(int rank, const void* p) {
   asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(smem_address(p)), "r"(rank));
   return address;
 }
-__device__ __forceinline__ void store_in(uint32_t address, float x, float y) {
-  asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(x), "f"(y) : "memory");
+// A store there that `barrier`, there too, counts the bytes of: so no fence has to wait for stores to the cache. In a
+// cluster of several blocks alone: elsewhere it is an illegal instruction.
+__device__ __forceinline__ void store_in(uint32_t address, uint32_t barrier, float x, float y) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(address),
+               "f"(x), "f"(y), "r"(barrier)
+               : "memory");
+}
+// By one thread, before the cluster's first barrier.
+__device__ __forceinline__ void expect_parts(uint64_t* barrier, int bytes) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(smem_address(barrier)) : "memory");
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(smem_address(barrier)), "r"(bytes)
+               : "memory");
+}
+__device__ __forceinline__ void wait_for_parts(const uint64_t* barrier) {
+  asm volatile(
+      "{\n.reg .pred done;\nagain:\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], 0;\n"
+      "@!done bra again;\n}\n" ::"r"(smem_address(barrier))
+      : "memory");
 }
 
 __device__ __forceinline__ void load_matrices(uint32_t (&a)[4], uint32_t address) {
@@ -52,13 +67,13 @@ struct Share {
     slots = (group * kValueDim / 4 + (1 << shift) - 1) >> shift;
   }
   __device__ __forceinline__ int ranks() const { return 1 << shift; }
+  __device__ __forceinline__ int bytes(int group) const { return splits * (slots * 16 + group * 8); }  // each gets
 };
 
 template <int kValueDim>
 __device__ __forceinline__ void add_splits(const AttentionParams& p, const HeadRun& b,
                                            const Share<kValueDim>& share, int rank, const Parts<kValueDim>& parts) {
   const int64_t out = int64_t{b.token} * p.out_stride + b.kv_head * b.group * kValueDim;
-  if (rank >= share.ranks()) return;
 #pragma unroll 1
   for (int at = threadIdx.x; at < share.slots * 4; at += kThreads) {
     const int slot = at / 4, i = rank + (slot << share.shift), row = i / (kValueDim / 4);
@@ -98,10 +113,13 @@ __global__ void __launch_bounds__(kThreads) attention_one(const __grid_constant_
   __shared__ __align__(16) Parts<kValueDim> parts;
   __shared__ __align__(16) uint8_t powers[16 * kPowersRow];
   __shared__ float warp_most[kWarps][16];
-  const auto cluster = cooperative_groups::this_cluster();
-  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");  // the cluster's blocks are here
+  __shared__ __align__(8) uint64_t parts_there;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int split = blockIdx.x, splits = gridDim.x;
+  const Share<kValueDim> share(p.heads / p.kv_heads, splits, shift);
+  const bool alone = splits == 1;
+  if (threadIdx.x == 0 && !alone) expect_parts(&parts_there, share.bytes(p.heads / p.kv_heads));
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");  // the cluster's blocks are here
   // The step's positions and tables were copied before its first kernel.
   const HeadRun b = {static_cast<int>(blockIdx.z), static_cast<int>(blockIdx.y), p.heads / p.kv_heads,
                          load_l2(p.meta.position + blockIdx.z), split == splits - 1};
@@ -218,7 +236,6 @@ __global__ void __launch_bounds__(kThreads) attention_one(const __grid_constant_
     stage ^= 1;
   }
 
-  const Share<kValueDim> share(b.group, splits, shift);
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const int row = g + 8 * h;
@@ -227,14 +244,25 @@ __global__ void __launch_bounds__(kThreads) attention_one(const __grid_constant_
     for (int i = 0; i < kWarpColumns / 8; ++i) {
       const int column = warp * kWarpColumns + 8 * i + 2 * t, four = row * (kValueDim / 4) + column / 4;
       const float4* to = parts.out + split * share.slots + (four >> share.shift);
-      store_in(address_in(four & (share.ranks() - 1), to) + column % 4 * 4, out[i][2 * h], out[i][2 * h + 1]);
+      const int rank = four & (share.ranks() - 1);
+      if (alone) {
+        reinterpret_cast<float2*>(parts.out + four)[column % 4 / 2] = {out[i][2 * h], out[i][2 * h + 1]};
+        continue;
+      }
+      store_in(address_in(rank, to) + column % 4 * 4, address_in(rank, &parts_there), out[i][2 * h], out[i][2 * h + 1]);
     }
+    if (alone && warp == 0 && t == 0) parts.weight[0][row] = {most[h], total[2 * h]};
 #pragma unroll 1
-    for (int to = warp * 4 + t; to < share.ranks(); to += 16) {
-      store_in(address_in(to, &parts.weight[split][row]), most[h], total[2 * h]);
+    for (int to = warp * 4 + t; !alone && to < share.ranks(); to += 16) {
+      store_in(address_in(to, &parts.weight[split][row]), address_in(to, &parts_there), most[h], total[2 * h]);
     }
   }
-  cluster.sync();
+  if (split >= share.ranks()) return;
+  if (alone) {
+    __syncthreads();
+  } else {
+    wait_for_parts(&parts_there);
+  }
   add_splits(p, b, share, split, parts);
 }
 
