@@ -10,11 +10,13 @@
 //     A nibble is an integer operand after one LOP3: the low one of a byte as it is (its offset of 8 goes into the
 //     accumulator's start), the high one times 16. The start is 1.5 * 2^23 as bits, so that the integer sum read as a
 //     float needs no conversion.
-//   FP8: a half and the half that is left of the rest, scaled by a power of two a unit, in columns of their own; the
-//     weights become halves by one conversion of two neighbouring bytes.
+//   FP8: four terms of e4m3, each 2^-4 of the one before, scaled by a power of two a unit. Four warps take four units
+//     together, as the 64 rows of a wgmma whose operands are both in shared memory: weights are never in a register.
+//     Each unit meets its own x in four of its 16 columns.
 //   bf16: three bf16 terms.
-//   So products are as exact as float32 ones, near enough (1e-5 a unit for 4 bits, 1e-7 otherwise).
-// - Instructions a warp and KB of weights: about 85 in 4 bits, 75 in FP8.
+//   So products are as exact as float32 ones, near enough (1e-5 a unit for 4 bits, 1e-4 for FP8, whose products are
+//   added with 14 bits, 1e-7 for bf16).
+// - Instructions a warp and KB of weights: about 85.
 #include "cuda/kernels/choose.cuh"
 #include "cuda/kernels/common.cuh"
 #include "cuda/kernels/stream_token.cuh"
@@ -99,7 +101,10 @@ template <TileFormat kF, OneMode kMode>
 __global__ void __launch_bounds__(kThreads, 2) stream_token(const __grid_constant__ OneParams p,
                                                             const __grid_constant__ Shape shape) {
   constexpr int kStages = Stages(kF);
-  extern __shared__ __align__(16) uint8_t smem[];
+  extern __shared__ __align__(16) uint8_t unaligned[];
+  // Not by the array's own alignment: that would cost every kernel of this file, and gate/up and down their places
+  // beside each other.
+  uint8_t* smem = kF == TileFormat::kFp8 ? unaligned + (0u - smem_address(unaligned)) % kSwizzled : unaligned;
   __shared__ __align__(16) uint8_t zeros[64];
   __shared__ float squares[kWarps];
   __shared__ Choice choice;
@@ -107,20 +112,24 @@ __global__ void __launch_bounds__(kThreads, 2) stream_token(const __grid_constan
   const int begin_item = first_item(shape, blockIdx.x);
   Walk<kF, kMode> walk = {p, shape, first_item(shape, blockIdx.x + 1), UnitScaleBytes(kF, p.shape.group_cols), 0};
   const int item_pieces = shape.item_pieces.value;
-  uint8_t *ring = smem + warp * kStages * StageBytes(kF), *x = smem + kWarps * kStages * StageBytes(kF);
-  float* red = reinterpret_cast<float*>(x + shape.x_units * UnitXBytes(kF));  // [items of a chunk][warps][16]
+  const Ring<kF> ring = {smem};
+  uint8_t* x = smem + Ring<kF>::kBytes;
+  float* red = reinterpret_cast<float*>(x + shape.x_places * UnitXBytes(kF));  // [items of a chunk][warps][16]
 
   if (threadIdx.x < 16) reinterpret_cast<uint32_t*>(zeros)[threadIdx.x] = 0;
   const int first_split = kMode == OneMode::kGateUp ? 0 : shape.tiles.quotient(begin_item);
   XRows<kF, kMode> rows = {p, shape, first_split * shape.x_units, 1.0f};
   const float bias = kMode != OneMode::kDense ? expert_bias(p.choice) : 0.0f;
-  const LaneX mine_x = lane_x<kF>(x, zeros, p.shape.group_cols);
+  const LaneX mine_x = lane_x<kF>(x, shape.x_places, zeros, p.shape.group_cols);
 
   Cursor ahead = {};
   ahead.chunk = begin_item - kChunkItems;
   const auto request = [&](int stage) {
     walk.settle(ahead);
-    if (!walk.done(ahead)) request_piece<kF>(ring + stage * StageBytes(kF), ahead), walk.step(ahead);
+    if (!walk.done(ahead)) {
+      if (walk.mine(ahead)) request_piece<kF>(ring.weights(stage), ring.scales(stage), ahead);
+      walk.step(ahead);
+    }
     copy_commit();
   };
   float mine = 0;
@@ -168,15 +177,24 @@ __global__ void __launch_bounds__(kThreads, 2) stream_token(const __grid_constan
   for (int chunk = begin_item; chunk < walk.end_item; chunk += kChunkItems) {
     const int count = min(kChunkItems, walk.end_item - chunk), pieces = count * item_pieces;
     clear_sums(red, count);
-    const int begin = pieces * warp / kWarps, end = pieces * (warp + 1) / kWarps;
+    const int begin = Team<kF>::first_piece(pieces), end = Team<kF>::end_piece(pieces);
     int item = shape.item_pieces.quotient(begin), column = begin - item * item_pieces;
     float sums[2] = {0, 0};
 #pragma unroll 1
     for (int piece = begin; piece < end; ++piece) {
       copy_wait<kStages - 1>();
-      if constexpr (kF == TileFormat::kFp8) __syncwarp();  // its scales were copied by two lanes
-      multiply_piece<kF>(ring + stage * StageBytes(kF), mine_x, column, sums);
-      if constexpr (kF == TileFormat::kFp8) __syncwarp();
+      if constexpr (kF == TileFormat::kFp8) {
+        fence_async_reads();
+        Team<kF>::sync();
+        float d[8];
+        start_products(ring.weights(stage) - Team<kF>::part() * PieceBytes(kF), mine_x, column, d);
+        walk.settle(ahead);
+        wgmma_wait<0>(d);
+        add_products(ring.scales(stage), mine_x, column, d, sums);
+        Team<kF>::sync();
+      } else {
+        multiply_piece<kF>(ring.weights(stage), ring.scales(stage), mine_x, column, sums);
+      }
       request(stage);
       stage = stage + 1 == kStages ? 0 : stage + 1;
       ++column;
@@ -200,16 +218,17 @@ int ItemsOf(OneMode mode, const TileShape& shape, int top_k, int splits) {
 }
 
 Shape ShapeOf(const OneParams& p) {
-  const int pieces_a_unit = PiecesPerUnit(p.shape.format), choices = p.mode == OneMode::kDown ? p.choice.top_k : 1;
+  const int choices = p.mode == OneMode::kDown ? p.choice.top_k : 1, team = TeamWarps(p.shape.format);
   Shape s;
   s.tiles = Divisor(p.shape.tiles);
   s.units = Divisor(p.shape.units);
-  s.tile_pieces = p.shape.units * pieces_a_unit;
+  s.tile_pieces = PadTo(p.shape.units * PiecesPerUnit(p.shape.format), team) / team;
   s.item_choices = choices / p.splits;
   s.item_pieces = Divisor(s.tile_pieces * choices / p.splits);
   s.items = ItemsOf(p.mode, p.shape, p.choice.top_k, p.splits);
   // Blocks never straddle two splits: kBlocks is a multiple of every number of them.
   s.x_units = p.shape.units * choices / p.splits;
+  s.x_places = team == 1 ? s.x_units : static_cast<int>(s.item_pieces.value) * team;
   return s;
 }
 
@@ -221,7 +240,8 @@ int SmemOf(const OneParams& p) {
   const Shape s = ShapeOf(p);
   const int block_items = (s.items + kBlocks - 1) / kBlocks;
   const int chunk = block_items < kChunkItems ? block_items : kChunkItems;
-  const int needed = kWarps * Stages(f) * StageBytes(f) + s.x_units * UnitXBytes(f) + chunk * kWarps * 64;
+  const int ring = PadTo(kWarps * Stages(f) * StageBytes(f), kSwizzled) + (f == TileFormat::kFp8 ? kSwizzled : 0);
+  const int needed = ring + s.x_places * UnitXBytes(f) + chunk * kWarps * 64;
   return needed < kMoreThanHalf && p.mode != OneMode::kDown ? kMoreThanHalf : needed;
 }
 
@@ -250,7 +270,8 @@ int StreamTokenSplits(OneMode mode, const TileShape& shape, int top_k) {
   int best = 1;
   double best_share = 0;
   for (int splits = 1; splits <= kMaxPartials; ++splits) {
-    if ((mode == OneMode::kDown ? top_k : shape.units) % splits != 0) continue;
+    const int team = mode == OneMode::kDown || splits == 1 ? 1 : TeamWarps(shape.format);
+    if ((mode == OneMode::kDown ? top_k : shape.units) % (splits * team) != 0) continue;
     const int items = ItemsOf(mode, shape, top_k, splits), turns = (items + kBlocks - 1) / kBlocks;
     const double share = static_cast<double>(items) / (turns * kBlocks);
     if (share > best_share + 0.05) best = splits, best_share = share;

@@ -35,6 +35,12 @@ struct XRows {
   __device__ __forceinline__ int column_of(int u) const {
     return (first + u - choice_of(u) * p.shape.units) * kUnitCols + threadIdx.x % 32 * 4;
   }
+  // Where unit u lies in shared memory: a matrix begins with a piece.
+  __device__ __forceinline__ int place_of(int u) const {
+    if constexpr (kMode != OneMode::kDown || TeamWarps(kF) == 1) return u;
+    const int units = shape.units.value, choice = choice_of(u) - choice_of(0);
+    return u + choice * (shape.tile_pieces * TeamWarps(kF) - units);
+  }
   __device__ __forceinline__ bool live(int u) const { return u >= 0 && u < shape.x_units && column_of(u) < p.cols; }
 
   __device__ __forceinline__ void load_norm(int from) {  // known ahead
@@ -93,13 +99,22 @@ struct XRows {
         }
         squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
       }
-      stage_unit<kF>(x + u * UnitXBytes(kF), {v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w}, p.shape.group_cols);
+      stage_unit<kF>(x, place_of(u), shape.x_places, {v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w}, p.shape.group_cols);
     }
     return squares;
+  }
+  // Places without a unit: what stands there counts nothing.
+  __device__ __forceinline__ void no_scales(uint8_t* x) const {
+    const int units = shape.units.value, places = shape.tile_pieces * TeamWarps(kF);
+    if (units == places) return;
+    for (int i = threadIdx.x - kFirstWarp * 32; i < shape.x_places; i += kStagers * 32) {
+      if (i % places >= units) reinterpret_cast<float*>(x + shape.x_places * 512)[i] = 0;
+    }
   }
   // All of x, the first round of loads on its way. Returns this thread's sum of squares.
   __device__ __forceinline__ float stage_all(uint8_t* x) {
     float squares = 0;
+    if constexpr (TeamWarps(kF) > 1) no_scales(x);
 #pragma unroll 1
     for (int from = first_unit();;) {
       squares += stage(x, from);
@@ -108,6 +123,7 @@ struct XRows {
       load_norm(from);
       load(from);
     }
+    if constexpr (kF == TileFormat::kFp8) fence_async_reads();
     return squares;
   }
 };

@@ -1,12 +1,15 @@
 // One unit of stream_token.cu in each format: its sizes, x as operands of mma, the products. The ideas are told there.
 #pragma once
 
-#include "cuda/kernels/fp8_unit.cuh"
+#include "cuda/kernels/e4m3_pairs.cuh"
 #include "cuda/kernels/stream_token.cuh"
 #include "cuda/kernels/stream_x.cuh"
+#include "cuda/kernels/wgmma.cuh"
 
 namespace minimo::cuda {
 
+// Warps that take a piece together, a unit each.
+constexpr int TeamWarps(TileFormat f) { return f == TileFormat::kFp8 ? 4 : 1; }
 // What a warp takes at a time: a unit, half a unit in bf16.
 constexpr int PieceBytes(TileFormat f) { return f == TileFormat::kInt4 ? 1024 : 2048; }
 constexpr int PiecesPerUnit(TileFormat f) { return f == TileFormat::kBf16 ? 2 : 1; }
@@ -14,16 +17,18 @@ constexpr int Stages(TileFormat f) { return f == TileFormat::kInt4 ? 5 : 3; }
 constexpr int StageBytes(TileFormat f) {  // with the scales: 4 bits a pair a lane, FP8 two floats
   return PieceBytes(f) + (f == TileFormat::kInt4 ? 128 : f == TileFormat::kFp8 ? 16 : 0);
 }
-// x of a unit. 4 bits: digits [2][128], then {start of row g: two columns, scale, scale / 16} [4 lanes]. FP8: halves
-// [two steps][term][lane][8], then the scale. bf16: [3 terms][128].
+// x of a unit. 4 bits: digits [2][128], then {start of row g: two columns, scale, scale / 16} [4 lanes]. FP8: the four
+// units of a piece together, B of wgmma: [unit][term] rows of 128, then behind all of them a scale a unit. bf16:
+// [3 terms][128].
 constexpr int UnitXBytes(TileFormat f) {
-  return f == TileFormat::kInt4 ? 320 : f == TileFormat::kFp8 ? 528 : 768;
+  return f == TileFormat::kInt4 ? 320 : f == TileFormat::kFp8 ? 512 + 4 : 768;
 }
 
-// x of one unit to shared memory; lane l brings columns 4l .. 4l + 3.
+// x of the unit whose place is `place` of `places` to shared memory; lane l brings columns 4l .. 4l + 3.
 template <TileFormat kF>
-__device__ __forceinline__ void stage_unit(uint8_t* to, float4 v, int group_cols) {
+__device__ __forceinline__ void stage_unit(uint8_t* x, int place, int places, float4 v, int group_cols) {
   const int lane = threadIdx.x % 32;
+  [[maybe_unused]] uint8_t* to = x + place * UnitXBytes(kF);
   if constexpr (kF == TileFormat::kBf16) {
     float rest[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
@@ -37,19 +42,24 @@ __device__ __forceinline__ void stage_unit(uint8_t* to, float4 v, int group_cols
   }
   if constexpr (kF == TileFormat::kFp8) {
     float down;
-    const float up = half_scale(most_bits_of(v), down);
-    const float x[4] = {v.x * up, v.y * up, v.z * up, v.w * up};
-    const int t = lane / 8, step = lane % 8;
-    uint8_t* there = to + (step / 2 * 8 + t) * 16 + step % 2 * 8;
+    const float up = power_scale<7>(most_bits_of(v), down);
+    float2 low = {v.x * up, v.y * up}, high = {v.z * up, v.w * up};
+    // Columns 64 s + 32 h + 16 c .. meet the weights at K = 64 c + 32 s + 16 h.
+    const int at = (lane / 4 % 2 * 4 + lane / 16 * 2 + lane / 8 % 2);
+    uint8_t* rows = x + place / 4 * 2048 + place % 4 / 2 * 1024;
 #pragma unroll
-    for (int q = 0; q < 2; ++q) {
-      const __half2 first = __floats2half2_rn(x[2 * q], x[2 * q + 1]);
-      const float2 back = __half22float2(first);
-      const __half2 rest = __floats2half2_rn((x[2 * q] - back.x) * 2048.0f, (x[2 * q + 1] - back.y) * 2048.0f);
-      reinterpret_cast<__half2*>(there)[q] = first;
-      reinterpret_cast<__half2*>(there + 64)[q] = rest;
+    for (int term = 0; term < 4; ++term) {
+      const int row = place % 2 * 4 + term;
+      const uint32_t bytes = to_e4m3x2(low.x, low.y) | to_e4m3x2(high.x, high.y) << 16;
+      reinterpret_cast<uint32_t*>(rows + row * 128 + (at ^ row) * 16)[lane % 4] = bytes;
+      uint32_t halves[2];
+      halves_of(bytes, halves[0], halves[1]);
+      const float2 back[2] = {__half22float2(*reinterpret_cast<const __half2*>(halves)),
+                              __half22float2(*reinterpret_cast<const __half2*>(halves + 1))};
+      low = {(low.x - back[0].x) * 16.0f, (low.y - back[0].y) * 16.0f};
+      high = {(high.x - back[1].x) * 16.0f, (high.y - back[1].y) * 16.0f};
     }
-    if (lane == 0) *reinterpret_cast<float*>(to + 512) = down;
+    if (lane == 0) reinterpret_cast<float*>(x + places * 512)[place] = down;
     return;
   }
   if constexpr (kF == TileFormat::kInt4) {
@@ -73,34 +83,59 @@ struct LaneX {
   uint32_t base, stride;
   uint32_t info;  // of the unit's scales, with the full stride
   uint32_t flip;  // 4 bits: NibbleFlip()
+  float factor;   // FP8: of the products that this lane has, 0 where they are of no use
 };
 
 template <TileFormat kF>
-__device__ __forceinline__ LaneX lane_x(const uint8_t* x, const uint8_t* zeros, int group_cols) {
-  const int lane = threadIdx.x % 32, n = lane / 4, t = lane % 4;
-  LaneX l = {smem_address(zeros), 0, smem_address(x), 0};
+__device__ __forceinline__ LaneX lane_x(const uint8_t* x, int places, const uint8_t* zeros, int group_cols) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, n = lane / 4, t = lane % 4;
+  LaneX l = {smem_address(zeros), 0, smem_address(x), 0, 0};
   if constexpr (kF == TileFormat::kInt4) {
     l.info += 256 + t * 16;
     l.flip = NibbleFlip();
     if (n / 2 == 32 * t / group_cols) l.base = smem_address(x) + n % 2 * 128 + t * 32, l.stride = UnitXBytes(kF);
   } else if constexpr (kF == TileFormat::kFp8) {
-    l.info += 512;
-    l.base = smem_address(x) + (n % 2 * 4 + t) * 16, l.stride = UnitXBytes(kF);
+    l.base = smem_address(x), l.stride = 4 * 512;
+    l.info += places * 512 + warp % 4 * 4;
+    if (t / 2 == warp % 2) l.factor = t % 2 == 0 ? 1.0f : 1.0f / 256;
   } else if (n < 3) {
     l.base = smem_address(x) + n * 256 + t * 64, l.stride = UnitXBytes(kF);
   }
   return l;
 }
 
+// FP8, a team: the products of a piece, `weights` its first unit's, on their way. The four units are 16 rows each of
+// wgmma's 64; each meets its own x in four columns of 16.
+__device__ __forceinline__ void start_products(const uint8_t* weights, const LaneX& l, int column, float (&d)[8]) {
+  const uint64_t a = weights_operand(smem_address(weights)), b = swizzled_operand(l.base + column * l.stride);
+  wgmma_fence();
+#pragma unroll
+  for (int k = 0; k < 4; ++k) wgmma_e4m3<16>(d, a + k / 2 * (512 >> 4) + k % 2 * 2, b + k * 2, k != 0);
+  wgmma_commit();
+}
+// Adds them to the lane's sums of rows g and g + 8. `scales`: of this warp's unit.
+__device__ __forceinline__ void add_products(const uint8_t* scales, const LaneX& l, int column, const float (&d)[8],
+                                             float (&sums)[2]) {
+  const bool second = threadIdx.x / 32 % 4 >= 2;
+  const float2 scale = *reinterpret_cast<const float2*>(scales);
+  float unit_scale;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(unit_scale) : "r"(l.info + column * 16));
+  unit_scale *= l.factor;  // 0, too, where the tile has no such unit
+  if (unit_scale == 0) return;
+  sums[0] += fmaf(second ? d[5] : d[1], 1.0f / 16, second ? d[4] : d[0]) * (scale.x * unit_scale);
+  sums[1] += fmaf(second ? d[7] : d[3], 1.0f / 16, second ? d[6] : d[2]) * (scale.y * unit_scale);
+}
+
 // Adds a piece's products to the lane's sums of rows g and g + 8. `column`: the piece among those staged.
 template <TileFormat kF>
-__device__ __forceinline__ void multiply_piece(const uint8_t* stage, const LaneX& l, int column, float (&sums)[2]) {
+__device__ __forceinline__ void multiply_piece(const uint8_t* piece, const uint8_t* scales, const LaneX& l, int column,
+                                               float (&sums)[2]) {
   const int lane = threadIdx.x % 32;
-  const uint4* weights = reinterpret_cast<const uint4*>(stage) + lane;
+  const uint4* weights = reinterpret_cast<const uint4*>(piece) + lane;
   if constexpr (kF == TileFormat::kInt4) {
     const uint32_t x = l.base + column * l.stride;
     const uint4 info = load_shared(l.info + column * UnitXBytes(kF));
-    const uint32_t pair = *reinterpret_cast<const uint32_t*>(stage + PieceBytes(kF) + lane * 4);
+    const uint32_t pair = *reinterpret_cast<const uint32_t*>(scales + lane * 4);
     uint32_t d[4] = {info.x, info.y, kMagic, kMagic};
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
@@ -116,32 +151,6 @@ __device__ __forceinline__ void multiply_piece(const uint8_t* stage, const LaneX
     const float g8 = (__uint_as_float(d[2]) - magic) * 256.0f + (__uint_as_float(d[3]) - magic);
     sums[0] += g * (__uint_as_float(pair << 16) * __uint_as_float(info.z));
     sums[1] += g8 * (__uint_as_float(pair & 0xffff0000) * __uint_as_float(info.w));
-  } else if constexpr (kF == TileFormat::kFp8) {
-    const uint32_t x = l.base + column * l.stride;
-    float d[2][4] = {};
-#pragma unroll
-    for (int c = 0; c < 2; ++c) {
-      const uint4 top = weights[c * 32], bottom = weights[(2 + c) * 32];
-#pragma unroll
-      for (int pair = 0; pair < 2; ++pair) {
-        const uint4 b = load_shared(x + (2 * c + pair) * 128);
-        uint32_t a[4];
-        halves_of(word_of(top, 2 * pair), a[0], a[2]);
-        halves_of(word_of(bottom, 2 * pair), a[1], a[3]);
-        mma_half(d[0], a, b.x, b.y);
-        halves_of(word_of(top, 2 * pair + 1), a[0], a[2]);
-        halves_of(word_of(bottom, 2 * pair + 1), a[1], a[3]);
-        mma_half(d[1], a, b.z, b.w);
-      }
-    }
-    const float2 scale = *reinterpret_cast<const float2*>(stage + PieceBytes(kF));
-    float unit_scale;
-    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(unit_scale) : "r"(l.info + column * UnitXBytes(kF)));
-    // Even columns of the product are the first term, odd ones the rest: all four lanes of a row have the whole sum,
-    // and row_sum adds the four.
-    unit_scale *= 0.25f;
-    sums[0] += fmaf(d[0][1] + d[1][1], 1.0f / 2048, d[0][0] + d[1][0]) * (scale.x * unit_scale);
-    sums[1] += fmaf(d[0][3] + d[1][3], 1.0f / 2048, d[0][2] + d[1][2]) * (scale.y * unit_scale);
   } else {
     const uint32_t x = l.base + column / 2 * l.stride + (l.stride != 0 ? column % 2 * 32 : 0);
     float d[2][4] = {};

@@ -8,7 +8,35 @@ namespace minimo::cuda::token {
 inline constexpr int kWarps = 16;
 inline constexpr int kThreads = kWarps * 32;
 inline constexpr int kBlocks = 132;     // multiprocessors of an H100 and an H200
+inline constexpr int kSwizzled = 1024;  // what operands of wgmma are aligned to
 inline constexpr int kChunkItems = 12;  // between two sums over the warps
+
+// Warps take pieces in teams; a team's unit q of a piece is its warp q's.
+template <TileFormat kF>
+struct Team {
+  static constexpr int kSize = TeamWarps(kF), kTeams = kWarps / kSize;
+  static __device__ __forceinline__ int number() { return threadIdx.x / 32 / kSize; }
+  static __device__ __forceinline__ int part() { return threadIdx.x / 32 % kSize; }
+  static __device__ __forceinline__ void sync() {
+    asm volatile("bar.sync %0, %1;" ::"r"(number() + 2), "n"(kSize * 32) : "memory");
+  }
+  static __device__ __forceinline__ int first_piece(int pieces) { return pieces * number() / kTeams; }
+  static __device__ __forceinline__ int end_piece(int pieces) { return pieces * (number() + 1) / kTeams; }
+};
+
+// Where a warp's share of a stage lies: a team's shares are neighbours, scales are behind the weights.
+template <TileFormat kF>
+struct Ring {
+  static constexpr int kStages = Stages(kF), kScaleBytes = StageBytes(kF) - PieceBytes(kF), kSize = Team<kF>::kSize;
+  static constexpr int kBytes = PadTo(kWarps * kStages * StageBytes(kF), kSwizzled);
+  uint8_t* smem;
+  __device__ __forceinline__ uint8_t* weights(int stage) const {
+    return smem + ((Team<kF>::number() * kStages + stage) * kSize + Team<kF>::part()) * PieceBytes(kF);
+  }
+  __device__ __forceinline__ uint8_t* scales(int stage) const {
+    return smem + kWarps * kStages * PieceBytes(kF) + (threadIdx.x / 32 * kStages + stage) * kScaleBytes;
+  }
+};
 
 // Division by a constant of the launch, for dividends and divisors below 2^16.
 struct Divisor {
@@ -26,6 +54,7 @@ struct Shape {  // of the work
   int item_choices;      // kDown: of one split
   int items;
   int x_units;           // of one split
+  int x_places;          // for them: a matrix begins with a piece
 };
 
 // Where in its stream of pieces a warp is.
@@ -47,6 +76,8 @@ struct Walk {
   int scale_bytes;    // a piece
   int my_expert;      // lane k: the k-th chosen expert
 
+  static constexpr int kTeam = Team<kF>::kSize;
+
   __device__ __forceinline__ void place(Cursor& c) const {
     int column = c.column;
     int64_t expert = 0;
@@ -58,8 +89,10 @@ struct Walk {
       column = shape.tile_pieces - c.left;
       expert = __shfl_sync(0xffffffffu, my_expert, c.turn * shape.item_choices + c.choice);
     }
-    const int at = c.tile * shape.tile_pieces + column, lane = threadIdx.x % 32;
-    c.weights = p.weights + expert * p.expert_weight_bytes + int64_t{at} * PieceBytes(kF) + lane_share<kF>();
+    int at = c.tile * shape.tile_pieces + column;
+    if constexpr (kTeam > 1) at = c.tile * static_cast<int>(shape.units.value) + column * kTeam + Team<kF>::part();
+    const int lane = threadIdx.x % 32;
+    c.weights = p.weights + expert * p.expert_weight_bytes + int64_t{at} * PieceBytes(kF) + lane * 16;
     c.scales = p.scales + expert * p.expert_scale_bytes + int64_t{at} * scale_bytes;
     if constexpr (kF == TileFormat::kInt4) {
       const int group = min(lane % 4, kUnitCols / p.shape.group_cols - 1);
@@ -68,16 +101,24 @@ struct Walk {
       c.scales += lane % 2 * 4;
     }
   }
+  // Whether the piece has a unit for this warp.
+  __device__ __forceinline__ bool mine(const Cursor& c) const {
+    if constexpr (kTeam == 1) return true;
+    int column = c.column;
+    if constexpr (kMode == OneMode::kDense) column += c.turn * static_cast<int>(shape.item_pieces.value);
+    if constexpr (kMode == OneMode::kDown) column = shape.tile_pieces - c.left;
+    return column * kTeam + Team<kF>::part() < static_cast<int>(shape.units.value);
+  }
   __device__ __forceinline__ bool done(const Cursor& c) const { return c.chunk >= end_item; }
   // The place of the next piece.
   __device__ __forceinline__ void settle(Cursor& c) const {
-    const int pieces_an_item = shape.item_pieces.value, warp = threadIdx.x / 32;
+    const int pieces_an_item = shape.item_pieces.value;
     if (c.piece == c.end) {
       do {
         c.chunk += kChunkItems;
         if (done(c)) return;
         const int pieces = min(kChunkItems, end_item - c.chunk) * pieces_an_item;
-        c.piece = pieces * warp / kWarps, c.end = pieces * (warp + 1) / kWarps;
+        c.piece = Team<kF>::first_piece(pieces), c.end = Team<kF>::end_piece(pieces);
       } while (c.piece == c.end);
       const int item = shape.item_pieces.quotient(c.piece);
       c.column = c.piece - item * pieces_an_item;
@@ -100,19 +141,19 @@ struct Walk {
   }
   __device__ __forceinline__ void step(Cursor& c) const {
     ++c.piece, ++c.column;
-    c.weights += PieceBytes(kF), c.scales += scale_bytes;
+    c.weights += kTeam * PieceBytes(kF), c.scales += kTeam * scale_bytes;
     if constexpr (kMode == OneMode::kDown) --c.left;
   }
 };
 
 template <TileFormat kF>
-__device__ __forceinline__ void request_piece(uint8_t* stage, const Cursor& c) {
+__device__ __forceinline__ void request_piece(uint8_t* weights, uint8_t* scales, const Cursor& c) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
-  for (int n = 0; n < PieceBytes(kF) / 512; ++n) copy_async16(stage + n * 512 + lane * 16, c.weights + n * 512);
-  if constexpr (kF == TileFormat::kInt4) copy_async4(stage + PieceBytes(kF) + lane * 4, c.scales);
+  for (int n = 0; n < PieceBytes(kF) / 512; ++n) copy_async16(weights + n * 512 + lane * 16, c.weights + n * 512);
+  if constexpr (kF == TileFormat::kInt4) copy_async4(scales + lane * 4, c.scales);
   if constexpr (kF == TileFormat::kFp8) {
-    if (lane < 2) copy_async4(stage + PieceBytes(kF) + lane * 4, c.scales);
+    if (lane < 2) copy_async4(scales + lane * 4, c.scales);
   }
 }
 

@@ -101,12 +101,16 @@ __device__ __forceinline__ void group_sums(uint32_t high, uint32_t low, int grou
   }
 }
 
-// The power of two that takes a unit of x below 2^14, whatever x is: halves then neither overflow nor lose bits that
-// matter. `down`: its inverse.
+// The power of two that takes a unit of x below 2^(kTop + 1), whatever x is. `down`: its inverse.
+template <int kTop>
+__device__ __forceinline__ float power_scale(uint32_t most_bits, float& down) {
+  const uint32_t exponent = max(most_bits >> 23, kTop + 1u);
+  down = exponent == 255 ? NAN : __uint_as_float((exponent - kTop) << 23);
+  return __uint_as_float((254u + kTop - exponent) << 23);
+}
+// Halves then neither overflow nor lose bits that matter.
 __device__ __forceinline__ float half_scale(uint32_t most_bits, float& down) {
-  const uint32_t exponent = max(most_bits >> 23, 14u);
-  down = exponent == 255 ? NAN : __uint_as_float((exponent - 13u) << 23);
-  return __uint_as_float((267u - exponent) << 23);
+  return power_scale<13>(most_bits, down);
 }
 
 }  // namespace minimo::cuda

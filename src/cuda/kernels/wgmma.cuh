@@ -10,6 +10,8 @@ namespace minimo::cuda {
 // Orders this thread's register and shared-memory accesses before the next wgmma.
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// This thread's writes to shared memory, before a barrier after which products read them.
+__device__ __forceinline__ void fence_async_reads() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 // At most kPending groups are still running; `d`, results of a finished one, may be read from here on.
 template <int kPending, int kCount>
 __device__ __forceinline__ void wgmma_wait(float (&d)[kCount]) {
@@ -110,6 +112,7 @@ __device__ void wgmma_e4m3(float (&d)[kN / 2], uint64_t a, uint64_t b, bool add)
                  : "l"(a), "l"(b), "r"(static_cast<int>(add))                                                      \
                  : "memory");                                                                                      \
   }
+MINIMO_WGMMA_SHARED(16, "%8", "%9", "%10")
 MINIMO_WGMMA_SHARED(96, "%48", "%49", "%50")
 MINIMO_WGMMA_SHARED(128, "%64", "%65", "%66")
 #undef MINIMO_WGMMA_SHARED
