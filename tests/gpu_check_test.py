@@ -61,7 +61,9 @@ with tempfile.TemporaryDirectory() as name:
     tool.write_text('#!/bin/sh\necho "= Error: Race reported between Write access at a::$3<int>(int)+0x1"\nexit $4\n')
     tool.chmod(0o755)
     path = f"{folder}:{os.environ['PATH']}"
-    for kernel, code, want in (("fp8_wide", 0, 0), ("fp8_linear", 0, 0), ("batch_wide", 0, 9), ("fp8_wide", 3, 3)):
+    one = "stream_token<(a::F)2, (a::OneMode)%d>"
+    for kernel, code, want in (("fp8_wide", 0, 0), ("fp8_linear", 0, 0), ("batch_wide", 0, 9), ("fp8_wide", 3, 3),
+                               (one % 0, 0, 9), (one % 1, 0, 0), (one % 2, 0, 0)):
         done = subprocess.run(["bash", SCRIPT.parent.parent / "tests/gpu/racecheck.sh", kernel, str(code)],
                               env={**os.environ, "PATH": path}, capture_output=True, text=True)
         assert done.returncode == want and "Race reported" in done.stdout, (kernel, code, done)
