@@ -77,6 +77,7 @@ endfunction()
 function(minimo_mpi_test name ranks)
   add_test(NAME ${name} COMMAND ${MPIEXEC_EXECUTABLE} -n ${ranks} --oversubscribe --bind-to none ${ARGN}
     WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
-  set_tests_properties(${name} PROPERTIES TIMEOUT 120 LABELS mpi PASS_REGULAR_EXPRESSION "(^|\n)ok\n" FAIL_REGULAR_EXPRESSION "rank [0-9]+:"
+  set_tests_properties(${name} PROPERTIES TIMEOUT 300 LABELS mpi
+    PASS_REGULAR_EXPRESSION "(^|\n)ok\n" FAIL_REGULAR_EXPRESSION "rank [0-9]+:"
     ENVIRONMENT "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMPI_MCA_btl_vader_single_copy_mechanism=none")
 endfunction()
