@@ -62,7 +62,8 @@ with tempfile.TemporaryDirectory() as name:
     tool.chmod(0o755)
     path = f"{folder}:{os.environ['PATH']}"
     one = "stream_token<(a::F)2, (a::OneMode)%d>"
-    for kernel, code, want in (("fp8_wide", 0, 0), ("fp8_linear", 0, 0), ("batch_wide", 0, 9), ("fp8_wide", 3, 3),
+    for kernel, code, want in (("fp8_wide", 0, 0), ("fp8_linear", 0, 0), ("batch_split", 0, 0),
+                               ("batch_linear", 0, 9), ("fp8_wide", 3, 3),
                                (one % 0, 0, 9), (one % 1, 0, 0), (one % 2, 0, 0)):
         done = subprocess.run(["bash", SCRIPT.parent.parent / "tests/gpu/racecheck.sh", kernel, str(code)],
                               env={**os.environ, "PATH": path}, capture_output=True, text=True)

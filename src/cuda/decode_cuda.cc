@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "cuda/forward_cuda.h"
+#include "cuda/kernels/batch_linear.cuh"
 
 namespace minimo::cuda {
 int Forward::SplitsOf(const AttentionSpec& a, int splits) {
@@ -22,14 +23,28 @@ Status Forward::Decode(const Step& s) const {
   Squares squares;
   MINIMO_TRY(Embed(s, &squares));
   for (int i = 0; i < spec_.num_layers(); ++i) {
-    MINIMO_TRY(Run(QkvOf(i, s.own, squares), s.stream));
+    LinearParams qkv = QkvOf(i, s.own, squares), output = OutputOf(i, s.own.count);
+    qkv.split_made = SplitsInput(i, s), output.split_made = SplitsAttended(i, s);
+    MINIMO_TRY(Run(qkv, s.stream));
     MINIMO_TRY(ShareNorms(i, s));
     MINIMO_TRY(DecodeAttention(i, s));
-    MINIMO_TRY(RunToResidual(OutputOf(i, s.own.count), Of::kOwn, s));
+    MINIMO_TRY(RunToResidual(output, Of::kOwn, s));
     MINIMO_TRY(spec_.layers[i].moe ? DecodeExperts(i, s) : Dense(i, s));
     squares = SquaresAfter(i, s.tokens);
   }
   return {};
+}
+
+bool Forward::SplitsInput(int layer, const Step& s) const {
+  if (!s.decode || f32_ || exchange_ != nullptr || layer == spec_.num_layers()) return false;
+  return (layer == 0 || spec_.layers[layer - 1].moe) && PrefersBatchSplit(QkvOf(layer, s.own, {}));
+}
+
+bool Forward::SplitsAttended(int layer, const Step& s) const {
+  const AttentionSpec& a = spec_.layers[layer].attention;
+  return s.decode && !f32_ && exchange_ == nullptr &&
+         HasFastAttention(a.heads, a.kv_heads, a.head_dim, a.v_head_dim) &&
+         PrefersBatchSplit(OutputOf(layer, s.tokens));
 }
 
 Status Forward::DecodeAttention(int layer, const Step& s) const {
@@ -46,6 +61,7 @@ Status Forward::SinglesAttention(int layer, const Step& s) const {
   AttentionParams p = AttentionOf(layer, s);
   p.tokens = s.singles;
   p.splits = SplitsOf(spec_.layers[layer].attention, s.splits);
+  if (SplitsAttended(layer, s)) p.split = OutputOf(layer, s.tokens).split;
   return ToStatus(LaunchAttentionDecode(p, RopeOf(layer, s), s.stream), "attention");
 }
 
@@ -73,6 +89,12 @@ ExpertsParams Forward::ExpertsOf(int layer, const RouterParams& r, bool gate_up)
   return p;
 }
 
+Status Forward::SumExperts(int layer, const RouterParams& r, const Step& s) const {
+  RowParams row = SumOf(layer, r);
+  if (SplitsInput(layer + 1, s)) row.split = QkvOf(layer + 1, s.own, {}).split;
+  return ToStatus(LaunchRow(row, f32_, s.stream), "sum of the experts");
+}
+
 Status Forward::DecodeExperts(int layer, const Step& s) const {
   RouterParams r = RouterOf(layer, s.tokens);
   float* squares = w_.At<float>(w_.tile_squares[1]);
@@ -89,14 +111,14 @@ Status Forward::DecodeExperts(int layer, const Step& s) const {
     MINIMO_CUDA_TRY(LaunchStreamExperts(ExpertsOf(layer, r, true), s.stream));
     MINIMO_CUDA_TRY(LaunchStreamExperts(ExpertsOf(layer, r, false), s.stream));
     if (exchange_ != nullptr) return AddParts({Of::kAll, r.slot_of}, NormAfter(layer), squares, s);
-    return ToStatus(LaunchRow(SumOf(layer, r), f32_, s.stream), "sum of the experts");
+    return SumExperts(layer, r, s);
   }
   MINIMO_TRY(Run(GateUpOf(layer, r), s.stream));
   LinearParams down = DownOf(layer, r);
   if (s.tokens > 1 || weights_.experts_here() < r.experts) {
     MINIMO_TRY(Run(down, s.stream));
     if (exchange_ != nullptr) return AddParts({Of::kAll, r.slot_of}, NormAfter(layer), squares, s);
-    return ToStatus(LaunchRow(SumOf(layer, r), f32_, s.stream), "sum of the experts");
+    return SumExperts(layer, r, s);
   }
   down.mode = LinearMode::kFusedDown;
   ToResidual(NormAfter(layer), squares, &down);

@@ -45,6 +45,7 @@ LinearParams Forward::Linear(const DeviceMatrix& m, int tokens) const {
   LinearParams p;
   SetWeights(m, &p);
   p.tokens = tokens;
+  if (!f32_) p.split = {w_.At<uint8_t>(w_.split), m.shape.units, m.cols};
   p.norm_cols = spec_.hidden;
   p.norm_eps = static_cast<float>(spec_.norm_eps);
   p.out_rows = m.rows;
@@ -66,7 +67,7 @@ Status Forward::Run(const LinearParams& p, cudaStream_t stream) const {
   // stream_one takes all of a token's experts to be here.
   const bool all_here = p.mode == LinearMode::kDense || weights_.experts_here() == spec_.moe.experts;
   if (!f32_ && all_here && CanStreamOne(p)) return ToStatus(LaunchStreamOne(p, stream), "linear");
-  if (!f32_ && PrefersBatchWide(p)) return ToStatus(LaunchBatchWide(p, stream), "linear");
+  if (!f32_ && PrefersBatchSplit(p)) return ToStatus(LaunchBatchSplit(p, stream), "linear");
   if (!f32_ && CanBatchLinear(p)) return ToStatus(LaunchBatchLinear(p, stream), "linear");
   if (!f32_ && PrefersTiles(p, spec_.moe.experts)) return ToStatus(LaunchTileLinear(p, stream), "linear");
   return ToStatus(LaunchStreamLinear(p, f32_, stream), "linear");
@@ -94,6 +95,7 @@ Status Forward::Embed(const Step& s, Squares* squares) const {
   row.next_x = w_.At(w_.x);
   row.next_x_stride = w_.x_stride;
   row.square_sums = w_.At<float>(w_.row_squares);
+  if (SplitsInput(0, s)) row.split = QkvOf(0, s.own, {}).split;
   *squares = {row.square_sums, RowParts(spec_.hidden)};
   return ToStatus(LaunchRow(row, f32_, s.stream), "embedding");
 }

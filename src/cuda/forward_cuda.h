@@ -73,6 +73,10 @@ class Forward {
   Status DecodeAttention(int layer, const Step& s) const;
   Status SinglesAttention(int layer, const Step& s) const;
   Status DecodeExperts(int layer, const Step& s) const;
+  Status SumExperts(int layer, const RouterParams& r, const Step& s) const;
+  // Whether the kernels that make the input of a decode step's QKV and o_proj leave it in two parts (split_rows.cuh).
+  bool SplitsInput(int layer, const Step& s) const;
+  bool SplitsAttended(int layer, const Step& s) const;
   ExpertsParams ExpertsOf(int layer, const RouterParams& r, bool gate_up) const;
   // One token, bf16: products as exact as float32 ones on float32 activations, whole phases a kernel.
   bool CanDecodeOne() const;

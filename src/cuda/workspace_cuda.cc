@@ -5,6 +5,7 @@
 #include "cuda/kernels/attention.cuh"
 #include "cuda/kernels/fp8_quantise.cuh"
 #include "cuda/kernels/router.cuh"
+#include "cuda/kernels/split_rows.cuh"
 #include "cuda/kernels/stream_experts.cuh"
 #include "cuda/kernels/stream_token.cuh"
 #include "cuda/kernels/tokens.cuh"
@@ -55,6 +56,8 @@ Workspace::Workspace(const ModelSpec& spec, bool f32, bool fp8_prefill, int max_
   slot_weight = Take(slots * 4);
   slot_of = Take(slots * 4);
   expert_load = Take(spec.num_layers() * experts * 8);
+  const int64_t widest = std::max({int64_t{x_stride}, o_stride, int64_t{hidden_stride_dense}});
+  split = Take(f32 ? 0 : PadTo(static_cast<int>(batch), 8) * (widest / kUnitCols) * kSplitTokenBytes);
   expert_rows = Take(batch * ExpertRow{x_stride / kUnitCols, true}.bytes());
   decode_hidden = Take(batch * spec.moe.top_k * hidden_stride_moe * 4);
   one_residual = Take(int64_t{spec.hidden} * 4);

@@ -31,6 +31,7 @@ class Workspace {
       slot_weight, slot_of, expert_load;
   int64_t logits;
   int64_t fp8_values, fp8_scales, fp8_offsets, fp8_tiles, fp8_num_tiles;  // Fp8Activations of one product's input
+  int64_t split;          // of at most 256 tokens, not float32: a product's input in two e4m3 parts (split_rows.cuh)
   int64_t expert_rows;    // of a decode step's tokens: ExpertRow
   int64_t decode_hidden;  // float32, of a decode step's slots
   // Of a step of one token, all float32: two residual streams in turn, what the split products leave to be added.

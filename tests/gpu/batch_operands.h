@@ -16,6 +16,7 @@
 #include "cuda/kernels/batch_linear.cuh"
 #include "cuda/kernels/repack.cuh"
 #include "cuda/kernels/router.cuh"
+#include "cuda/kernels/split_rows.cuh"
 #include "cuda/kernels/stream_experts.cuh"
 #include "tests/gpu/device_array.h"
 
@@ -227,7 +228,7 @@ struct Dense {
   DenseShape shape;
   TileShape tiles;
   int stride, rows;
-  Device<uint8_t> weights, scales;
+  Device<uint8_t> weights, scales, split;
   Device<uint16_t> x, next_x, out_x;
   Device<float> exact_x, exact_next_x, exact_out_x, squares, norm, out, exact_out, residual, exact_residual, sums,
       exact_sums;
@@ -245,6 +246,7 @@ struct Dense {
         rows(s.rows),
         weights(tiles.WeightBytes()),
         scales(std::max<int64_t>(tiles.ScaleBytes(), 16)),
+        split(int64_t{PadTo(tokens, 8)} * tiles.units * kSplitTokenBytes),
         x(int64_t{tokens} * stride),
         next_x(int64_t{tokens} * rows),
         out_x(next_x.count),
@@ -301,6 +303,7 @@ struct Dense {
     p.next_norm = norm.data, p.next_x = exact ? static_cast<void*>(exact_next_x.data) : next_x.data,
     p.next_x_stride = rows;
     p.next_square_sums = exact ? exact_sums.data : sums.data;
+    p.split = {split.data, tiles.units, shape.cols};
     return p;
   }
 };

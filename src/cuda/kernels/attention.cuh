@@ -40,6 +40,7 @@ struct AttentionParams {
   int splits = 1;                   // decode: runs of the context, each a block of a cluster
   const PrefillTile* tiles = nullptr;  // prefill, device
   int num_tiles = 0;
+  SplitRows split;  // LaunchAttentionDecode: the heads' outputs in two parts, in place of `out`; null: none
 };
 
 inline constexpr float kLog2E = 1.4426950408889634f;

@@ -7,6 +7,8 @@
 #include "cuda/kernels/attention.cuh"
 #include "cuda/kernels/kv_address.cuh"
 #include "cuda/kernels/kv_element.cuh"
+#include "cuda/kernels/split_unit.cuh"
+#include "cuda/weight_tiles.h"
 
 namespace minimo::cuda {
 
@@ -33,15 +35,17 @@ __device__ __forceinline__ void newest_to_cache(const Kv* key, const Kv* value, 
   }
 }
 
-// This block's share of the cluster's outputs, the splits added in order. Result: of each row the largest score, the
-// sum of the powers and kValueDim outputs, 16-byte aligned.
+// This block's share of the cluster's outputs, whole rows, the splits added in order. Result: of each row the largest
+// score, the sum of the powers and kValueDim outputs, 16-byte aligned.
 template <int kValueDim, typename Result>
 __device__ __forceinline__ void merge_splits(const AttentionParams& p, const HeadRun& b, Result* mine, int threads) {
   const auto cluster = cooperative_groups::this_cluster();
   const int splits = cluster.num_blocks(), rank = cluster.block_rank();
   const int64_t out = int64_t{b.token} * p.out_stride + b.kv_head * b.group * kValueDim;
-  for (int i = rank + splits * threadIdx.x; i < b.group * kValueDim / 4; i += splits * threads) {
-    const int row = i / (kValueDim / 4), c = i % (kValueDim / 4);
+  const int rows = (b.group - rank + splits - 1) / splits;
+  static_assert(kValueDim == kUnitCols);  // a warp has a row
+  for (int at = threadIdx.x; at < rows * (kValueDim / 4); at += threads) {
+    const int row = rank + splits * (at / (kValueDim / 4)), c = at % (kValueDim / 4), i = row * (kValueDim / 4) + c;
     const float sink = p.sinks != nullptr ? __ldg(p.sinks + b.kv_head * b.group + row) * kLog2E : -INFINITY;
     float most[kMaxSplits], top = sink, total = 0;
     float4 value[kMaxSplits];
@@ -66,7 +70,12 @@ __device__ __forceinline__ void merge_splits(const AttentionParams& p, const Hea
     if (p.out_f32) {
       reinterpret_cast<float4*>(static_cast<float*>(p.out) + out)[i] = sum;
     } else {
-      reinterpret_cast<uint2*>(static_cast<bf16*>(p.out) + out)[i] = {pack_bf16(sum.x, sum.y), pack_bf16(sum.z, sum.w)};
+      const uint2 bits = {pack_bf16(sum.x, sum.y), pack_bf16(sum.z, sum.w)};
+      if (p.split.data != nullptr) {
+        put_split(p.split, p.tokens, b.token, b.kv_head * b.group + row, bits);
+      } else {
+        reinterpret_cast<uint2*>(static_cast<bf16*>(p.out) + out)[i] = bits;
+      }
     }
   }
 }

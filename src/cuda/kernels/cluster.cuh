@@ -13,6 +13,10 @@ __device__ __forceinline__ int cluster_rank() {
 __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive;\nbarrier.cluster.wait;" ::: "memory");
 }
+// For those who only wait until others have read what they have here.
+__device__ __forceinline__ void cluster_sync_reads() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+}
 // What block `rank` has where this one has `mine`.
 __device__ __forceinline__ float load_peer(const float* mine, int rank) {
   float x;

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "cuda/kernels/split_rows.cuh"
 #include "cuda/weight_tiles.h"
 
 namespace minimo::cuda {
@@ -37,6 +38,8 @@ struct LinearParams {
   const void* x = nullptr;      // [tokens or slots, x_stride]
   int x_stride = 0;
   int tokens = 0;               // kDense
+  SplitRows split;              // x in two parts, or room for them: for batch_split
+  bool split_made = false;      // by the kernel that made x
   // RMSNorm folded into the product: x holds x * weight, y is multiplied by rsqrt(sum(square_sums) / norm_cols + eps).
   const float* square_sums = nullptr;  // [tokens, square_sum_count]; null: no norm
   int square_sum_count = 0;

@@ -1,6 +1,7 @@
 #include "cuda/kernels/common.cuh"
 #include "cuda/kernels/kv_address.cuh"
 #include "cuda/kernels/kv_element.cuh"
+#include "cuda/kernels/split_unit.cuh"
 #include "cuda/kernels/tokens.cuh"
 
 namespace minimo::cuda {
@@ -51,9 +52,13 @@ __global__ void __launch_bounds__(kThreads) start_row(const RowParams p) {
   // write. After the loads: the next kernel's requests for weights would hold them up.
   allow_next_kernel();
   if (threadIdx.x == 0) p.square_sums[token * gridDim.x + blockIdx.x] = sum;
+  const float4 y = {x.x * w.x, x.y * w.y, x.z * w.z, x.w * w.w};
+  if (p.split.data != nullptr && c / 32 < p.split.units) {
+    put_split(p.split, p.tokens, token, c / 32, {pack_bf16(y.x, y.y), pack_bf16(y.z, y.w)});
+  }
   if (!mine) return;
   residual[c] = x;
-  store4(next_x + 4 * c, {x.x * w.x, x.y * w.y, x.z * w.z, x.w * w.w});
+  store4(next_x + 4 * c, y);
 }
 
 // One block a token and KV head: its query heads, its key, its value. All loads come before the first store.

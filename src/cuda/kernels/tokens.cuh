@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "cuda/kernels/split_rows.cuh"
+
 namespace minimo::cuda {
 
 // Where a token stands; device arrays, one entry a token of the step.
@@ -47,6 +49,7 @@ struct RowParams {
   const float* next_norm = nullptr;    // [hidden]
   void* next_x = nullptr;              // [tokens, next_x_stride]
   int next_x_stride = 0;
+  SplitRows split;                     // next_x in two parts, unless null; bf16 activations
   float* square_sums = nullptr;        // [tokens, RowParts(hidden)]
 };
 cudaError_t LaunchRow(const RowParams& params, bool f32_activations, cudaStream_t stream);

@@ -98,10 +98,11 @@ MINIMO_WGMMA(64, "%32,%33,%34,%35", "%36")
 template <int kN>
 __device__ void wgmma_e4m3(float (&d)[kN / 2], uint64_t a, uint64_t b, bool add);
 #define MINIMO_D96 MINIMO_D64 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
-#define MINIMO_D128 \
-  MINIMO_D96 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define MINIMO_D112 MINIMO_D96 ",%48,%49,%50,%51,%52,%53,%54,%55"
+#define MINIMO_D128 MINIMO_D112 ",%56,%57,%58,%59,%60,%61,%62,%63"
 #define MINIMO_O96 MINIMO_O64, MINIMO_O(32), MINIMO_O(36), MINIMO_O(40), MINIMO_O(44)
-#define MINIMO_O128 MINIMO_O96, MINIMO_O(48), MINIMO_O(52), MINIMO_O(56), MINIMO_O(60)
+#define MINIMO_O112 MINIMO_O96, MINIMO_O(48), MINIMO_O(52)
+#define MINIMO_O128 MINIMO_O112, MINIMO_O(56), MINIMO_O(60)
 #define MINIMO_WGMMA_SHARED(n, at_a, at_b, keep)                                                                   \
   template <>                                                                                                      \
   __device__ __forceinline__ void wgmma_e4m3<n>(float (&d)[n / 2], uint64_t a, uint64_t b, bool add) {             \
@@ -113,12 +114,17 @@ __device__ void wgmma_e4m3(float (&d)[kN / 2], uint64_t a, uint64_t b, bool add)
                  : "memory");                                                                                      \
   }
 MINIMO_WGMMA_SHARED(16, "%8", "%9", "%10")
+MINIMO_WGMMA_SHARED(32, "%16", "%17", "%18")
+MINIMO_WGMMA_SHARED(64, "%32", "%33", "%34")
 MINIMO_WGMMA_SHARED(96, "%48", "%49", "%50")
+MINIMO_WGMMA_SHARED(112, "%56", "%57", "%58")
 MINIMO_WGMMA_SHARED(128, "%64", "%65", "%66")
 #undef MINIMO_WGMMA_SHARED
 #undef MINIMO_O128
+#undef MINIMO_O112
 #undef MINIMO_O96
 #undef MINIMO_D128
+#undef MINIMO_D112
 #undef MINIMO_D96
 #undef MINIMO_F
 
