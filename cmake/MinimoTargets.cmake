@@ -26,7 +26,9 @@ if(MINIMO_WERROR)
   add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-Werror>)
 endif()
 if(MINIMO_SANITIZE)
-  add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${MINIMO_SANITIZE}$<SEMICOLON>-fno-omit-frame-pointer$<SEMICOLON>-g>)
+  foreach(option -fsanitize=${MINIMO_SANITIZE} -fno-omit-frame-pointer -g)
+    add_compile_options($<$<COMPILE_LANGUAGE:CXX>:${option}>)
+  endforeach()
   add_link_options(-fsanitize=${MINIMO_SANITIZE})
 endif()
 
@@ -79,5 +81,6 @@ function(minimo_mpi_test name ranks)
     WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
   set_tests_properties(${name} PROPERTIES TIMEOUT 300 LABELS mpi
     PASS_REGULAR_EXPRESSION "(^|\n)ok\n" FAIL_REGULAR_EXPRESSION "rank [0-9]+:"
-    ENVIRONMENT "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMPI_MCA_btl_vader_single_copy_mechanism=none")
+    ENVIRONMENT "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"
+    ENVIRONMENT_MODIFICATION OMPI_MCA_btl_vader_single_copy_mechanism=set:none)
 endfunction()

@@ -177,7 +177,8 @@ TEST(PairedTimesTest, EachRunHasTheMeanOfTheReadsAroundIt) {
   std::vector<double> reads = {10, 20, 40, 80};
   size_t next = 0;
   int prepared = 0, runs = 0;
-  const PairedTimes times = TimeBesideReads({[&] { ++prepared; }, [&] { ++runs; }, [&] { return reads[next++]; }}, 0, 3);
+  const PairedTimes times =
+      TimeBesideReads({[&] { ++prepared; }, [&] { ++runs; }, [&] { return reads[next++]; }}, 0, 3);
   EXPECT_EQ(times.us.size(), 3u);
   EXPECT_EQ(times.reads_gbs, (std::vector<double>{15, 30, 60}));
   EXPECT_EQ(next, reads.size());
