@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <random>
 #include <string>
 #include <vector>
@@ -12,28 +13,50 @@
 #include "base/float_types.h"
 #include "base/thread_team.h"
 #include "ops/linear/cpu_isa.h"
+#include "ops/linear/row_kernels.h"
 #include "ops/linear/test_weights.h"
 #include "ops/linear/tiles.h"
 
 namespace minimo {
 namespace {
 
-std::vector<CpuIsa> Isas() {
+// An ISA, and how it computes exact products of 4-bit weights.
+struct Way {
+  CpuIsa isa;
+  bool integers = false;
+};
+
+void Take(const Way& way) {
+  LimitCpuIsa(way.isa);
+  int4_as_integers = way.integers;
+}
+
+std::string NameOf(const Way& way) {
+  return std::string(minimo::NameOf(way.isa)) + (way.integers ? ", 4 bits as integers" : "");
+}
+
+std::vector<Way> Ways() {
   LimitCpuIsa(CpuIsa::kAmx);
-  std::vector<CpuIsa> isas;
+  std::vector<Way> ways;
 #if defined(__aarch64__)
   constexpr CpuIsa kAll[] = {CpuIsa::kPortable, CpuIsa::kNeon, CpuIsa::kNeonDot};
 #else
   constexpr CpuIsa kAll[] = {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAmx};
 #endif
   for (const CpuIsa isa : kAll) {
-    if (isa <= ActiveCpuIsa()) isas.push_back(isa);
+    if (isa > ActiveCpuIsa()) continue;
+    ways.push_back({isa});
+    if (isa == CpuIsa::kAvx512) ways.push_back({isa, true});
   }
-  return isas;
+  return ways;
 }
 
 struct RestoreIsa {
-  ~RestoreIsa() { LimitCpuIsa(CpuIsa::kAmx); }
+  const bool integers = int4_as_integers;
+  ~RestoreIsa() {
+    LimitCpuIsa(CpuIsa::kAmx);
+    int4_as_integers = integers;
+  }
 };
 
 std::vector<float> Product(const WeightView& w, const std::vector<float>& x, int64_t tokens, ThreadTeam& team) {
@@ -61,6 +84,7 @@ std::vector<Case> Cases() {
     cases.push_back({WeightFormat::kFp8Block, 5, 8400, tokens});
     cases.push_back({WeightFormat::kInt4Group, 5, 8448, tokens});
   }
+  for (const int tokens : {1, 2, 3, 8}) cases.push_back({WeightFormat::kInt4Group, 7, 16448, tokens});
   for (const int group : {32, 64, 128}) {
     for (const auto& [rows, groups] : {std::pair{1, 1}, {16, 2}, {65, 3}, {130, 24}}) {
       for (const int tokens : {1, 2, 4, 6, 19, 40}) {
@@ -71,10 +95,10 @@ std::vector<Case> Cases() {
   return cases;
 }
 
-std::string Name(const Case& c, CpuIsa isa) {
+std::string Name(const Case& c, const Way& way) {
   return std::to_string(static_cast<int>(c.format)) + " " + std::to_string(c.rows) + " x " + std::to_string(c.cols) +
          ", group " + std::to_string(c.group) + ", " + std::to_string(c.tokens) + " tokens, " +
-         std::string(NameOf(isa));
+         NameOf(way);
 }
 
 TEST(LinearKernels, ExactOnesMatchTheReference) {
@@ -87,8 +111,8 @@ TEST(LinearKernels, ExactOnesMatchTheReference) {
     std::vector<float> want(static_cast<size_t>(c.tokens * c.rows));
     const LinearTask task{w.view, x.data(), c.cols, nullptr, want.data(), c.rows, nullptr, c.tokens};
     LinearRef({&task, 1});
-    for (const CpuIsa isa : Isas()) {
-      LimitCpuIsa(isa);
+    for (const Way& way : Ways()) {
+      Take(way);
       const auto got = Product(w.view, x, c.tokens, team);
       for (int64_t r = 0; r < c.rows; ++r) {
         double norm = 0;
@@ -97,7 +121,47 @@ TEST(LinearKernels, ExactOnesMatchTheReference) {
         const double bound = 4 * std::sqrt(static_cast<double>(c.cols)) * 0x1p-24 * std::sqrt(norm) *
                                  (2 + std::sqrt(static_cast<double>(c.cols))) + 1e-30;
         for (int64_t t = 0; t < c.tokens; ++t) {
-          ASSERT_NEAR(got[t * c.rows + r], want[t * c.rows + r], bound) << Name(c, isa) << " row " << r;
+          ASSERT_NEAR(got[t * c.rows + r], want[t * c.rows + r], bound) << Name(c, way) << " row " << r;
+        }
+      }
+    }
+  }
+}
+
+// Activations are float32 in exact products of 4-bit weights, also where a kernel computes with integers: what stands
+// beside much larger ones keeps its bits. The large ones meet weights of 0, so that they do not hide it.
+TEST(LinearKernels, ExactFourBitOnesKeepSmallActivationsBesideLargeOnes) {
+  const RestoreIsa restore;
+  std::mt19937 rng(18);
+  ThreadTeam team(2);
+  for (const int group : {64, 128}) {
+    for (const int64_t groups : {1, 3, 9, 24, 66}) {
+      const int64_t rows = 37, cols = groups * group;
+      OwnedWeight w = MakeWeight(rng, WeightFormat::kInt4Group, rows, cols, group);
+      for (const int64_t tokens : {1, 2, 3, 8, 13}) {
+        auto x = Normal(rng, tokens * cols);
+        for (int64_t c = 5; c < cols; c += 11) {
+          for (int64_t r = 0; r < rows; ++r) {
+            std::byte& pair = w.bytes[static_cast<size_t>(r * w.view.row_bytes + c / 2)];
+            pair = c % 2 == 0 ? (pair & std::byte{0xf0}) | std::byte{0x08} : (pair & std::byte{0x0f}) | std::byte{0x80};
+          }
+          for (int64_t t = 0; t < tokens; ++t) x[t * cols + c] *= 20;
+        }
+        for (const Way& way : Ways()) {
+          Take(way);
+          const auto got = Product(w.view, x, tokens, team);
+          for (int64_t t = 0; t < tokens; ++t) {
+            for (int64_t r = 0; r < rows; ++r) {
+              double want = 0, magnitude = 0;
+              for (int64_t c = 0; c < cols; ++c) {
+                const double product = double{Dequantize(w.view, r, c)} * x[t * cols + c];
+                want += product;
+                magnitude += std::fabs(product);
+              }
+              ASSERT_NEAR(got[t * rows + r], want, 0x1p-21 * magnitude)
+                  << Name({WeightFormat::kInt4Group, rows, cols, tokens, group}, way) << " row " << r;
+            }
+          }
         }
       }
     }
@@ -135,12 +199,12 @@ TEST(LinearKernels, IntegerOnesAgreeBitByBitOnEveryIsa) {
         for (int64_t col = 0; col < c.cols; ++col) norm += std::pow(double{DequantizeTile(w.view, r, col)}, 2);
         const double bound = 1e-5 * std::sqrt(norm * static_cast<double>(c.cols)) + 1e-30;
         ASSERT_NEAR(want[t * c.rows + r], QuantizedDot(w.view, r, x.data() + t * c.cols), bound)
-            << Name(c, CpuIsa::kPortable) << " row " << r << " token " << t;
+            << Name(c, {CpuIsa::kPortable}) << " row " << r << " token " << t;
       }
     }
-    for (const CpuIsa isa : Isas()) {
-      LimitCpuIsa(isa);
-      ASSERT_EQ(Product(w.view, x, c.tokens, team), want) << Name(c, isa);
+    for (const Way& way : Ways()) {
+      Take(way);
+      ASSERT_EQ(Product(w.view, x, c.tokens, team), want) << Name(c, way);
     }
   }
 }
@@ -155,14 +219,14 @@ TEST(LinearKernels, ATokenDoesNotSeeItsBatchNorTheThreads) {
       OwnedWeight w = MakeWeight(rng, format, kRows, kCols);
       if (tiles) AddTiles(&w, one);
       const auto x = Normal(rng, kTokens * kCols);
-      for (const CpuIsa isa : Isas()) {
-        LimitCpuIsa(isa);
+      for (const Way& way : Ways()) {
+        Take(way);
         const auto whole = Product(w.view, x, kTokens, many);
         for (const int64_t chunk : {1, 2, 3, 7}) {
           for (int64_t t = 0; t + chunk <= kTokens; t += chunk) {
             const std::vector<float> part(x.begin() + t * kCols, x.begin() + (t + chunk) * kCols);
             const std::vector<float> expected(whole.begin() + t * kRows, whole.begin() + (t + chunk) * kRows);
-            ASSERT_EQ(Product(w.view, part, chunk, one), expected) << NameOf(isa) << " chunks of " << chunk;
+            ASSERT_EQ(Product(w.view, part, chunk, one), expected) << NameOf(way) << " chunks of " << chunk;
           }
         }
       }
@@ -224,11 +288,11 @@ TEST(Tiles, AreTheSameBytesOnEveryIsa) {
       LimitCpuIsa(CpuIsa::kPortable);
       AddTiles(&w, team);
       const std::vector<std::byte> want(w.tiles.data(), w.tiles.data() + TilesBytes(w.view));
-      for (const CpuIsa isa : Isas()) {
-        LimitCpuIsa(isa);
+      for (const Way& way : Ways()) {
+        Take(way);
         AddTiles(&w, team);
         const std::vector<std::byte> got(w.tiles.data(), w.tiles.data() + TilesBytes(w.view));
-        ASSERT_TRUE(got == want) << rows << " x " << cols << " " << NameOf(isa);
+        ASSERT_TRUE(got == want) << rows << " x " << cols << " " << NameOf(way);
       }
     }
   }
@@ -240,14 +304,39 @@ TEST(LinearKernels, ZerosAndHugeActivationsStayFinite) {
   ThreadTeam team(2);
   OwnedWeight w = MakeWeight(rng, WeightFormat::kFp8Block, 40, 256);
   AddTiles(&w, team);
-  for (const CpuIsa isa : Isas()) {
-    LimitCpuIsa(isa);
+  for (const Way& way : Ways()) {
+    Take(way);
     std::vector<float> x(256, 0.0f);
     for (const float y : Product(w.view, x, 1, team)) EXPECT_EQ(y, 0.0f);
     x[3] = 1e-38f;
     for (const float y : Product(w.view, x, 1, team)) EXPECT_EQ(y, 0.0f) << "127 / 1e-38 is not finite";
     x[200] = 1e30f;
     for (const float y : Product(w.view, x, 1, team)) EXPECT_TRUE(std::isfinite(y));
+  }
+}
+
+TEST(LinearKernels, ExactFourBitOnesTakeEveryActivation) {
+  const RestoreIsa restore;
+  std::mt19937 rng(19);
+  ThreadTeam team(2);
+  const OwnedWeight w = MakeWeight(rng, WeightFormat::kInt4Group, 40, 1088);
+  for (const Way& way : Ways()) {
+    Take(way);
+    std::vector<float> x(3 * 1088, 0.0f);
+    for (const float y : Product(w.view, x, 3, team)) EXPECT_EQ(y, 0.0f);
+    x[3] = 1e-38f;
+    for (const float y : Product(w.view, x, 3, team)) EXPECT_LT(std::fabs(y), 1e-36f);
+    x[1088 + 700] = 1e36f;
+    for (const float y : Product(w.view, x, 3, team)) EXPECT_TRUE(std::isfinite(y));
+    x[2 * 1088 + 1085] = std::numeric_limits<float>::quiet_NaN();
+    auto got = Product(w.view, x, 3, team);
+    for (int r = 0; r < 40; ++r) {
+      EXPECT_TRUE(std::isfinite(got[r]) && std::isfinite(got[40 + r])) << NameOf(way);
+      EXPECT_TRUE(std::isnan(got[80 + r])) << NameOf(way) << " row " << r;
+    }
+    x[2 * 1088 + 1085] = std::numeric_limits<float>::infinity();
+    got = Product(w.view, x, 3, team);
+    for (int r = 0; r < 40; ++r) EXPECT_FALSE(std::isfinite(got[80 + r])) << NameOf(way) << " row " << r;
   }
 }
 
