@@ -38,8 +38,8 @@ constexpr char kEndAfterSeconds[] = "12";
 constexpr auto kGoodRun = seconds(60);
 constexpr auto kLongestPause = seconds(30);
 // Once a rank has failed mpirun sleeps for twice kEndAfterSeconds, also when no rank is left, twice that if it was
-// another host's, and for ever if that host cannot be reached. It is not asked to end: Open MPI 4.1 answers SIGTERM then
-// with a segmentation fault and its trace. Ranks of other hosts notice within a few seconds of those here.
+// another host's, and for ever if that host cannot be reached. It is not asked to end: Open MPI 4.1 answers SIGTERM
+// then with a segmentation fault and its trace. Ranks of other hosts notice within a few seconds of those here.
 constexpr auto kLookEvery = seconds(1);
 constexpr auto kMpirunLate = seconds(5), kMpirunOfHostsLate = seconds(10);
 // Ranks that were never seen have failed at once, or mpirun is slow to start them.

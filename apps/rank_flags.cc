@@ -63,6 +63,6 @@ Status Follow(const EngineOptions& options) {
   return status;
 }
 
-bool LostRank(const EngineOptions& options) { return options.ranks && options.ranks->failed(); }
+bool LostRank(const EngineOptions& options) { return options.ranks && options.ranks->Lost(); }
 
 }  // namespace minimo

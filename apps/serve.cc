@@ -130,6 +130,13 @@ int WaitForEnd(const sigset_t& signals, const EngineOptions& options) {
   return 0;
 }
 
+// Without destroying the engine: its thread may be in a call that does not return.
+[[noreturn]] void EndLost(const std::string& why) {
+  fmt::print(stderr, "minimo: {}\n", why);
+  std::fflush(stdout);
+  std::_Exit(1);
+}
+
 Status Body(Flags& f) {
   const int64_t begin_us = SteadyClock().NowUs();
   // These are waited for below, in this thread; every other thread, MPI's too, must leave them alone.
@@ -188,7 +195,7 @@ Status Body(Flags& f) {
   const int signal = WaitForEnd(signals, engine_options);
   if (signal == 0) {
     server.Drain();  // the engine answers every request with the error
-    return engine_options.ranks->failure();
+    EndLost(engine_options.ranks->failure().message);
   }
   LogInfo("signal {}: no new connections; requests in progress have {} s", signal, f.drain_timeout_s);
   // A second signal does not wait, but for SIGUSR1, which the launcher and its mpirun may both have sent.
@@ -198,7 +205,7 @@ Status Body(Flags& f) {
   std::signal(SIGINT, [](int) { std::_Exit(0); });
   const int cut = server.Drain();
   LogInfo("drained; {} connections were cut", cut);
-  if (LostRank(engine_options)) return Error{"a rank was lost; the server answered what it could"};
+  if (LostRank(engine_options)) EndLost("a rank was lost; the server answered what it could");
   return {};
 }
 

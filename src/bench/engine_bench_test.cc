@@ -109,16 +109,21 @@ TEST(EngineBenchTest, StartUpByPhase) {
   EXPECT_THAT(RunLoadBench(o).error().message, HasSubstr("no-such-model"));
 }
 
-TEST(EngineBenchTest, EveryOperatorHasALine) {
-  TempFile file;
+KernelBenchOptions ShortKernelBench(const char* model, int tokens, const TempFile& file) {
   KernelBenchOptions o;
-  o.model = "nano-mimo-v2-flash";
-  o.tokens = {2};
+  o.model = model;
+  o.tokens = {tokens};
   o.context = 50;
   o.seconds = 0;
   o.memory_bandwidth_gbs = 10;
   o.pool_bytes = 1 << 24;
   o.json_file = file.path;
+  return o;
+}
+
+TEST(EngineBenchTest, EveryOperatorHasALine) {
+  TempFile file;
+  const KernelBenchOptions o = ShortKernelBench("nano-mimo-v2-flash", 2, file);
   const auto clean = RunKernelBench(o);
   ASSERT_TRUE(clean.ok()) << clean.error().message;
   const auto json = file.Read();
@@ -154,15 +159,8 @@ TEST(EngineBenchTest, EveryOperatorHasALine) {
 
 TEST(EngineBenchTest, ProductsOfInt8HaveNoFloorOfFloats) {
   TempFile file;
-  KernelBenchOptions o;
-  o.model = "nano-minimax-m2";
+  KernelBenchOptions o = ShortKernelBench("nano-minimax-m2", 1, file);
   o.activations = "int8";
-  o.tokens = {1};
-  o.context = 50;
-  o.seconds = 0;
-  o.memory_bandwidth_gbs = 10;
-  o.pool_bytes = 1 << 24;
-  o.json_file = file.path;
   ASSERT_TRUE(RunKernelBench(o).ok());
   const auto json = file.Read();
   EXPECT_EQ(json["lines"].size(), 11u);

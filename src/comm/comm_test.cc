@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <thread>
@@ -99,6 +100,54 @@ TEST(Failure, ARankThatLeavesEndsTheOthersCalls) {
   leaver.join();
   ASSERT_FALSE(status.ok());
   EXPECT_EQ(status.error().message, "rank 1 of 2 has left the group");
+}
+
+// A backend whose barrier never comes back, as MPI's may.
+class Stuck final : public Communicator {
+ public:
+  explicit Stuck(int timeout_ms) : Communicator(1, 4, timeout_ms, std::make_shared<AbortState>()) {}
+  const char* backend() const override { return "mpi"; }
+  std::atomic<bool> inside{false}, held{true};
+
+ protected:
+  Status DoGather(std::span<const std::byte>, std::span<const int64_t>, std::span<std::byte>) override { return {}; }
+  Status DoExchange(std::span<const std::byte>, std::span<const int64_t>, std::span<std::byte>,
+                    std::span<const int64_t>) override {
+    const Call call(*this);
+    return {};
+  }
+  Status DoBroadcast(std::span<std::byte>, int) override { return {}; }
+  Status DoBarrier() override {
+    const Call call(*this);
+    MINIMO_TRY(DoExchange({}, {}, {}, {}));  // a call within it ends nothing
+    inside = true;
+    while (held) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    return {};
+  }
+  Result<std::unique_ptr<Communicator>> DoSplit(int, int) override { return MakeAlone(); }
+};
+
+TEST(Failure, ACallThatDoesNotReturnIsKnownToThoseWhoLook) {
+  Stuck comm(300);
+  std::thread caller([&] { (void)comm.Barrier(); });
+  while (!comm.inside) std::this_thread::yield();
+  EXPECT_FALSE(comm.Lost());
+  const auto begin = std::chrono::steady_clock::now();
+  while (!comm.Lost() && SecondsSince(begin) < 10) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  EXPECT_LT(SecondsSince(begin), 1.5);
+  EXPECT_TRUE(comm.failed());
+  EXPECT_EQ(comm.failure().message,
+            "rank 1 of 4: another rank is lost, and mpi does not return from an exchange with it");
+  comm.held = false;
+  caller.join();
+}
+
+TEST(Failure, ACallThatHasReturnedIsNotWaitedFor) {
+  Stuck comm(1);
+  comm.held = false;
+  ASSERT_TRUE(comm.Barrier().ok());
+  std::this_thread::sleep_for(std::chrono::milliseconds(400));
+  EXPECT_FALSE(comm.Lost());
 }
 
 TEST(Failure, RanksThatCallDifferentThingsAreToldSo) {

@@ -5,10 +5,14 @@
 #include <numeric>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/error.h"
 
 namespace minimo {
 namespace {
+
+// A call that notices its timeout comes back a moment after it, on a busy machine later.
+constexpr int64_t kLateUs = 300'000;
 
 int64_t Sum(std::span<const int64_t> counts) { return std::accumulate(counts.begin(), counts.end(), int64_t{0}); }
 
@@ -103,6 +107,19 @@ Status AgreeOn(Communicator* comm, const Status& mine) {
 Error Communicator::Fail(std::string why) {
   abort_->Set(std::move(why));
   return abort_->error();
+}
+
+Communicator::Call::Call(Communicator& comm)
+    : state_(*comm.abort_),
+      outer_us_(state_.returns_by_us.exchange(SteadyClock().NowUs() + comm.timeout_ms() * int64_t{1000} + kLateUs)) {}
+
+bool Communicator::Lost() {
+  if (failed()) return true;
+  const int64_t by_us = abort_->returns_by_us;
+  if (by_us == 0 || SteadyClock().NowUs() < by_us) return false;
+  Abort(fmt::format("rank {} of {}: another rank is lost, and {} does not return from an exchange with it", rank_,
+                    size_, backend()));
+  return true;
 }
 
 void Communicator::Abort(std::string why) {

@@ -5,7 +5,9 @@
 // rerun gives the same bits.
 //
 // Failure: a rank that dies, hangs longer than the timeout or calls Abort makes the running and every later call of
-// every rank return the same kind of error, also in the groups split from this one. Nothing waits forever.
+// every rank return the same kind of error, also in the groups split from this one. No collective of ours waits for
+// ever; MPI itself may, in any of its calls, once a connection has broken: Lost tells others of a call that has not
+// come back.
 //
 // Thread rule: one thread at a time; Abort from any thread. Lifetime: groups made by Split keep what they need.
 #pragma once
@@ -33,6 +35,9 @@ class AbortState {
   bool aborted() const { return aborted_.load(std::memory_order_acquire); }
   void Set(std::string why);  // the first caller's words stay
   Error error() const;        // requires aborted()
+
+  // When the call that is under way must have come back, by the steady clock; 0: none, or one that is sure to.
+  std::atomic<int64_t> returns_by_us{0};
 
  private:
   std::atomic<bool> aborted_{false};
@@ -91,6 +96,12 @@ class Communicator {
   bool failed() const { return abort_->aborted(); }
   Error failure() const { return abort_->error(); }  // requires failed()
 
+  // For those who look after the rank that calls: failed(), which it is too from when a call should have come back long
+  // ago. Any thread.
+  bool Lost();
+  // Whether a call may never come back, failed() or not.
+  virtual bool MayNotReturn() const { return false; }
+
   // How long a collective waits for the slowest rank; loading wants more than serving. Not collective; any thread.
   void set_timeout_ms(int ms) { timeout_ms_ = ms; }
   int timeout_ms() const { return timeout_ms_; }
@@ -114,6 +125,18 @@ class Communicator {
 
   // Marks the world failed and returns its first error.
   Error Fail(std::string why);
+
+  // A call that may not return, while it lasts.
+  class Call {
+   public:
+    explicit Call(Communicator& comm);
+    ~Call() { state_.returns_by_us = outer_us_; }
+    Call(const Call&) = delete;
+
+   private:
+    AbortState& state_;
+    const int64_t outer_us_;  // of the call that makes this one
+  };
 
   std::shared_ptr<AbortState> abort_;
 

@@ -1,5 +1,9 @@
 // The MPI backend. Only non-blocking calls, whose completion is polled against a deadline: a blocking call on a rank
 // that has died would never return. The order of a sum is ours (communicator.cc), MPI only moves bytes.
+//
+// Even so a call may stay in MPI: Open MPI 4.1 reports a reset connection through mpirun from inside MPI_Testall and
+// waits for the receipt, and mpirun, if it has heard of the dead rank first, sleeps (odls_base_sigkill_timeout, twice).
+// So each is a Call.
 #include "comm/mpi_module.h"
 
 #include <mpi.h>
@@ -9,10 +13,12 @@
 #include <algorithm>
 #include <chrono>
 #include <climits>
+#include <cstdlib>
 
 #include "base/check.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/thread_team.h"
 
 namespace minimo {
 namespace {
@@ -25,10 +31,11 @@ using std::chrono::steady_clock;
 constexpr auto kPoll = std::chrono::microseconds(50);
 constexpr auto kYield = milliseconds(20);
 constexpr int kSleepUs = 100;
-// A yield that took longer than this gave the core to somebody who is busy. On shared cores who yields again and again
-// is scheduled last (Linux takes a yield as the rest of a slice given away), a message then waits for milliseconds and
-// a step of dozens of messages for a second; who sleeps is scheduled soon after. So for this long waits sleep at once.
-constexpr auto kCrowdedYield = milliseconds(1);
+// A yield that took longer than this gave the core to somebody who is busy, not to another rank. On shared cores who
+// yields again and again is scheduled last (Linux takes a yield as the rest of a slice given away), a message then
+// waits for milliseconds and a step of dozens of messages for a second; who sleeps is scheduled soon after. So for this
+// long waits sleep at once.
+constexpr auto kCrowdedYield = milliseconds(2);
 constexpr auto kCrowded = milliseconds(100);
 // MPI counts are ints: longer messages go in pieces of this size.
 constexpr int64_t kPieceBytes = int64_t{1} << 30;
@@ -38,6 +45,12 @@ std::string MpiError(int code) {
   int length = 0;
   MPI_Error_string(code, text, &length);
   return std::string(text, length);
+}
+
+// Who polls without yielding where ranks are more than cores keeps another from what it waits for.
+steady_clock::duration PollTime() {
+  const char* ranks = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
+  return ranks != nullptr && std::atoi(ranks) > AvailableCores() ? steady_clock::duration(0) : kPoll;
 }
 
 class MpiRank final : public Communicator {
@@ -57,9 +70,11 @@ class MpiRank final : public Communicator {
   }
 
   const char* backend() const override { return "mpi"; }
+  bool MayNotReturn() const override { return true; }
 
  protected:
   Status DoGather(std::span<const std::byte> mine, std::span<const int64_t> bytes, std::span<std::byte> all) override {
+    const Call call(*this);
     std::vector<MPI_Request> requests;
     int64_t begin = 0;
     for (int r = 0; r < size(); ++r) {
@@ -76,6 +91,7 @@ class MpiRank final : public Communicator {
 
   Status DoExchange(std::span<const std::byte> send, std::span<const int64_t> send_bytes, std::span<std::byte> receive,
                     std::span<const int64_t> receive_bytes) override {
+    const Call call(*this);
     std::vector<MPI_Request> requests;
     int64_t from = 0, to = 0;
     for (int r = 0; r < size(); ++r) {
@@ -95,6 +111,7 @@ class MpiRank final : public Communicator {
   }
 
   Status DoBroadcast(std::span<std::byte> data, int root) override {
+    const Call call(*this);
     std::vector<MPI_Request> requests;
     for (int64_t begin = 0; begin < std::ssize(data); begin += kPieceBytes) {
       const int64_t bytes = std::min(kPieceBytes, std::ssize(data) - begin);
@@ -106,12 +123,14 @@ class MpiRank final : public Communicator {
   }
 
   Status DoBarrier() override {
+    const Call call(*this);
     std::vector<MPI_Request> request(1, MPI_REQUEST_NULL);
     MINIMO_TRY(Check(MPI_Ibarrier(comm_, request.data())));
     return Wait(request, "barrier");
   }
 
   Result<std::unique_ptr<Communicator>> DoSplit(int color, int key) override {
+    const Call call(*this);
     MINIMO_TRY(DoBarrier());  // all are here, so that the blocking split returns
     MPI_Comm part = MPI_COMM_NULL;
     MINIMO_TRY(Check(MPI_Comm_split(comm_, color, key, &part)));
@@ -158,7 +177,7 @@ class MpiRank final : public Communicator {
       if (done) return {};
       if (failed()) return failure();
       const auto waited = steady_clock::now() - begin;
-      if (waited < kPoll) continue;
+      if (waited < poll_) continue;
       if (waited > milliseconds(timeout_ms())) {
         return Fail(fmt::format("rank {} of {}: another rank did not reach the {} within {:.1f} s", rank(), size(),
                                 call, timeout_ms() / 1e3));
@@ -180,6 +199,7 @@ class MpiRank final : public Communicator {
 
   MPI_Comm comm_;
   const bool world_;
+  const steady_clock::duration poll_ = PollTime();
   steady_clock::time_point crowded_until_{};  // waits begun before this sleep
 };
 
@@ -189,6 +209,9 @@ class MpiRank final : public Communicator {
 extern "C" __attribute__((visibility("default"))) minimo::Communicator* MinimoMpiOpen(int timeout_ms,
                                                                                      std::string* error) {
   using namespace minimo;
+  // With more ranks than cores Open MPI would yield in each poll that finds nothing, to whoever is busy for
+  // milliseconds. Wait does that, and notices.
+  setenv("OMPI_MCA_mpi_yield_when_idle", "0", 0);
   int provided = 0;
   // Serialized: the engine's thread and the keep-alive thread call in turn.
   const int code = MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided);

@@ -15,6 +15,8 @@ namespace {
 // at 10 Hz sees no older ones.
 constexpr int64_t kExpertLoadEveryUs = 100'000;
 constexpr std::chrono::seconds kIdleCheck{1};
+// A call that has not come back this long after a rank was lost does not.
+constexpr std::chrono::milliseconds kWatch{100}, kComesBack{300};
 
 AdmissionLimits Limits(const EngineParts& parts) {
   AdmissionLimits limits;
@@ -32,11 +34,14 @@ AdmissionLimits Limits(const EngineParts& parts) {
 EngineThread::EngineThread(EngineParts parts)
     : parts_(std::move(parts)),
       limits_(Limits(parts_)),
-      core_({parts_.executor.get(), parts_.tokenizer.get(), &clock_, parts_.team, &mail_, parts_.replicas},
+      executor_(*parts_.executor),
+      core_({&executor_, parts_.tokenizer.get(), &clock_, parts_.team, &mail_, parts_.replicas},
             parts_.scheduler, parts_.kv),
       stats_(core_.Stats()),
       expert_load_(parts_.executor->GetExpertLoad()),
-      thread_([this] { Loop(); }) {}
+      thread_([this] { Loop(); }) {
+  if (executor_.MayNotReturn()) watch_ = std::thread([this] { Watch(); });
+}
 
 EngineThread::~EngineThread() {
   {
@@ -44,6 +49,8 @@ EngineThread::~EngineThread() {
     stop_ = true;
   }
   wake_.notify_one();
+  stopped_.notify_one();
+  if (watch_.joinable()) watch_.join();
   thread_.join();
 }
 
@@ -113,27 +120,43 @@ bool EngineThread::TakeInbox(std::vector<Message>* messages) {
 void EngineThread::Loop() {
   if (parts_.team != nullptr) parts_.team->PinCaller();
   std::vector<Message> messages;
-  Outbox outbox;
   for (bool running = true; running;) {
     running = TakeInbox(&messages);
     for (Message& message : messages) {
       if (message.request != nullptr) {
         core_.Add(std::move(message.request));
       } else {
-        core_.Cancel(message.cancel_id, &outbox);
+        core_.Cancel(message.cancel_id, &outbox_);
       }
     }
     Status status;
     if (!running) {
-      core_.EndAll(FinishReason::kCancelled, "", &outbox);
+      core_.EndAll(FinishReason::kCancelled, "", &outbox_);
     } else if (core_.HasWork()) {
-      status = Step(&outbox);
+      status = Step(&outbox_);
       if (status.ok()) continue;  // and all is sent
+      if (executor_.abandoned()) return;
     } else if (healthy_.load(std::memory_order_relaxed)) {
       status = parts_.executor->Check();
     }
-    if (!status.ok()) Fail(status.error().message, &outbox);
-    Send(&outbox);
+    if (!status.ok()) Fail(status.error().message, &outbox_);
+    Send(&outbox_);
+  }
+}
+
+// Answers everyone, should a rank be lost and the engine's thread not come back from its executor to do so.
+void EngineThread::Watch() {
+  std::unique_lock lock(mutex_);
+  for (std::chrono::milliseconds lost{0}; !stopped_.wait_for(lock, kWatch, [&] { return stop_; });) {
+    lock.unlock();
+    const Status check = executor_.Check();
+    if (!check.ok()) lost += kWatch;
+    if (lost > kComesBack && executor_.Abandon()) {
+      Fail(check.error().message, &outbox_);
+      Send(&outbox_);
+      return;
+    }
+    lock.lock();
   }
 }
 
@@ -187,7 +210,8 @@ void EngineThread::Send(Outbox* outbox) {
 
 void EngineThread::Publish(const Outbox& outbox) {
   const int64_t now_us = clock_.NowUs();
-  const bool copy_load = !core_.HasWork() || now_us - expert_load_us_ >= kExpertLoadEveryUs;
+  const bool copy_load =
+      !executor_.abandoned() && (!core_.HasWork() || now_us - expert_load_us_ >= kExpertLoadEveryUs);
   ExpertLoad load;
   if (copy_load) {
     load = parts_.executor->GetExpertLoad();

@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "engine/admission.h"
 #include "engine/engine_core.h"
+#include "engine/watched_executor.h"
 #include "minimo/engine.h"
 #include "spec/model_spec.h"
 
@@ -60,6 +61,7 @@ class EngineThread final : public Engine {
   };
 
   void Loop();
+  void Watch();
   bool TakeInbox(std::vector<Message>* messages);
   void Fail(const std::string& error, Outbox* outbox);
   Status Step(Outbox* outbox);
@@ -70,10 +72,13 @@ class EngineThread final : public Engine {
   SteadyClock clock_;
   AdmissionLimits limits_;
   std::atomic<bool> mail_{false};  // something lies in the inbox
-  EngineCore core_;  // the engine thread's alone
+  WatchedExecutor executor_;
+  EngineCore core_;  // the engine thread's alone, and so is the outbox
+  Outbox outbox_;
 
   mutable std::mutex mutex_;  // guards what follows up to the blank line
-  std::condition_variable wake_;
+  std::condition_variable wake_;     // the engine's thread
+  std::condition_variable stopped_;  // its watch
   std::vector<Message> inbox_;
   int queued_ = 0;  // requests in the inbox, on their way into the core or waiting there
   std::unordered_set<std::string> live_ids_;
@@ -87,7 +92,8 @@ class EngineThread final : public Engine {
   std::shared_ptr<EngineObserver> observer_;
   std::atomic<bool> healthy_{true};
   int64_t expert_load_us_ = 0;  // engine thread: when expert_load_ was copied last
-  std::thread thread_;          // last: everything above exists when it starts
+  std::thread thread_;  // with watch_ last: everything above exists when it starts
+  std::thread watch_;   // where the executor may not return
 };
 
 }  // namespace minimo

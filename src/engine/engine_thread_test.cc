@@ -25,13 +25,19 @@ class GatedExecutor final : public Executor {
   const KvLayout& kv_layout() const override { return fake_.kv_layout(); }
   int vocab_size() const override { return fake_.vocab_size(); }
   Status Run(const StepRecord& step, StepOutput* output) override {
+    if (++runs_ == closes_at_) closed_ = true;
     while (closed_.load()) std::this_thread::yield();
     return fake_.Run(step, output);
   }
   Status Check() const override { return lost_.load() ? Status(Error{"rank 3 is lost"}) : Status(); }
+  bool MayNotReturn() const override { return true; }
   std::atomic<bool> closed_{false};
   std::atomic<bool> lost_{false};
+  std::atomic<int> closes_at_{0};  // the run that closes the gate
   FakeExecutor fake_;
+
+ private:
+  int runs_ = 0;
 };
 
 struct Machine {
@@ -205,6 +211,39 @@ TEST(EngineThread, ALostRankIsNoticedWhileNothingRuns) {
   const auto refused = Generate(*m.engine, Greedy(4, 5));
   ASSERT_FALSE(refused.ok());
   EXPECT_NE(refused.error().message.find("rank 3 is lost"), std::string::npos);
+}
+
+TEST(EngineThread, AStepThatNeverReturnsKeepsNobodyWaiting) {
+  Machine m;
+  m.executor->closes_at_ = 10;
+  std::vector<std::unique_ptr<Stream>> streams;
+  const auto submit = [&](int prompt) {
+    auto stream = Stream::Submit(*m.engine, Greedy(prompt, 190));
+    ASSERT_TRUE(stream.ok());
+    streams.push_back(std::move(*stream));
+  };
+  for (int i = 0; i < 10; ++i) submit(4);  // more than a step takes
+  ASSERT_TRUE(streams[0]->Next().has_value());
+  while (!m.executor->closed_) std::this_thread::yield();
+  submit(5);  // stays in the inbox
+  m.executor->lost_ = true;
+  const auto begin = std::chrono::steady_clock::now();
+  for (auto& stream : streams) {
+    FinishReason finish = FinishReason::kNone;
+    std::string error;
+    while (auto event = stream->Next(milliseconds(20'000))) {
+      EXPECT_EQ(finish, FinishReason::kNone) << "a second end";
+      finish = event->finish;
+      error = event->error;
+    }
+    EXPECT_EQ(finish, FinishReason::kError);
+    EXPECT_NE(error.find("rank 3 is lost"), std::string::npos) << error;
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(2));
+  EXPECT_FALSE(m.engine->Healthy());
+  EXPECT_FALSE(m.engine->Submit(Greedy(4, 5), [](Event&&) {}).ok());
+  EXPECT_EQ(m.engine->Stats().running + m.engine->Stats().waiting, 0);
+  m.executor->closed_ = false;  // it comes back after all, and finds that nothing is its own any more
 }
 
 TEST(EngineThread, EndsWhatRunsWhenItIsDestroyed) {

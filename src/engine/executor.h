@@ -49,6 +49,8 @@ class Executor {
   virtual Engine::ExpertLoad GetExpertLoad() const { return {}; }
   // Such a fault that was noticed between runs. Any thread.
   virtual Status Check() const { return {}; }
+  // True if Run, FetchLogits and StartNext may never come back once Check fails.
+  virtual bool MayNotReturn() const { return false; }
 };
 
 }  // namespace minimo

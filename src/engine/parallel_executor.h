@@ -35,7 +35,8 @@ class ParallelExecutor final : public Executor {
   bool BeginsAhead() const override { return local_->BeginsAhead(); }
   Status StartNext(const StepRecord& step, std::span<const int32_t> tokens) override;
   Engine::ExpertLoad GetExpertLoad() const override { return local_->GetExpertLoad(); }  // routers see every token
-  Status Check() const override { return comm_.failed() ? Status(comm_.failure()) : Status(); }
+  Status Check() const override { return comm_.Lost() ? Status(comm_.failure()) : Status(); }
+  bool MayNotReturn() const override { return comm_.MayNotReturn(); }
 
  private:
   void KeepAlive();

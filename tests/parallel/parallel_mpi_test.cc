@@ -44,10 +44,15 @@ int Main() {
       std::puts(UnderCi() ? "../shared is not there" : "ok\n(skipped: ../shared is not there)");
     return UnderCi() ? 1 : 0;
   }
+  std::vector<ParallelFlags> layouts = {{ranks, false, "tp", "tp"},  {ranks, false, "ep", "tp"},
+                                        {ranks, true, "", ""},       {1, true, "", "", ranks},
+                                        {ranks / 2, false, "ep", "tp", 2}};
+  if (ranks % 2 == 0 && ranks > 2) {
+    const std::string mixed = std::to_string(ranks / 2) + "x2";
+    layouts.insert(layouts.end(), {{ranks, false, mixed, mixed}, {ranks, false, mixed, "tp"}});
+  }
   for (const GoldenModel& golden : GoldenModels()) {
-    for (const ParallelFlags& flags : {ParallelFlags{ranks, false, "tp", "tp"}, ParallelFlags{ranks, false, "ep", "tp"},
-                                       ParallelFlags{ranks, true, "", ""}, ParallelFlags{1, true, "", "", ranks},
-                                       ParallelFlags{ranks / 2, false, "ep", "tp", 2}}) {
+    for (const ParallelFlags& flags : layouts) {
       const Status status = Check(**world, golden, flags);
       if (status.ok()) continue;
       std::fprintf(stderr, "rank %d: %s\n", (*world)->rank(), status.error().message.c_str());

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """`minimo launch -n N -- serve` from outside: answers, lost ranks, late ranks, mismatched checkpoints, restarts.
 
-    serve_ranks_test.py BUILD/apps/minimo [TEST ...]      Standard library only; exits 77 where mpirun is missing.
+    serve_ranks_test.py BUILD/apps/minimo [CLASS[.TEST] ...]
+    Standard library only; exits 77 where mpirun is missing.
     STOPS in the environment: how many stops under load, 3 else.
 """
 import http.client
@@ -198,6 +199,48 @@ class Load:
         return self.answers
 
 
+def expect_errors(test, load, lose):
+    """Calls `lose` under load: every request under way is answered with an error within 10 s. What the first is told,
+    and when all had been answered."""
+    begin = time.monotonic()
+    lose()
+    for thread in load.threads:
+        thread.join(60)
+    answers = [(at - begin, status, text) for at, status, text in load.join() if at >= begin]
+    failed = [a for a in answers if a[1] != 200]
+    test.assertEqual(len(failed), len(load.threads), answers)
+    for seconds, status, text in failed:
+        test.assertLess(seconds, 10)
+        test.assertGreaterEqual(status, 500, text)
+        test.assertIn("rank", text)
+    return failed[0][2], max(seconds for seconds, _, _ in failed)
+
+
+def expect_loss_answered(test, group, load, lose):
+    """After `lose` every request under way is answered with an error within 10 s, and soon nothing is left of the
+    group."""
+    begin = time.monotonic()
+    text, answered = expect_errors(test, load, lose)
+    test.assertNotEqual(group.process.wait(40), 0)
+    ended = time.monotonic() - begin
+    test.assertEqual(processes_of(group.port), [])
+    print(f"answered after {answered:.1f} s: {text}; ended after {ended:.1f} s", file=sys.stderr)
+
+
+def lose_and_wait_until_back(group, lost):
+    """Kills a rank of a group that is started again."""
+    first = group.rank(lost)
+    os.kill(first, signal.SIGKILL)
+    begin = time.monotonic()
+    while time.monotonic() < begin + 60:
+        pids = [pid for pid, rank in processes_of(group.port) if rank == lost]
+        if pids and pids != [first]:
+            break
+        time.sleep(0.2)
+    group.wait_ready()
+    print(f"rank {lost} lost: back after {time.monotonic() - begin:.1f} s", file=sys.stderr)
+
+
 def stop_under_load(test, make_group, stops, tokens=100):
     """Stops a group while four clients ask without a pause, at another moment each time: what had been asked is
     answered in full, nothing after it, and no process is left. Seconds that each stop took."""
@@ -239,7 +282,7 @@ def be_late_under_load(test, group):
     test.assertLessEqual(during, 2)  # what was on its way
 
 
-class ServeRanks(unittest.TestCase):
+class Serve(unittest.TestCase):
     def test_answers_are_those_of_one_rank_and_a_stop_drains(self):
         prompts = ["The capital of France is", "What is 17 plus 25?", "Once upon a time"]
         with Group(1) as one:
@@ -255,57 +298,6 @@ class ServeRanks(unittest.TestCase):
 
     def test_stops_under_load_each_end_soon(self):
         self.assertLess(max(stop_under_load(self, lambda: Group(2), STOPS)), 10)
-
-    def lose(self, group, how):
-        """Loses rank 1 under load by `how`; the load's answers since then, and seconds until the last."""
-        load = Load(group)
-        time.sleep(1.5)
-        begin = time.monotonic()
-        os.kill(group.rank(1), how)
-        for thread in load.threads:
-            thread.join(60)
-        answers = [(at - begin, status, text) for at, status, text in load.join() if at >= begin]
-        return answers
-
-    def test_a_killed_rank_is_noticed_within_10_s_and_every_request_answered(self):
-        with Group(3) as group:
-            group.wait_ready()
-            answers = self.lose(group, signal.SIGKILL)
-            failed = [a for a in answers if a[1] != 200]
-            self.assertEqual(len(failed), 4, answers)
-            for seconds, status, text in failed:
-                self.assertLess(seconds, 10)
-                self.assertGreaterEqual(status, 500, text)
-                self.assertIn("rank", text)
-            self.assertNotEqual(group.process.wait(40), 0)
-            self.assertEqual(processes_of(group.port), [])
-            print(f"killed: answered after {max(a[0] for a in failed):.1f} s", file=sys.stderr)
-
-    def test_a_rank_that_hangs_is_noticed_within_10_s(self):
-        with Group(2) as group:
-            group.wait_ready()
-            hung = group.rank(1)
-            try:
-                answers = self.lose(group, signal.SIGSTOP)
-            finally:
-                os.kill(hung, signal.SIGKILL)
-            failed = [a for a in answers if a[1] != 200]
-            self.assertEqual(len(failed), 4, answers)
-            self.assertLess(max(a[0] for a in failed), 10)
-            self.assertNotEqual(group.process.wait(40), 0)
-            print(f"hung: answered after {max(a[0] for a in failed):.1f} s", file=sys.stderr)
-
-    def test_an_idle_group_notices_too(self):
-        with Group(2, "--rank-timeout", "4") as group:
-            group.wait_ready()
-            os.kill(group.rank(1), signal.SIGKILL)
-            self.assertNotEqual(group.process.wait(30), 0)
-
-    def test_a_rank_5_s_late_is_waited_for(self):
-        with Group(2) as group:
-            group.wait_ready()
-            be_late_under_load(self, group)
-            self.assertRegex(group.text(), r"rank 0 of 2 has waited")
 
     def test_mismatched_checkpoints_are_refused_in_words(self):
         ended = serve_with_mismatched_checkpoints()
@@ -346,22 +338,49 @@ class ServeRanks(unittest.TestCase):
             self.assertNotEqual(group.process.wait(30), 0)
             self.assertEqual(processes_of(group.port), [])
 
+
+class Lost(unittest.TestCase):
+    def test_a_killed_rank_is_noticed_within_10_s_and_every_request_answered(self):
+        with Group(3) as group:
+            group.wait_ready()
+            load = Load(group, tokens=300)
+            load.wait_for(1)
+            expect_loss_answered(self, group, load, lambda: os.kill(group.rank(1), signal.SIGKILL))
+
+    def test_a_rank_that_hangs_is_noticed_within_10_s(self):
+        with Group(2) as group:
+            group.wait_ready()
+            hung = group.rank(1)
+            try:
+                load = Load(group, tokens=300)
+                load.wait_for(1)
+                _, answered = expect_errors(self, load, lambda: os.kill(hung, signal.SIGSTOP))
+            finally:
+                os.kill(hung, signal.SIGKILL)
+            self.assertNotEqual(group.process.wait(40), 0)
+            print(f"hung: answered after {answered:.1f} s", file=sys.stderr)
+
+    def test_an_idle_group_notices_too(self):
+        with Group(2, "--rank-timeout", "4") as group:
+            group.wait_ready()
+            os.kill(group.rank(1), signal.SIGKILL)
+            self.assertNotEqual(group.process.wait(30), 0)
+
+    def test_a_rank_5_s_late_is_waited_for(self):
+        with Group(2) as group:
+            group.wait_ready()
+            be_late_under_load(self, group)
+            self.assertRegex(group.text(), r"rank 0 of 2 has waited")
+
+
+class Restart(unittest.TestCase):
     def test_restart_brings_a_lost_group_back(self):
         with Group(2, "--rank-timeout", "4", launch=["--restart"]) as group:
             group.wait_ready()
             expected = group.complete("The capital of France is")
             for lost in (1, 0):  # the leader too
-                first = group.rank(lost)
-                os.kill(first, signal.SIGKILL)
-                begin = time.monotonic()
-                while time.monotonic() < begin + 60:
-                    pids = [pid for pid, rank in processes_of(group.port) if rank == lost]
-                    if pids and pids != [first]:
-                        break
-                    time.sleep(0.2)
-                group.wait_ready()
+                lose_and_wait_until_back(group, lost)
                 self.assertEqual(group.complete("The capital of France is"), expected)
-                print(f"rank {lost} lost: back after {time.monotonic() - begin:.1f} s", file=sys.stderr)
             self.assertEqual(group.stop(), 0, group.text())
 
 
