@@ -62,7 +62,9 @@ Status Forward::SinglesAttention(int layer, const Step& s) const {
   p.tokens = s.singles;
   p.splits = SplitsOf(spec_.layers[layer].attention, s.splits);
   if (SplitsAttended(layer, s)) p.split = OutputOf(layer, s.tokens).split;
-  return ToStatus(LaunchAttentionDecode(p, RopeOf(layer, s), s.stream), "attention");
+  RopeParams rope = RopeOf(layer, s);
+  if (QkvInBf16(layer, s)) rope.qkv_bf16 = rope.qkv;
+  return ToStatus(LaunchAttentionDecode(p, rope, s.stream), "attention");
 }
 
 ExpertsParams Forward::ExpertsOf(int layer, const RouterParams& r, bool gate_up) const {
@@ -79,6 +81,10 @@ ExpertsParams Forward::ExpertsOf(int layer, const RouterParams& r, bool gate_up)
   p.offsets = r.offsets;
   p.slot_token = r.slot_token;
   p.slot_weight = r.slot_weight;
+  if (r.choices_only) {
+    p.chosen = r.chosen, p.chosen_weight = r.chosen_weight;
+    p.slot_of = r.slot_of, p.expert_load = r.expert_load;
+  }
   p.cols = m.cols;
   p.rows = r.rows;
   p.input = w_.At<float>(w_.decode_hidden);
@@ -104,6 +110,7 @@ Status Forward::DecodeExperts(int layer, const Step& s) const {
     const TileShape& shape = weights_.layer(layer).gate_up.shape;
     r.rows = w_.At<uint8_t>(w_.expert_rows);
     r.row_units = shape.units, r.rows_int4 = shape.format == TileFormat::kInt4;
+    r.choices_only = exchange_ == nullptr && CanListChoices(ExpertsOf(layer, r, true));
   }
   MINIMO_CUDA_TRY(LaunchRouter(r, s.stream));
   MINIMO_TRY(KeepLocalExperts(r, s));

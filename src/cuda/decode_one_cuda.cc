@@ -48,6 +48,8 @@ OneParams Forward::GateUpOne(int layer) const {
   p.out = w_.At<float>(w_.one_hidden);
   p.out_stride = moe ? w_.hidden_stride_moe : w_.hidden_stride_dense;
   if (!moe) return p;
+  p.operands = w_.At<uint8_t>(w_.one_operands);
+  p.square_sum = w_.At<float>(w_.one_squares);
   p.choice.experts = spec_.moe.experts;
   p.choice.top_k = spec_.moe.top_k;
   p.choice.groups = spec_.moe.groups;
@@ -59,6 +61,29 @@ OneParams Forward::GateUpOne(int layer) const {
   p.choice.scale = static_cast<float>(spec_.moe.scale);
   p.choice.expert_load = w_.At<long long>(w_.expert_load) + int64_t{layer} * spec_.moe.experts;
   return p;
+}
+
+// What goes before `up` in a layer of experts, with its input.
+RouterOneParams Forward::RouterOne(int layer, const OneParams& up) const {
+  RouterOneParams r;
+  r.experts = spec_.moe.experts;
+  r.hidden = spec_.hidden;
+  r.residual = static_cast<const float*>(up.input);
+  r.partial = up.partial;
+  r.partials = up.partials;
+  r.norm_weight = up.norm_weight;
+  r.norm_eps = up.norm_eps;
+  r.weights = weights_.Floats(weights_.layer(layer).router);
+  r.bias = up.choice.bias;
+  r.logits = w_.At<float>(w_.router_logits);
+  r.format = up.shape.format;
+  r.units = up.shape.units;
+  r.group_cols = up.shape.group_cols;
+  r.places = StreamTokenPlaces(up);
+  r.operands = w_.At<uint8_t>(w_.one_operands);
+  r.square_sum = w_.At<float>(w_.one_squares);
+  r.sum_out = up.sum_out;
+  return r;
 }
 
 OneParams Forward::DownOne(int layer) const {
@@ -101,24 +126,12 @@ Status Forward::DecodeOne(const Step& s) const {
     const OneParams o = OutputOne(i);
     MINIMO_CUDA_TRY(LaunchStreamToken(o, s.stream));
     OneParams up = GateUpOne(i);
-    if (moe) {
-      RouterOneParams r;
-      r.experts = spec_.moe.experts;
-      r.hidden = spec_.hidden;
-      r.residual = residual[now];
-      r.partial = o.out;
-      r.partials = o.splits;
-      r.norm_weight = up.norm_weight;
-      r.norm_eps = up.norm_eps;
-      r.weights = weights_.Floats(weights_.layer(i).router);
-      r.logits = w_.At<float>(w_.router_logits);
-      MINIMO_CUDA_TRY(LaunchRouterOne(r, s.stream));
-    }
     up.input = residual[now];
     up.partial = o.out;
     up.partials = o.splits;
     now ^= 1;
     up.sum_out = residual[now];
+    if (moe) MINIMO_CUDA_TRY(LaunchRouterOne(RouterOne(i, up), s.stream));
     MINIMO_CUDA_TRY(LaunchStreamToken(up, s.stream));
     const OneParams down = DownOne(i);
     MINIMO_CUDA_TRY(LaunchStreamToken(down, s.stream));

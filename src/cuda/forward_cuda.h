@@ -88,6 +88,7 @@ class Forward {
   OneParams QkvOne(int layer) const;
   OneParams OutputOne(int layer) const;
   OneParams GateUpOne(int layer) const;
+  RouterOneParams RouterOne(int layer, const OneParams& up) const;
   OneParams DownOne(int layer) const;
   Status Prefill(const Step& s) const;
   Status PrefillAttention(int layer, const Step& s) const;
@@ -96,7 +97,7 @@ class Forward {
   Status PrefillFp8(const Step& s) const;
   Status ExpertsFp8(int layer, const Step& s) const;
   Status DenseFp8(int layer, const Step& s) const;
-  // In a prefill with FP8 activations: true if QKV leaves bf16 (no single needs it, whose attention takes float32),
+  // In a prefill with FP8 activations: true if QKV leaves bf16,
   bool QkvInBf16(int layer, const Step& s) const;
   // if attention leaves what o_proj takes, of the tokens that are not singles.
   bool AttentionFeedsProduct(int layer, const Step& s) const;

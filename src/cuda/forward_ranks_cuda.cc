@@ -85,18 +85,8 @@ Status Forward::DecodeOneOnRanks(const Step& s) const {
     if (here) MINIMO_CUDA_TRY(LaunchStreamToken(o, s.stream));
     MINIMO_TRY(AddPartials(o, Of::kOwn, s));
     OneParams up = GateUpOne(i);
-    if (spec_.layers[i].moe) {
-      RouterOneParams r;
-      r.experts = spec_.moe.experts;
-      r.hidden = spec_.hidden;
-      r.residual = residual;
-      r.norm_weight = up.norm_weight;
-      r.norm_eps = up.norm_eps;
-      r.weights = weights_.Floats(weights_.layer(i).router);
-      r.logits = w_.At<float>(w_.router_logits);
-      MINIMO_CUDA_TRY(LaunchRouterOne(r, s.stream));
-    }
     up.input = residual;
+    if (spec_.layers[i].moe) MINIMO_CUDA_TRY(LaunchRouterOne(RouterOne(i, up), s.stream));
     MINIMO_CUDA_TRY(LaunchStreamToken(up, s.stream));
     const OneParams down = DownOne(i);
     MINIMO_CUDA_TRY(LaunchStreamToken(down, s.stream));

@@ -32,11 +32,16 @@ void Skip(int count, const AttentionParams& a, RopeParams* r) {
   };
   r->tokens -= count;
   r->qkv += int64_t{count} * r->qkv_stride;
+  if (r->qkv_bf16 != nullptr) {
+    r->qkv_bf16 = static_cast<const uint16_t*>(r->qkv_bf16) + int64_t{count} * r->qkv_stride;
+  }
   r->square_sums += int64_t{count} * r->square_sum_count;
   if (r->norm_sums != nullptr) r->norm_sums += int64_t{count} * 2;
   skip(&r->q, int64_t{r->heads} * r->head_dim * 2);
   skip(&r->fresh_k, int64_t{r->kv_heads} * r->head_dim * a.k.element_bytes);
   skip(&r->fresh_v, int64_t{r->kv_heads} * r->v_head_dim * a.v.element_bytes);
+  skip(&r->wide_k, int64_t{r->kv_heads} * r->head_dim * 2);
+  skip(&r->wide_v, int64_t{r->kv_heads} * r->v_head_dim * 2);
   Skip(count, &r->meta);
 }
 
@@ -60,12 +65,17 @@ Status Forward::PrefillAttention(int layer, const Step& s) const {
   } else {
     if (s.singles > 0) MINIMO_TRY(SinglesAttention(layer, s));
     if (s.singles == s.own.count) return {};
+    if (!fresh && p.k.element_bytes == 1 && s.own.count - s.singles >= kRopeRowsTokens) {
+      rope.wide_k = w_.At(w_.fresh_k), rope.wide_v = w_.At(w_.fresh_v);
+      if (HasRopeRows(rope)) p.wide_k = rope.wide_k, p.wide_v = rope.wide_v;
+    }
     Skip(s.singles, p, &rope);
     MINIMO_CUDA_TRY(LaunchRope(rope, f32_, s.stream));
     const auto group = std::find(layout_.groups.begin(), layout_.groups.end(), a.heads / a.kv_heads);
     const int index = static_cast<int>(group - layout_.groups.begin());
     p.tiles = reinterpret_cast<const PrefillTile*>(s.packed + layout_.Tiles(index));
     p.num_tiles = s.tiles[index];
+    p.work = w_.At<int>(w_.attention_work);
     if (AttentionFeedsProduct(layer, s)) {
       const Fp8Activations x = Activations(s.own.count, weights_.layer(layer).o.shape);
       p.product_values = x.values;

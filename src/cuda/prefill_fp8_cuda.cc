@@ -81,7 +81,9 @@ Status Forward::QuantiseNormed(const float* norm, const Squares& squares, const 
 }
 
 bool Forward::QkvInBf16(int layer, const Step& s) const {
-  return fp8_prefill_ && s.singles == 0 && HasRopeRows(RopeOf(layer, s));
+  RopeParams prompts = RopeOf(layer, s);
+  prompts.tokens -= s.singles;
+  return fp8_prefill_ && HasRopeRows(prompts);
 }
 
 bool Forward::AttentionFeedsProduct(int layer, const Step& s) const {

@@ -45,7 +45,8 @@ Workspace::Workspace(const ModelSpec& spec, bool f32, bool fp8_prefill, int max_
   for (int64_t& squares : tile_squares) squares = Take(t * tiles * 4);
   const int64_t batch = std::min<int64_t>(t, kMostDecodeTokens);
   router_logits = Take(std::max(kRouterSplits * t, kBatchSplits * batch) * experts * 4);
-  router_counter = Take(4);
+  router_counter = Take(8);
+  attention_work = Take(8);
   router_counts = Take(fp8_prefill ? RouterCounts(t) * 4 : 0);
   chosen = Take(slots * 4);
   chosen_weight = Take(slots * 4);
@@ -61,14 +62,17 @@ Workspace::Workspace(const ModelSpec& spec, bool f32, bool fp8_prefill, int max_
   expert_rows = Take(batch * ExpertRow{x_stride / kUnitCols, true}.bytes());
   decode_hidden = Take(batch * spec.moe.top_k * hidden_stride_moe * 4);
   one_residual = Take(int64_t{spec.hidden} * 4);
+  one_operands = Take(int64_t{PadTo(x_stride / kUnitCols, 4)} * kMostOperandBytes);
+  one_squares = Take(4);
   one_attended = Take(o_stride * 4);
   one_hidden = Take(std::max<int64_t>(int64_t{spec.moe.top_k} * hidden_stride_moe, hidden_stride_dense) * 4);
   one_attention_partial = Take(int64_t{kMaxPartials} * spec.hidden * 4);
   one_expert_partial = Take(int64_t{kMaxPartials} * spec.hidden * 4);
   logits = Take(int64_t{max_logit_rows} * spec.vocab * 4);
   if (!fp8_prefill) return;
-  const auto rows_units = [](int64_t rows, int64_t stride) {
-    return (PadTo(static_cast<int>(rows), 8) + Fp8Activations::kSlack) * (stride / kUnitCols);
+  const auto rows_units = [](int64_t rows, int64_t stride) {  // offsets are there for whole chunks
+    const int units = PadTo(static_cast<int>(stride / kUnitCols), kChunkUnits);
+    return (PadTo(static_cast<int>(rows), 8) + Fp8Activations::kSlack) * units;
   };
   const int64_t most = std::max({rows_units(slots, std::max(x_stride, hidden_stride_moe)), rows_units(t, x_stride),
                                  2 * rows_units(t, o_stride), rows_units(t, hidden_stride_dense)});

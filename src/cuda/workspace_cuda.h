@@ -26,7 +26,7 @@ class Workspace {
   }
 
   int64_t residual, x, qkv, q, attended, hidden, expert_out, fresh_k, fresh_v;
-  int64_t row_squares, tile_squares[2], token_squares, qkv_squares;
+  int64_t row_squares, tile_squares[2], token_squares, qkv_squares, attention_work;
   int64_t router_logits, router_counter, router_counts, chosen, chosen_weight, num_active, active, offsets, slot_token,
       slot_weight, slot_of, expert_load;
   int64_t logits;
@@ -35,7 +35,7 @@ class Workspace {
   int64_t expert_rows;    // of a decode step's tokens: ExpertRow
   int64_t decode_hidden;  // float32, of a decode step's slots
   // Of a step of one token, all float32: two residual streams in turn, what the split products leave to be added.
-  int64_t one_residual, one_attended, one_hidden, one_attention_partial, one_expert_partial;
+  int64_t one_residual, one_operands, one_squares, one_attended, one_hidden, one_attention_partial, one_expert_partial;
   int x_stride, hidden_stride_moe, hidden_stride_dense;
 
  private:

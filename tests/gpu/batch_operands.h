@@ -38,6 +38,8 @@ struct Shape {
 struct Lists {
   std::vector<int> active, offsets, slot_token, num_active;
   std::vector<float> weight;
+  std::vector<int> chosen, slot_of;  // [tokens, top_k]
+  std::vector<float> chosen_weight;
   Lists(int tokens, int experts, int top_k, bool skewed, std::mt19937& random) {
     std::vector<std::vector<int>> of(static_cast<size_t>(experts));
     for (int i = 0; i < tokens; ++i) {
@@ -58,6 +60,15 @@ struct Lists {
       }
     }
     offsets.push_back(static_cast<int>(slot_token.size()));
+    chosen.resize(slot_token.size()), slot_of = chosen, chosen_weight.resize(chosen.size());
+    std::vector<int> seen(static_cast<size_t>(tokens));
+    for (size_t entry = 0; entry < active.size(); ++entry) {
+      for (int slot = offsets[entry]; slot < offsets[entry + 1]; ++slot) {
+        const int token = slot_token[size_t(slot)];
+        const size_t at = size_t(token) * top_k + seen[size_t(token)]++;
+        chosen[at] = active[entry], slot_of[at] = slot, chosen_weight[at] = weight[size_t(slot)];
+      }
+    }
     num_active = {static_cast<int>(active.size())};
   }
 };
@@ -83,7 +94,7 @@ struct Router {
         token_squares(t),
         chosen_weight(int64_t{t} * k),
         slot_weight(int64_t{t} * k),
-        counter(std::vector<int>(1, 0)),
+        counter(std::vector<int>(2, 0)),
         chosen(int64_t{t} * k),
         num_active(1),
         active(int64_t{t} * k + e),
@@ -117,8 +128,9 @@ struct Experts {
   int slots;
   TileShape up_shape, down_shape;
   Device<uint8_t>&up, &up_scales, &down, &down_scales;
-  Device<int> num_active, active, offsets, slot_token;
-  Device<float> slot_weight, input, scaled_input, norm, squares, hidden, exact_hidden, out, exact_out;
+  Device<int> num_active, active, offsets, slot_token, chosen, slot_of;
+  Device<long long> load;
+  Device<float> chosen_weight, slot_weight, input, scaled_input, norm, squares, hidden, exact_hidden, out, exact_out;
   Device<uint8_t> rows;
   Router router;
 
@@ -136,6 +148,10 @@ struct Experts {
         active(lists.active),
         offsets(lists.offsets),
         slot_token(lists.slot_token),
+        chosen(lists.chosen),
+        slot_of(std::vector<int>(lists.chosen.size(), -1)),
+        load(std::vector<long long>(size_t(s.experts), 0)),
+        chosen_weight(lists.chosen_weight),
         slot_weight(lists.weight),
         input(int64_t{tokens} * s.hidden),
         scaled_input(int64_t{tokens} * up_shape.units * kUnitCols),
@@ -177,7 +193,8 @@ struct Experts {
     p.rows = rows.data, p.row_units = Row().units, p.rows_int4 = Row().int4;
     return p;
   }
-  ExpertsParams Params(bool gate_up, int tokens) {
+  // choices: in place of the lists.
+  ExpertsParams Params(bool gate_up, int tokens, bool choices = false) {
     ExpertsParams p;
     p.gate_up = gate_up;
     p.shape = gate_up ? up_shape : down_shape;
@@ -185,8 +202,12 @@ struct Experts {
     p.scales = gate_up ? up_scales.data : down_scales.data;
     p.expert_weight_bytes = p.shape.WeightBytes(), p.expert_scale_bytes = p.shape.ScaleBytes();
     p.experts = shape.experts, p.tokens = tokens, p.top_k = shape.top_k;
-    p.num_active = num_active.data, p.active = active.data, p.offsets = offsets.data;
-    p.slot_token = slot_token.data, p.slot_weight = slot_weight.data;
+    if (choices) {
+      p.chosen = chosen.data, p.chosen_weight = chosen_weight.data, p.slot_of = slot_of.data, p.expert_load = load.data;
+    } else {
+      p.num_active = num_active.data, p.active = active.data, p.offsets = offsets.data;
+      p.slot_token = slot_token.data, p.slot_weight = slot_weight.data;
+    }
     const int hidden_stride = down_shape.units * kUnitCols;
     p.cols = gate_up ? shape.hidden : shape.intermediate;
     p.rows = rows.data, p.input = hidden.data, p.input_stride = hidden_stride;

@@ -57,18 +57,21 @@ void CheckExperts(const Shape& s, int tokens, bool skewed) {
   bool same = true, can = true;
   double up_error = 0, down_error = 0;
   const ExpertsParams gate_up = e.Params(true, tokens), few_down = e.Params(false, tokens);
-  can = CanStreamExperts(gate_up) && CanStreamExperts(few_down);
+  can = CanStreamExperts(gate_up) && CanStreamExperts(few_down) && CanListChoices(gate_up);
   if (can) {
     std::vector<float> first;
-    for (int repeat = 0; repeat < 2; ++repeat) {
+    for (int repeat = 0; repeat < 3; ++repeat) {  // the third makes the lists itself
       MUST(cudaMemset(e.out.data, 0xff, e.out.count * 4));
-      MUST(LaunchStreamExperts(gate_up, nullptr));
-      MUST(LaunchStreamExperts(few_down, nullptr));
+      MUST(LaunchStreamExperts(e.Params(true, tokens, repeat == 2), nullptr));
+      MUST(LaunchStreamExperts(e.Params(false, tokens, repeat == 2), nullptr));
       MUST(cudaDeviceSynchronize());
       const std::vector<float> out = e.out.Get();
       if (repeat > 0) same = same && std::memcmp(out.data(), first.data(), out.size() * 4) == 0;
       first = out;
     }
+    std::vector<long long> load(size_t(s.experts), 0);
+    for (const int chosen : lists.chosen) ++load[size_t(chosen)];
+    same = same && e.slot_of.Get() == lists.slot_of && e.load.Get() == load;
     up_error = std::max(up_error, RelativeError(rows_of(e.hidden), rows_of(e.exact_hidden)));
     down_error = std::max(down_error, RelativeError(first, e.exact_out.Get()));
   }
@@ -83,8 +86,9 @@ void CheckExperts(const Shape& s, int tokens, bool skewed) {
   std::fflush(stdout);
 }
 
-// Choices against those of each token alone, lists against a sort on the host.
-void CheckRouter(int tokens, int experts, int hidden, int top_k) {
+// Choices against those of each token alone, lists against a sort on the host. apart: scores and choices in two
+// launches.
+void CheckRouter(int tokens, int experts, int hidden, int top_k, bool apart = false) {
   Router r(tokens, experts, hidden, top_k);
   std::vector<int> alone;
   std::vector<float> alone_weight;
@@ -98,7 +102,7 @@ void CheckRouter(int tokens, int experts, int hidden, int top_k) {
     alone_weight.insert(alone_weight.end(), w.begin(), w.begin() + top_k);
   }
   MUST(cudaMemset(r.load.data, 0, r.load.count * 8));
-  MUST(LaunchRouter(r.Params(0, tokens), nullptr));
+  MUST(apart ? LaunchRouterBatch(r.Params(0, tokens), nullptr, true) : LaunchRouter(r.Params(0, tokens), nullptr));
   MUST(cudaDeviceSynchronize());
   const auto chosen = r.chosen.Get(), active = r.active.Get(), offsets = r.offsets.Get(),
              slot_token = r.slot_token.Get(), slot_of = r.slot_of.Get();
@@ -130,10 +134,9 @@ void CheckRouter(int tokens, int experts, int hidden, int top_k) {
   const bool ok = lists && moved == 0 && error < 1e-5 && r.counter.Get()[0] == 0;
   if (!ok) ++g_failures;
   std::printf(
-      "{\"check\": \"batch router\", \"tokens\": %d, \"experts\": %d, \"hidden\": %d, \"lists\": %d, \"tokens_moved\": "
-      "%d, "
-      "\"weight_error\": %.2e, \"ok\": %s}\n",
-      tokens, experts, hidden, lists, moved, error, ok ? "true" : "false");
+      "{\"check\": \"batch router\", \"tokens\": %d, \"experts\": %d, \"hidden\": %d, \"apart\": %d, \"lists\": %d, "
+      "\"tokens_moved\": %d, \"weight_error\": %.2e, \"ok\": %s}\n",
+      tokens, experts, hidden, apart, lists, moved, error, ok ? "true" : "false");
   std::fflush(stdout);
 }
 
@@ -214,7 +217,9 @@ void CheckAll() {
     CheckExperts({"", f, 128, 640, 1000, 40, 8}, 70, true);
   }
   for (const int tokens : {2, 8, 9, 32, 33, 100, 256}) CheckRouter(tokens, 256, 3072, 8);
+  for (const int tokens : {9, 100, 256}) CheckRouter(tokens, 256, 3072, 8, true);
   CheckRouter(70, 12, 256, 3);
+  CheckRouter(200, 30, 328, 3);
   CheckRouter(40, 200, 4096, 8);
   CheckDense();
 }
@@ -296,7 +301,7 @@ int Main(int argc, char** argv) {
   if (what == "time" || what == "time-router") {
     for (const int n : tokens) {
       Router r(n, 256, 3072, 8);
-      const double seconds = Time([&] { MUST(LaunchRouter(r.Params(0, n), nullptr)); });
+      const double seconds = Time([&] { MUST(LaunchRouterBatch(r.Params(0, n), nullptr)); });
       std::printf("{\"bench\": \"batch router\", \"tokens\": %d, \"us\": %.1f}\n", n, seconds * 1e6);
     }
   }

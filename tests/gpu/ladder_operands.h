@@ -134,7 +134,7 @@ struct Quantised {
   Quantised(int rows, int units, bool int4)
       : values(2 * int64_t{units} * (PadTo(rows, 8) + Fp8Activations::kSlack) * 128),
         scales(int64_t{units} * (PadTo(rows, 8) + Fp8Activations::kSlack)),
-        offsets(int64_t{units} * (PadTo(rows, 8) + Fp8Activations::kSlack)),
+        offsets(int64_t{PadTo(units, kChunkUnits)} * (PadTo(rows, 8) + Fp8Activations::kSlack)),
         x{values.data, scales.data, int4 ? offsets.data : nullptr, PadTo(rows, 8)} {}
 };
 

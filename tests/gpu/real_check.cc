@@ -20,7 +20,13 @@ namespace {
 using cuda::CudaExecutor;
 using cuda::CudaOptions;
 
-enum class Mode { kF32, kBf16, kFp8Prefill };  // kFp8Prefill: bf16, a prompt's activations e4m3
+// kFp8Prefill: bf16, a prompt's activations e4m3. kFp8All: an FP8 cache too; kF32Fp8Cache: what it is compared with.
+enum class Mode { kF32, kBf16, kFp8Prefill, kFp8All, kF32Fp8Cache };
+bool IsF32(Mode m) { return m == Mode::kF32 || m == Mode::kF32Fp8Cache; }
+DType CacheOf(Mode m) {
+  return m == Mode::kFp8All || m == Mode::kF32Fp8Cache ? DType::kF8E4M3 : IsF32(m) ? DType::kF32 : DType::kBf16;
+}
+Mode ExactModeOf(Mode m) { return CacheOf(m) == DType::kF8E4M3 ? Mode::kF32Fp8Cache : Mode::kF32; }
 
 // Prompts of `prompt` tokens for each of `batch` sequences, then steps in which the first half brings a token each, the
 // second half `chunk`.
@@ -30,7 +36,7 @@ struct RealRun {
   int chunk = 1;
 
   int TokensEach() const { return prompt + steps * chunk; }
-  auto Tokens() const { return std::tuple(batch, prompt, steps, chunk); }
+  auto Exactly() const { return std::tuple(ExactModeOf(mode), batch, prompt, steps, chunk); }
 };
 
 std::vector<StepRecord> StepsOf(const RealRun& r, const KvLayout& layout, int vocab) {
@@ -74,8 +80,8 @@ class RealModel {
     auto& executor = executors_[mode];
     if (executor) return executor.get();
     CudaOptions options;
-    options.f32 = mode == Mode::kF32;
-    options.fp8_prefill = mode == Mode::kFp8Prefill;
+    options.f32 = IsF32(mode);
+    options.fp8_prefill = mode == Mode::kFp8Prefill || mode == Mode::kFp8All;
     options.probe_routing = true;
     options.max_tokens = 0;
     int batch = 0, tokens_each = 0;
@@ -83,7 +89,7 @@ class RealModel {
       options.max_tokens = std::max(options.max_tokens, r.batch * std::max(r.prompt, r.chunk));
       batch = std::max(batch, r.batch), tokens_each = std::max(tokens_each, r.TokensEach());
     }
-    const KvLayout layout = LayoutFor(model_.spec, options.f32, batch, tokens_each);
+    const KvLayout layout = LayoutFor(model_.spec, CacheOf(mode), batch, tokens_each);
     MINIMO_ASSIGN(executor, CudaExecutor::Create(model_.spec, &model_.weights, layout, options, team_));
     return executor.get();
   }
@@ -98,7 +104,7 @@ class RealModel {
   }
 
   Result<std::vector<float>> OnCpu(const RealRun& r) {
-    const KvLayout layout = LayoutFor(model_.spec, true, r.batch, r.TokensEach());
+    const KvLayout layout = LayoutFor(model_.spec, CacheOf(ExactModeOf(r.mode)), r.batch, r.TokensEach());
     MINIMO_ASSIGN(auto cpu, CpuExecutor::Create(model_, layout, DType::kF32, 0));
     std::vector<float> logits;
     for (const StepRecord& step : StepsOf(r, layout, model_.spec.vocab)) {
@@ -110,10 +116,10 @@ class RealModel {
   }
 
   Result<const Exact*> ExactOf(const RealRun& r) {
-    const auto [at, first] = exact_.try_emplace(r.Tokens());
+    const auto [at, first] = exact_.try_emplace(r.Exactly());
     if (!first) return &at->second;
     MINIMO_ASSIGN(at->second.cpu, OnCpu(r));
-    MINIMO_ASSIGN(at->second.gpu, OnGpu(Mode::kF32, r, nullptr, 0));
+    MINIMO_ASSIGN(at->second.gpu, OnGpu(ExactModeOf(r.mode), r, nullptr, 0));
     return &at->second;
   }
 
@@ -121,7 +127,7 @@ class RealModel {
   // mantissa: the bound is that of such rounding.
   Status Compare(const RealRun& r) {
     MINIMO_ASSIGN(const Exact* const exact, ExactOf(r));
-    const bool f32 = r.mode == Mode::kF32, fp8 = r.mode == Mode::kFp8Prefill;
+    const bool f32 = IsF32(r.mode), fp8 = r.mode == Mode::kFp8Prefill || r.mode == Mode::kFp8All;
     const auto run_like = [&](const Routed* like, float by) { return OnGpu(r.mode, r, like, by); };
     const float most = f32 ? 0.0f : fp8 ? kFp8Tie : kBf16Tie;
     MINIMO_ASSIGN(const Settled run, SettleTies(exact->gpu, most, run_like));
@@ -138,7 +144,8 @@ class RealModel {
     const auto [prefill, decode] = errors(run.last);
     const double bound = f32 ? 1e-4 : fp8 ? kFp8Bound : 1e-2;
     testing::Check({{"check", "real shapes"}, {"model", name_}, {"dtype", f32 ? "f32" : "bf16"},
-                    {"prefill_activations", f32 ? "f32" : fp8 ? "fp8" : "bf16"}, {"batch", r.batch},
+                    {"prefill_activations", f32 ? "f32" : fp8 ? "fp8" : "bf16"},
+                    {"cache", r.mode == Mode::kFp8All ? "fp8" : f32 ? "f32" : "bf16"}, {"batch", r.batch},
                     {"prompt", r.prompt}, {"chunk", r.chunk}, {"prefill_error", prefill}, {"decode_error", decode},
                     {"bound", bound}, {"choices_elsewhere", run.elsewhere}, {"prefill_error_then", free_prefill},
                     {"decode_error_then", free_decode}, {"ties_within", run.by}, {"still_elsewhere", run.left}},
@@ -151,7 +158,7 @@ class RealModel {
   std::vector<RealRun> runs_;
   ThreadTeam team_{0};
   std::map<Mode, std::unique_ptr<CudaExecutor>> executors_;
-  std::map<std::tuple<int, int, int, int>, Exact> exact_;
+  std::map<std::tuple<Mode, int, int, int, int>, Exact> exact_;
 };
 
 void CheckModel(const std::string& name, const SyntheticModel& model, std::vector<RealRun> runs) {
@@ -189,9 +196,9 @@ void CheckRealMixed() {
   using enum Mode;
   for (const ExpertFormat format : {ExpertFormat::kFp8, ExpertFormat::kInt4}) {
     CheckModel("m2" + Tail(format), SyntheticModel(M2Spec(2, 16, 1000), format, 64, 1),
-               {{kBf16, 8, 40, 3, 11}, {kFp8Prefill, 8, 40, 3, 11}});
+               {{kBf16, 8, 40, 3, 11}, {kFp8Prefill, 8, 40, 3, 11}, {kFp8All, 8, 40, 2, 19}});
     CheckModel("mimo" + Tail(format), SyntheticModel(MiMoSpec(3, 16, 1000), format, 64, 2),
-               {{kBf16, 5, 150, 2, 37}, {kFp8Prefill, 5, 150, 2, 37}});
+               {{kBf16, 5, 150, 2, 37}, {kFp8Prefill, 5, 150, 2, 37}, {kFp8All, 5, 150, 2, 37}});
   }
 }
 

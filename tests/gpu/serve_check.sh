@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The program on one GPU: the server with the nano models, `minimo logits`, faults, the original plan's load on M2's
 # shapes. Run by tools/gpu_check's parts of these names in a packed folder, with OUT for logs and results.
-#   serve_check.sh serve|logits|faults|plan      plan: KV=fp8 for an FP8 cache, LOADS="32:64 .." in flight:prompts
+#   serve_check.sh serve|logits|faults|plan      plan: KV=fp8 for an FP8 cache, LOADS="32:64 .." in flight:prompts,
+#                                                SERVE="--more of-the-server's-options"
 set -u
 port=$((9000 + RANDOM % 900))
 url=http://127.0.0.1:$port
@@ -74,7 +75,7 @@ faults() {
 plan() {
   local begin=$(date +%s%N)
   must start m2.log --model shapes/m2w4 --load-format dummy --max-num-seqs 128 --no-enable-prefix-caching \
-    --prefill-activations fp8 --kv-cache-dtype "${KV:-auto}"
+    --prefill-activations fp8 --kv-cache-dtype "${KV:-auto}" ${SERVE:-}
   curl -s "$url/v1/completions" -H 'content-type: application/json' -o "$OUT/first.json" \
     -d '{"model":"m2w4","prompt":[5,6,7],"max_tokens":1,"ignore_eos":true}'
   echo "start to the first token: $((($(date +%s%N) - begin) / 1000000)) ms"

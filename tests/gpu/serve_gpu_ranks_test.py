@@ -55,19 +55,7 @@ class ServeGpuRanks(unittest.TestCase):
             group.wait_ready()
             load = Load(group)
             time.sleep(1.5)
-            begin = time.monotonic()
-            os.kill(group.rank(1), signal.SIGKILL)
-            for thread in load.threads:
-                thread.join(60)
-            failed = [(at - begin, status, text) for at, status, text in load.join() if status != 200]
-            self.assertEqual(len(failed), 4, failed)
-            for seconds, status, text in failed:
-                self.assertLess(seconds, 10)
-                self.assertGreaterEqual(status, 500, text)
-                self.assertIn("rank", text)
-            self.assertNotEqual(group.process.wait(40), 0)
-            self.assertEqual(ranks.processes_of(group.port), [])
-            print(f"killed: answered after {max(f[0] for f in failed):.1f} s: {failed[0][2]}", file=sys.stderr)
+            ranks.expect_loss_answered(self, group, load, lambda: os.kill(group.rank(1), signal.SIGKILL))
 
     def test_a_rank_5_s_late_is_waited_for(self):
         with Group(2, *CUDA) as group:

@@ -27,6 +27,9 @@ struct AttentionParams {
   // [tokens, kv_heads, dim] of positions >= past, elements as the cache's; null: they are in it.
   const void* fresh_k = nullptr;
   const void* fresh_v = nullptr;
+  // Prompts of an FP8 cache: the same of those that are in it, widened to bf16; null: not at hand.
+  const void* wide_k = nullptr;
+  const void* wide_v = nullptr;
   void* out = nullptr;          // [tokens, out_stride]: heads x v_head_dim
   bool out_f32 = false;         // decode on the tensor cores: out is float32
   int out_stride = 0;
@@ -40,6 +43,7 @@ struct AttentionParams {
   int splits = 1;                   // decode: runs of the context, each a block of a cluster
   const PrefillTile* tiles = nullptr;  // prefill, device
   int num_tiles = 0;
+  int* work = nullptr;              // prefill: two counters, zero before and after
   SplitRows split;  // LaunchAttentionDecode: the heads' outputs in two parts, in place of `out`; null: none
 };
 

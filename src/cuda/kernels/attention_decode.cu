@@ -76,14 +76,14 @@ struct RunResult {
   float whole_most[kQueries], whole_total[kQueries];
 };
 
-template <int kKeyDim, int kValueDim, typename Kv, int kQueries, int kWarps>
+template <int kKeyDim, int kValueDim, typename Kv, typename Product, int kQueries, int kWarps>
 __global__ void __launch_bounds__(kWarps * 32, kWarps == 4 ? 3 : 2)
     attention_decode(const AttentionParams p, const RopeParams r) {
   using Stream = AttentionStream<kKeyDim, kValueDim, Kv, kQueries / 8>;
   using Result = RunResult<kValueDim, kQueries, kWarps>;
   constexpr int kKeys = Stream::kKeys, kThreads = kWarps * 32;
   extern __shared__ __align__(128) uint8_t smem[];  // rings, then Result
-  __shared__ NewestToken<kKeyDim, kValueDim, Kv, kQueries, kThreads> rows;
+  __shared__ NewestToken<kKeyDim, kValueDim, Kv, Product, kQueries, kThreads> rows;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4;
   const int split = blockIdx.x, splits = gridDim.x;
   // The step's positions and tables were copied before its first kernel.
@@ -163,12 +163,12 @@ __global__ void __launch_bounds__(kWarps * 32, kWarps == 4 ? 3 : 2)
   if (splits > 1) cluster.sync();  // the others read this block's result
 }
 
-template <int kKeyDim, int kValueDim, typename Kv, int kQueries, int kWarps>
+template <int kKeyDim, int kValueDim, typename Kv, typename Product, int kQueries, int kWarps>
 cudaError_t LaunchWarps(const AttentionParams& p, const RopeParams& r, cudaStream_t stream) {
   constexpr int kRings = kWarps * kDepth * AttentionStream<kKeyDim, kValueDim, Kv, kQueries / 8>::kTileBytes;
   constexpr int kResult = static_cast<int>(sizeof(RunResult<kValueDim, kQueries, kWarps>));
   constexpr int kSmem = kRings > kResult ? kRings : kResult;
-  const auto kernel = attention_decode<kKeyDim, kValueDim, Kv, kQueries, kWarps>;
+  const auto kernel = attention_decode<kKeyDim, kValueDim, Kv, Product, kQueries, kWarps>;
   static const cudaError_t configured[] = {
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSmem),
       cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1)};
@@ -180,17 +180,27 @@ cudaError_t LaunchWarps(const AttentionParams& p, const RopeParams& r, cudaStrea
 
 // As many warps as two blocks of an SM have shared memory for, unless there are blocks for three. Not in clusters:
 // those of four leave 12 SMs idle (H200), so that the 64 of M2's 8 sequences would take two turns.
-template <int kKeyDim, int kValueDim, typename Kv>
+template <int kKeyDim, int kValueDim, typename Kv, typename Product>
 cudaError_t LaunchShape(const AttentionParams& p, const RopeParams& r, cudaStream_t stream) {
-  if (p.heads / p.kv_heads > 8) return LaunchWarps<kKeyDim, kValueDim, Kv, 16, 5>(p, r, stream);
+  if (p.heads / p.kv_heads > 8) return LaunchWarps<kKeyDim, kValueDim, Kv, Product, 16, 5>(p, r, stream);
   if constexpr (kKeyDim == 128) {
     if (p.splits == 1 && p.tokens * p.kv_heads <= 2 * kMultiprocessors) {
-      return LaunchWarps<kKeyDim, kValueDim, Kv, 8, 6>(p, r, stream);
+      return LaunchWarps<kKeyDim, kValueDim, Kv, Product, 8, 6>(p, r, stream);
     }
-    return LaunchWarps<kKeyDim, kValueDim, Kv, 8, 4>(p, r, stream);
+    return LaunchWarps<kKeyDim, kValueDim, Kv, Product, 8, 4>(p, r, stream);
   } else {
-    return LaunchWarps<kKeyDim, kValueDim, Kv, 8, 5>(p, r, stream);
+    return LaunchWarps<kKeyDim, kValueDim, Kv, Product, 8, 5>(p, r, stream);
   }
+}
+
+template <typename Kv, typename Product>
+cudaError_t LaunchProduct(const AttentionParams& p, const RopeParams& r, cudaStream_t stream) {
+  return p.head_dim == 128 ? LaunchShape<128, 128, Kv, Product>(p, r, stream)
+                           : LaunchShape<192, 128, Kv, Product>(p, r, stream);
+}
+template <typename Kv>
+cudaError_t LaunchCache(const AttentionParams& p, const RopeParams& r, cudaStream_t stream) {
+  return r.qkv_bf16 != nullptr ? LaunchProduct<Kv, bf16>(p, r, stream) : LaunchProduct<Kv, float>(p, r, stream);
 }
 
 }  // namespace
@@ -200,10 +210,7 @@ bool HasFastAttention(int heads, int kv_heads, int head_dim, int v_head_dim) {
 }
 
 cudaError_t LaunchAttentionDecode(const AttentionParams& p, const RopeParams& r, cudaStream_t stream) {
-  if (p.k.element_bytes == 1) {
-    return p.head_dim == 128 ? LaunchShape<128, 128, e4m3>(p, r, stream) : LaunchShape<192, 128, e4m3>(p, r, stream);
-  }
-  return p.head_dim == 128 ? LaunchShape<128, 128, bf16>(p, r, stream) : LaunchShape<192, 128, bf16>(p, r, stream);
+  return p.k.element_bytes == 1 ? LaunchCache<e4m3>(p, r, stream) : LaunchCache<bf16>(p, r, stream);
 }
 
 }  // namespace minimo::cuda

@@ -7,7 +7,8 @@
 
 namespace minimo::cuda {
 
-template <int kKeyDim, int kValueDim, typename Kv, int kQueries, int kThreads>
+// Product: the type of its elements, float or bf16 (RopeParams::qkv or qkv_bf16).
+template <int kKeyDim, int kValueDim, typename Kv, typename Product, int kQueries, int kThreads>
 struct NewestToken {
   static constexpr int kRow = kQueryRow<kKeyDim>;
   static constexpr int kMostHalf = 128;  // pairs that are rotated
@@ -32,12 +33,11 @@ struct NewestToken {
   // All that is read of the product is requested before any of it is used. Has a barrier inside; one must follow.
   __device__ __forceinline__ void make(const RopeParams& r, const HeadRun& b, float query_scale) {
     static_assert(kValueDim <= kThreads);
-    const float* row = r.qkv + int64_t{b.token} * r.qkv_stride;
     const int all = (b.group + (b.newest ? 1 : 0)) * kPairs, column = threadIdx.x;
     Held h;
     load(r, b, 0, all, h);
     float fresh = 0, factor[2] = {1, 1};
-    if (b.newest && column < kValueDim) fresh = load_l2(row + r.v_offset + b.kv_head * kValueDim + column);
+    if (b.newest && column < kValueDim) fresh = of_product(r, b, r.v_offset + b.kv_head * kValueDim + column);
     sum_squares(r, b);
     __syncthreads();  // sums, sines, zeros
     norm_factors(r, b, factor);
@@ -72,16 +72,23 @@ struct NewestToken {
     }
   };
 
+  static __device__ __forceinline__ float of_product(const RopeParams& r, const HeadRun& b, int column) {
+    const int64_t at = int64_t{b.token} * r.qkv_stride + column;
+    if constexpr (sizeof(Product) == 4) {
+      return load_l2(r.qkv + at);
+    } else {
+      return __uint_as_float(uint32_t{__ldcg(static_cast<const unsigned short*>(r.qkv_bf16) + at)} << 16);
+    }
+  }
   static __device__ __forceinline__ void load(const RopeParams& r, const HeadRun& b, int from, int all, Held& h) {
-    const float* row = r.qkv + int64_t{b.token} * r.qkv_stride;
 #pragma unroll
     for (int n = 0; n < kHeld; ++n) {
       const int at = from + n * kThreads + static_cast<int>(threadIdx.x);
       if (at >= all) continue;
       const Pair p(r, b, at);
-      const float* source = row + (p.is_key ? r.k_offset : 0) + p.start;
+      const int source = (p.is_key ? r.k_offset : 0) + p.start;
       const float* norm = p.is_key ? r.k_norm : r.q_norm;
-      h.x[n] = load_l2(source + p.i), h.y[n] = load_l2(source + p.j);
+      h.x[n] = of_product(r, b, source + p.i), h.y[n] = of_product(r, b, source + p.j);
       h.norm_x[n] = norm != nullptr ? __ldg(norm + p.start + p.i) : 1.0f;
       h.norm_y[n] = norm != nullptr ? __ldg(norm + p.start + p.j) : 1.0f;
     }

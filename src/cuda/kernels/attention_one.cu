@@ -1,7 +1,8 @@
 // attention_decode for a step of one token, where what counts is the way from the QKV product to the output: a cluster
-// of `splits` blocks takes a KV head, a block a run of the context in chunks of 64 keys, each of four warps the scores
-// of 16 of them and then a quarter of the value's columns for all 64. So a chunk costs two barriers and the warps have
-// nothing to add up. Every block stores its outputs, scaled by a largest score of its own, into the shared memory of
+// of `splits` blocks takes a KV head, a block a run of the context in chunks of 128 keys, each of eight warps the
+// scores of 16 of them and then an eighth of the value's columns for all 128. So a chunk costs two barriers and the
+// warps have nothing to add up. A warp's next keys are requested when its scores are there, the next values when all
+// have used these. Every block stores its outputs, scaled by a largest score of its own, into the shared memory of
 // those that add the splits up, each a share of the outputs, which a barrier there counts. All orders are fixed.
 #include "cuda/kernels/attention_rows.cuh"
 
@@ -52,6 +53,27 @@ __device__ __forceinline__ void load_transposed(uint32_t (&b)[4], uint32_t addre
                : "memory");
 }
 
+// scores[n]: of keys 8n + 2t, 8n + 2t + 1 of a tile, of queries g (0, 1) and g + 8 (2, 3).
+template <int kKeyDim, int kValueDim, typename Kv>
+__device__ __forceinline__ void score(const AttentionTile<kKeyDim, kValueDim>& a, const uint8_t* keys,
+                                      float (&scores)[2][4]) {
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) scores[i / 4][i % 4] = 0;
+#pragma unroll
+  for (int i = 0; i < kKeyDim / 32; ++i) {
+    const uint32_t first[4] = {a.q[i][0].x, a.q[i][1].x, a.q[i][0].y, a.q[i][1].y};
+    const uint32_t second[4] = {a.q[i][0].z, a.q[i][1].z, a.q[i][0].w, a.q[i][1].w};
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      const Kv* row = reinterpret_cast<const Kv*>(keys + (8 * n + g) * Stage<kKeyDim, kValueDim, Kv>::kKeyRow);
+      const uint4 k = NewRows<kKeyDim, kValueDim, Kv>::eight(row, 4 * i + t);
+      mma_bf16(scores[n], first, k.x, k.y);
+      mma_bf16(scores[n], second, k.z, k.w);
+    }
+  }
+}
+
 // What the blocks of a cluster leave with each of them.
 template <int kValueDim>
 struct Parts {
@@ -73,41 +95,43 @@ struct Share {
 template <int kValueDim>
 __device__ __forceinline__ void add_splits(const AttentionParams& p, const HeadRun& b,
                                            const Share<kValueDim>& share, int rank, const Parts<kValueDim>& parts) {
+  constexpr int kAtOnce = 8;
   const int64_t out = int64_t{b.token} * p.out_stride + b.kv_head * b.group * kValueDim;
 #pragma unroll 1
   for (int at = threadIdx.x; at < share.slots * 4; at += kThreads) {
     const int slot = at / 4, i = rank + (slot << share.shift), row = i / (kValueDim / 4);
     if (row >= b.group) continue;
     const float sink = p.sinks != nullptr ? __ldg(p.sinks + b.kv_head * b.group + row) * kLog2E : -INFINITY;
-    float2 weight[kMaxSplits];
-    float value[kMaxSplits], top = sink;
+    float top = sink, sum = 0;
+#pragma unroll 1
+    for (int from = 0; from < share.splits; from += kAtOnce) {
 #pragma unroll
-    for (int s = 0; s < kMaxSplits; ++s) {
-      const int from = s < share.splits ? s : 0;
-      weight[s] = parts.weight[from][row];
-      value[s] = reinterpret_cast<const float*>(parts.out + from * share.slots + slot)[at % 4];
-      if (s >= share.splits) weight[s].x = -INFINITY;
-      top = fmaxf(top, weight[s].x);
+      for (int s = 0; s < kAtOnce; ++s) top = fmaxf(top, parts.weight[min(from + s, share.splits - 1)][row].x);
     }
-    float sum = 0, total = exp2f(sink - top);
+    float total = exp2f(sink - top);
+#pragma unroll 1
+    for (int from = 0; from < share.splits; from += kAtOnce) {
 #pragma unroll
-    for (int s = 0; s < kMaxSplits; ++s) {
-      const float f = exp2f(weight[s].x - top);
-      total += f * weight[s].y;
-      sum += f * value[s];
+      for (int s = 0; s < kAtOnce; ++s) {
+        const int split = min(from + s, share.splits - 1);
+        const float2 weight = parts.weight[split][row];
+        const float f = from + s < share.splits ? exp2f(weight.x - top) : 0.0f;
+        total += f * weight.y;
+        sum += f * reinterpret_cast<const float*>(parts.out + split * share.slots + slot)[at % 4];
+      }
     }
-    static_cast<float*>(p.out)[out + 4 * i + at % 4] = sum / total;
+    static_cast<float*>(p.out)[out + 4 * i + at % 4] = __fdividef(sum, total);
   }
 }
 
 template <int kKeyDim, int kValueDim, typename Kv>
-__global__ void __launch_bounds__(kThreads) attention_one(const __grid_constant__ AttentionParams p,
+__global__ void __launch_bounds__(kThreads, 2) attention_one(const __grid_constant__ AttentionParams p,
                                                           const __grid_constant__ RopeParams r, int shift) {
   using Tile = AttentionTile<kKeyDim, kValueDim>;
   using Rows = Stage<kKeyDim, kValueDim, Kv>;
   using New = NewRows<kKeyDim, kValueDim, Kv>;
   constexpr int kWarpColumns = kValueDim / kWarps;
-  static_assert(kWarpColumns == 32);
+  static_assert(kWarpColumns == 16);
   extern __shared__ __align__(16) uint8_t smem[];
   __shared__ __align__(16) New rows;
   __shared__ __align__(16) Parts<kValueDim> parts;
@@ -128,48 +152,47 @@ __global__ void __launch_bounds__(kThreads) attention_one(const __grid_constant_
   const int ring = p.k.ring ? load_l2(p.meta.ring + b.token) : 0;
   const int tiles = (end - begin + kKeys - 1) / kKeys;
   const int first_tile = tiles * split / splits, last_tile = tiles * (split + 1) / splits;
-  // Of warp w and stage s: [w][s], FP8 rows widened to bf16 behind them.
-  const auto copied_at = [&](int w, int stage) { return smem + w * Rows::kWarpBytes + stage * Rows::kBytes; };
-  const auto keys_at = [&](int w, int stage) { return copied_at(w, Rows::kWiden ? 2 : stage); };
-  const auto request = [&](int tile, int stage) {
+  uint8_t* keys = smem + warp * Rows::kWarpBytes;
+  uint8_t* values = keys + Rows::kValues;
+  const auto request_keys = [&](int tile) {
     if (tile < last_tile) {
-      request_tile<kKeyDim, kValueDim, Kv>(p, copied_at(warp, stage), table, ring, b.kv_head, begin + tile * kKeys,
-                                           b.position);
+      request_rows<kKeyDim, Kv>(p.k, p.meta.block_tables, keys, Rows::kKeyRow, table, ring, b.kv_head,
+                                begin + tile * kKeys, b.position);
     }
     copy_commit();
   };
-#pragma unroll 1
-  for (int i = 0; i < 2; ++i) request(first_tile + warp + i * kWarps, i);
+  const auto request_values = [&](int tile) {
+    if (tile < last_tile) {
+      request_rows<kValueDim, Kv>(p.v, p.meta.block_tables, keys + Rows::kCopied, Rows::kCopiedRow, table, ring,
+                                  b.kv_head, begin + tile * kKeys, b.position);
+    }
+    copy_commit();
+  };
+  request_keys(first_tile + warp);
+  request_values(first_tile + warp);
+  uint4* newest = newest_in_cache<kKeyDim, kValueDim, Kv>(r, b);
   typename New::Held held;
   rows.prepare(r, b, held);
   asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
   wait_previous_kernel();
   rows.make(r, b, held);
   __syncthreads();
-  if (b.newest) rows.to_cache(r, b);
+  rows.to_cache(newest);
 
   Tile a;
   a.load_query_shared(rows.query, New::kRow);
   float out[kWarpColumns / 8][4] = {}, total[4] = {}, most[2] = {-INFINITY, -INFINITY};  // rows g and g + 8
-  int stage = 0;
 #pragma unroll 1
   for (int chunk = first_tile; chunk < last_tile; chunk += kWarps) {
     const int tile = chunk + warp, count = min(kWarps, last_tile - chunk);
-    uint8_t* keys = keys_at(warp, stage);
+    const int newest_row = tile == tiles - 1 ? b.position - begin - tile * kKeys : -1;
     float scores[2][4], best[2] = {-INFINITY, -INFINITY};
     copy_wait<1>();
     __syncwarp();
     if (tile < last_tile) {
-      if constexpr (Rows::kWiden) {
-        widen_rows<kKeyDim>(copied_at(warp, stage), kKeys, keys, Tile::kKeyRow, lane, 32);
-        __syncwarp();
-      }
-      if (tile == tiles - 1) {
-        rows.key_to_tile(keys, b.position - begin - tile * kKeys);
-        if constexpr (!Rows::kWiden) rows.value_to_tile(keys, b.position - begin - tile * kKeys);
-        __syncwarp();
-      }
-      a.score(keys, scores);
+      if (newest_row >= 0) rows.key_to_tile(keys, newest_row);
+      __syncwarp();
+      score<kKeyDim, kValueDim, Kv>(a, keys, scores);
     }
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
@@ -187,14 +210,17 @@ __global__ void __launch_bounds__(kThreads) attention_one(const __grid_constant_
       if (t == 0) warp_most[warp][g + 8 * h] = best[h];
     }
     __syncthreads();
-    if constexpr (Rows::kWiden) {  // only now: the chunk before is done with
-      if (tile < last_tile) {
-        widen_rows<kValueDim>(copied_at(warp, stage) + kKeys * kKeyDim, kKeys, keys + kKeys * Tile::kKeyRow,
-                              Tile::kValueRow, lane, 32);
+    request_keys(tile + kWarps);
+    copy_wait<1>();
+    __syncwarp();
+    if (tile < last_tile) {
+      if constexpr (Rows::kWiden) {
+        widen_rows<kValueDim>(keys + Rows::kCopied, kKeys, values, Rows::kValueRow, lane, 32);
         __syncwarp();
-        if (tile == tiles - 1) rows.value_to_tile(keys, b.position - begin - tile * kKeys);
       }
+      if (newest_row >= 0) rows.value_to_tile(values, newest_row);
     }
+    if constexpr (Rows::kWiden) request_values(tile + kWarps);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int row = g + 8 * h;
@@ -214,26 +240,22 @@ __global__ void __launch_bounds__(kThreads) attention_one(const __grid_constant_
     }
     __syncthreads();
     const uint32_t lane_powers = smem_address(powers + lane % 16 * kPowersRow + lane / 16 * 16);
+    const uint32_t lane_values = smem_address(smem + Rows::kValues + lane % 16 * Rows::kValueRow +
+                                              warp * kWarpColumns * 2 + lane / 16 * 16);
 #pragma unroll
     for (int k = 0; k < kWarps; ++k) {
       if (k >= count) break;
       constexpr uint32_t kOnes = 0x3f803f80;
-      uint32_t power[4], v[2][4];
+      uint32_t power[4], v[4];
       load_matrices(power, lane_powers + k * kKeys * 2);
-      const uint32_t values = smem_address(keys_at(k, stage) + kKeys * Tile::kKeyRow + lane % 16 * Tile::kValueRow +
-                                           warp * kWarpColumns * 2 + lane / 16 * 16);
-      load_transposed(v[0], values), load_transposed(v[1], values + 32);
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        mma_bf16(out[2 * i], power, v[i][0], v[i][1]);
-        mma_bf16(out[2 * i + 1], power, v[i][2], v[i][3]);
-      }
+      load_transposed(v, lane_values + k * Rows::kWarpBytes);
+      mma_bf16(out[0], power, v[0], v[1]);
+      mma_bf16(out[1], power, v[2], v[3]);
       mma_bf16(total, power, kOnes, kOnes);
     }
     if (chunk + kWarps >= last_tile) break;
-    __syncthreads();  // all have read the stage
-    request(chunk + warp + 2 * kWarps, stage);
-    stage ^= 1;
+    __syncthreads();  // all have read the values
+    if constexpr (!Rows::kWiden) request_values(tile + kWarps);
   }
 
 #pragma unroll
@@ -253,7 +275,7 @@ __global__ void __launch_bounds__(kThreads) attention_one(const __grid_constant_
     }
     if (alone && warp == 0 && t == 0) parts.weight[0][row] = {most[h], total[2 * h]};
 #pragma unroll 1
-    for (int to = warp * 4 + t; !alone && to < share.ranks(); to += 16) {
+    for (int to = warp * 4 + t; !alone && to < share.ranks(); to += kThreads / 8) {
       store_in(address_in(to, &parts.weight[split][row]), address_in(to, &parts_there), most[h], total[2 * h]);
     }
   }

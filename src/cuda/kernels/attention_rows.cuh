@@ -7,45 +7,36 @@
 
 namespace minimo::cuda {
 
-inline constexpr int kDecodeWarps = 4;
+inline constexpr int kDecodeWarps = 8;
 inline constexpr int kDecodeThreads = kDecodeWarps * 32;
 inline constexpr int kKeys = 16;  // a tile
 inline constexpr int kMostHalf = 128;  // pairs that are rotated
 
-// Of a warp: two stages of copied rows, and of FP8 rows one tile more, which they are widened to.
+// Of a warp: a tile of keys as they lie in the cache, of values as bf16, of FP8 values as they lie, too.
 template <int kKeyDim, int kValueDim, typename Kv>
 struct Stage {
-  using Tile = AttentionTile<kKeyDim, kValueDim>;
   static constexpr bool kWiden = sizeof(Kv) == 1;
-  static constexpr int kTileBytes = kKeys * (Tile::kKeyRow + Tile::kValueRow);
-  static constexpr int kKeyRow = kWiden ? kKeyDim : Tile::kKeyRow;  // of what is copied
-  static constexpr int kValueRow = kWiden ? kValueDim : Tile::kValueRow;
-  static constexpr int kBytes = kKeys * (kKeyRow + kValueRow);
-  static constexpr int kWarpBytes = 2 * kBytes + (kWiden ? kTileBytes : 0);
+  static constexpr int kKeyRow = kKeyDim * sizeof(Kv) + (kWiden ? 32 : 16);  // 8 rows fall into distinct banks
+  static constexpr int kValueRow = AttentionTile<kKeyDim, kValueDim>::kValueRow;
+  static constexpr int kCopiedRow = kWiden ? kValueDim : kValueRow;  // of values
+  static constexpr int kValues = kKeys * kKeyRow, kCopied = kValues + (kWiden ? kKeys * kValueRow : 0);
+  static constexpr int kWarpBytes = kCopied + kKeys * kCopiedRow;
 };
 
-// Requests 16 keys and values from `first` on; rows at or beyond `end` become zeros. A row that exists is 0 or more.
-template <int kKeyDim, int kValueDim, typename Kv>
-__device__ __forceinline__ void request_tile(const AttentionParams& p, uint8_t* stage, int table, int ring, int kv_head,
-                                             int first, int end) {
-  using Rows = Stage<kKeyDim, kValueDim, Kv>;
+// Requests 16 rows of keys or values from position `first` on; those at or beyond `end` become zeros. A row that exists
+// is 0 or more.
+template <int kDim, typename Kv>
+__device__ __forceinline__ void request_rows(const KvView& v, const int* block_tables, uint8_t* to, int row_bytes,
+                                             int table, int ring, int kv_head, int first, int end) {
   const int lane = threadIdx.x % 32;
   const int mine = max(0, min(first + lane % kKeys, end - 1));
-  const int64_t key_at = cache_row(p.k, table, p.meta.block_tables, ring, mine, kv_head);
-  const int64_t value_at = cache_row(p.v, table, p.meta.block_tables, ring, mine, kv_head);
-  constexpr int kPiece = kKvPiece<Kv>, kKeyPieces = kKeyDim / kPiece, kValuePieces = kValueDim / kPiece;
+  const int64_t row_at = cache_row(v, table, block_tables, ring, mine, kv_head);
+  constexpr int kPiece = kKvPiece<Kv>, kPieces = kDim / kPiece;
 #pragma unroll 2
-  for (int i = 0; i < kKeys * kKeyPieces / 32; ++i) {
-    const int at = i * 32 + lane, row = at / kKeyPieces, piece = at % kKeyPieces;
-    const Kv* from = static_cast<const Kv*>(p.k.data) + __shfl_sync(0xffffffffu, key_at, row) + kPiece * piece;
-    copy_async16_or_zero(stage + row * Rows::kKeyRow + 16 * piece, from, first + row < end);
-  }
-  uint8_t* values = stage + kKeys * Rows::kKeyRow;
-#pragma unroll 2
-  for (int i = 0; i < kKeys * kValuePieces / 32; ++i) {
-    const int at = i * 32 + lane, row = at / kValuePieces, piece = at % kValuePieces;
-    const Kv* from = static_cast<const Kv*>(p.v.data) + __shfl_sync(0xffffffffu, value_at, row) + kPiece * piece;
-    copy_async16_or_zero(values + row * Rows::kValueRow + 16 * piece, from, first + row < end);
+  for (int i = 0; i < kKeys * kPieces / 32; ++i) {
+    const int at = i * 32 + lane, row = at / kPieces, piece = at % kPieces;
+    const Kv* from = static_cast<const Kv*>(v.data) + __shfl_sync(0xffffffffu, row_at, row) + kPiece * piece;
+    copy_async16_or_zero(to + row * row_bytes + 16 * piece, from, first + row < end);
   }
 }
 
@@ -133,7 +124,7 @@ struct NewRows {
 
   // All that is read of the product is requested before any of it is used.
   __device__ __forceinline__ void make(const RopeParams& r, const HeadRun& b, Held& h) {
-    constexpr int kHeldSums = 4;
+    constexpr int kHeldSums = 2;
     static_assert(kValueDim <= kDecodeThreads);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = threadIdx.x;
     const bool normed = r.q_norm != nullptr;
@@ -143,6 +134,7 @@ struct NewRows {
     if (b.newest && column < kValueDim) {
       fresh = load_l2(r.qkv + int64_t{b.token} * r.qkv_stride + r.v_offset + b.kv_head * kValueDim + column);
     }
+    allow_next_kernel();  // only now: its requests for weights would hold up ours
     if (summed) whole[0] = load_l2(r.norm_sums + 2 * b.token), whole[1] = load_l2(r.norm_sums + 2 * b.token + 1);
     if (normed && !summed) {  // a sum for each 16 columns of the product, q's first
       const float* sums = r.square_sums + int64_t{b.token} * r.square_sum_count;
@@ -162,7 +154,6 @@ struct NewRows {
       if (lane == 0) squares[0][warp] = whole[0], squares[1][warp] = whole[1];
     }
     __syncthreads();  // sums, sines, zeros
-    allow_next_kernel();  // only now: its requests for weights would hold up ours
     float factor[2] = {1, 1};
 #pragma unroll
     for (int f = 0; f < 2 && normed; ++f) {
@@ -170,7 +161,7 @@ struct NewRows {
       float sum = summed ? whole[f] : 0.0f;
 #pragma unroll
       for (int w = 0; w < kDecodeWarps && !summed; ++w) sum += squares[f][w];
-      factor[f] = rsqrtf(sum / static_cast<float>(columns) + r.norm_eps);
+      factor[f] = rsqrtf(__fdividef(sum, static_cast<float>(columns)) + r.norm_eps);
     }
     if (b.newest && column < kValueDim) store(value + column, fresh * r.value_scale);
     rotate(r, b, 0, h, factor);
@@ -182,9 +173,7 @@ struct NewRows {
     }
   }
 
-  __device__ __forceinline__ void to_cache(const RopeParams& r, const HeadRun& b) const {
-    newest_to_cache<kKeyDim, kValueDim>(key, value, r, b);
-  }
+  __device__ __forceinline__ void to_cache(uint4* to) const { newest_to_cache<kKeyDim>(key, value, to); }
   static __device__ __forceinline__ uint4 eight(const Kv* from, int i) {  // as bf16
     if constexpr (sizeof(Kv) == 1) {
       return widen_e4m3(reinterpret_cast<const uint2*>(from)[i]);
@@ -192,19 +181,18 @@ struct NewRows {
       return reinterpret_cast<const uint4*>(from)[i];
     }
   }
-  // One warp: row `row` of a tile.
-  __device__ __forceinline__ void key_to_tile(uint8_t* tile, int row) const {
+  // One warp: row `row` of its tile of keys, of values.
+  __device__ __forceinline__ void key_to_tile(uint8_t* keys, int row) const {
+    using Rows = Stage<kKeyDim, kValueDim, Kv>;
     const int lane = threadIdx.x % 32;
-    if (lane < kKeyDim / 8) {
-      reinterpret_cast<uint4*>(tile + row * AttentionTile<kKeyDim, kValueDim>::kKeyRow)[lane] = eight(key, lane);
+    if (lane < kKeyDim / kKvPiece<Kv>) {
+      reinterpret_cast<uint4*>(keys + row * Rows::kKeyRow)[lane] = reinterpret_cast<const uint4*>(key)[lane];
     }
   }
-  __device__ __forceinline__ void value_to_tile(uint8_t* tile, int row) const {
-    using Tile = AttentionTile<kKeyDim, kValueDim>;
+  __device__ __forceinline__ void value_to_tile(uint8_t* values, int row) const {
+    using Rows = Stage<kKeyDim, kValueDim, Kv>;
     const int lane = threadIdx.x % 32;
-    if (lane < kValueDim / 8) {
-      reinterpret_cast<uint4*>(tile + kKeys * Tile::kKeyRow + row * Tile::kValueRow)[lane] = eight(value, lane);
-    }
+    if (lane < kValueDim / 8) reinterpret_cast<uint4*>(values + row * Rows::kValueRow)[lane] = eight(value, lane);
   }
 };
 

@@ -34,6 +34,26 @@ __device__ __forceinline__ void newest_to_cache(const Kv* key, const Kv* value, 
     reinterpret_cast<uint4*>(to)[piece - kKeyPieces] = reinterpret_cast<const uint4*>(value)[piece - kKeyPieces];
   }
 }
+// The same in two steps.
+// Where in the cache this thread's 16 bytes of the newest key or value go; null: it has none. Known before the product,
+// and found by three loads, one after the other.
+template <int kKeyDim, int kValueDim, typename Kv>
+__device__ __forceinline__ uint4* newest_in_cache(const RopeParams& r, const HeadRun& b) {
+  constexpr int kKeyPieces = kKeyDim / kKvPiece<Kv>, kValuePieces = kValueDim / kKvPiece<Kv>;
+  const int piece = threadIdx.x;
+  if (!b.newest || piece >= kKeyPieces + kValuePieces) return nullptr;
+  const KvView& view = piece < kKeyPieces ? r.k : r.v;
+  Kv* row = static_cast<Kv*>(view.data) + cache_row(view, r.meta, b.token, b.position, b.kv_head);
+  return reinterpret_cast<uint4*>(row) + (piece < kKeyPieces ? piece : piece - kKeyPieces);
+}
+template <int kKeyDim, typename Kv>
+__device__ __forceinline__ void newest_to_cache(const Kv* key, const Kv* value, uint4* to) {
+  constexpr int kKeyPieces = kKeyDim / kKvPiece<Kv>;
+  const int piece = threadIdx.x;
+  if (to == nullptr) return;
+  *to = piece < kKeyPieces ? reinterpret_cast<const uint4*>(key)[piece]
+                           : reinterpret_cast<const uint4*>(value)[piece - kKeyPieces];
+}
 
 // This block's share of the cluster's outputs, whole rows, the splits added in order. Result: of each row the largest
 // score, the sum of the powers and kValueDim outputs, 16-byte aligned.

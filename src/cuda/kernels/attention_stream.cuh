@@ -59,27 +59,11 @@ struct AttentionStream {
   }
 
   // Copies a tile's first `count` keys and values, zeros for the others. row: where key `lane % kKeys` lies, in rows
-  // from the cache's start.
+  // from the cache's start. Lines of 128 bytes at once where rows have them: halves of lines are as many requests again.
   static __device__ __forceinline__ void request(uint8_t* tile, const void* keys, const void* values, int row,
                                                  int count) {
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    uint8_t* key_to = tile + g * kKeyRow;
-    uint8_t* value_to = tile + kKeys * kKeyRow + g * kValueRow;
-#pragma unroll
-    for (int i = 0; i < kKeys / 8; ++i) {
-      const int64_t source = __shfl_sync(0xffffffffu, row, 8 * i + g);
-      const bool exists = 8 * i + g < count;
-      const uint8_t* key = static_cast<const uint8_t*>(keys) + source * kKeyRow + 16 * t;
-      const uint8_t* value = static_cast<const uint8_t*>(values) + source * kValueRow + 16 * t;
-#pragma unroll
-      for (int j = 0; j < kKeyPieces; ++j) {
-        copy_async16_or_zero(key_to + 8 * i * kKeyRow + 16 * ((4 * j + t) ^ key_turn(g)), key + 64 * j, exists);
-      }
-#pragma unroll
-      for (int j = 0; j < kValueRow / 64; ++j) {
-        copy_async16_or_zero(value_to + 8 * i * kValueRow + 16 * ((4 * j + t) ^ turn(g)), value + 64 * j, exists);
-      }
-    }
+    request_rows<kKeyRow, true>(tile, static_cast<const uint8_t*>(keys), row, count);
+    request_rows<kValueRow, false>(tile + kKeys * kKeyRow, static_cast<const uint8_t*>(values), row, count);
   }
 
   // Key `at` of the tile, which is not in the cache yet.
@@ -214,6 +198,22 @@ struct AttentionStream {
   }
 
  private:
+  template <int kRow, bool kKey>
+  static __device__ __forceinline__ void request_rows(uint8_t* to, const uint8_t* from, int row, int count) {
+    constexpr int kLanes = kRow % 128 == 0 ? 8 : 4, kRows = 32 / kLanes;  // of a row; at once
+    const int lane = threadIdx.x % 32, mine = lane / kLanes, piece = lane % kLanes;
+#pragma unroll
+    for (int i = 0; i < kKeys; i += kRows) {
+      const int64_t source = __shfl_sync(0xffffffffu, row, i + mine);
+      const int at = kKey ? key_turn(i + mine) : turn(i + mine);
+#pragma unroll
+      for (int j = 0; j < kRow / 16; j += kLanes) {
+        copy_async16_or_zero(to + (i + mine) * kRow + 16 * ((j + piece) ^ at), from + source * kRow + 16 * (j + piece),
+                             i + mine < count);
+      }
+    }
+  }
+
   // A row's piece i lies at i ^ turn(row): what a quarter of a warp reads or writes at once falls into distinct banks.
   static __device__ __forceinline__ int turn(int row) { return (row & 6) ^ ((row & 1) << 2); }
   static __device__ __forceinline__ int key_turn(int row) { return kKeyRow % 128 == 0 ? turn(row) : 0; }

@@ -1,4 +1,4 @@
-// Matrix times 2 to 256 tokens, FP8 weights, bf16 activations in two e4m3 parts (split_rows.cuh), on wgmma with both
+// Matrix times up to 256 tokens, FP8 weights, bf16 activations in two e4m3 parts (split_rows.cuh), on wgmma with both
 // operands in shared memory: weights go from memory to the tensor cores as they lie. A block has 128 rows, up to 128
 // tokens and, as one of a cluster, a run of the columns, so that x is read for 128 rows at once.
 // - One warp copies weights, one x, each through a ring of its own; weights do not wait for the kernel before.
@@ -248,7 +248,7 @@ __global__ void __launch_bounds__(kThreads, 1) batch_split(const __grid_constant
   using C = Config<kN>;
   extern __shared__ uint8_t dynamic[];
   __shared__ Shared<kN> shared;
-  uint8_t* smem = dynamic + (1024 - smem_address(dynamic) % 1024) % 1024;  // x, weights; then sums
+  uint8_t* smem = swizzle_base(dynamic);  // x, weights; then sums
   const int blocks = gridDim.x, rank = blockIdx.x, units = p.shape.units;
   const int begin = units * rank / blocks, first = static_cast<int>(blockIdx.y) * kSplitRun;
   const int count = min(p.tokens - first, kN);
@@ -257,12 +257,12 @@ __global__ void __launch_bounds__(kThreads, 1) batch_split(const __grid_constant
   if (threadIdx.x == 0) {
     shared.weights.init(), shared.x.init();
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    fence_async_reads();
   }
   __syncthreads();
   const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
   if (warp >= kWarps) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+    give_registers<56>();
     if (warp == kWarps) copy_weights<kN>(p, at, smem + C::kXStages * C::kX, shared);
     wait_previous_kernel();
     allow_next_kernel();
@@ -271,7 +271,7 @@ __global__ void __launch_bounds__(kThreads, 1) batch_split(const __grid_constant
     if (blocks > 1) cluster_sync(), cluster_sync_reads();
     return;
   }
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+  take_registers<224>();
   wait_previous_kernel();
   allow_next_kernel();
   if (threadIdx.x < kN) {
@@ -327,7 +327,7 @@ bool CanBatchSplit(const LinearParams& p) {
          (p.out_rows | p.out_stride | p.next_x_stride | p.out_x_stride) % 4 == 0;
 }
 
-bool PrefersBatchSplit(const LinearParams& p) { return CanBatchSplit(p) && p.tokens > 16; }
+bool PrefersBatchSplit(const LinearParams& p) { return CanBatchSplit(p) && p.tokens >= 8; }
 
 cudaError_t LaunchBatchSplit(const LinearParams& p, cudaStream_t stream) {
   if (p.tokens <= 16) return LaunchTokens<16>(p, stream);

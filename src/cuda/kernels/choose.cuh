@@ -146,7 +146,8 @@ struct Choice {
 };
 
 // The general way, one warp.
-inline __device__ __noinline__ void choose_slowly(const ChoiceParams& p, Choice& c) {
+template <typename Chosen>
+__device__ __noinline__ void choose_slowly(const ChoiceParams& p, Chosen& c) {
   const int lane = threadIdx.x % 32;
   float logit[kMostExpertsLane];
 #pragma unroll
@@ -211,6 +212,58 @@ __device__ __forceinline__ float weight_of(const ChoiceParams& p, const Choice& 
   if (p.groups > p.top_groups || p.top_k > kMostFast) return c.weight[lane];
   const float used = lane < p.top_k ? c.weight[lane] : 0.0f, total = warp_sum(used);
   return (p.renormalise ? used / (total + p.renormalise_epsilon) : used) * p.scale;
+}
+
+// The choice in the kernels of one token, by one warp from the keys that router_one leaves: rounds in registers, each
+// the largest of what is left. Equal keys fall in one round, and so does a key of no number: then more or fewer are
+// found than wanted, and it is made the general way.
+struct OneChoice {
+  int expert[32];
+  float weight[32];
+};
+__device__ __forceinline__ unsigned largest(const unsigned (&key)[kMostExpertsLane]) {
+  unsigned most[kMostExpertsLane];
+#pragma unroll
+  for (int i = 0; i < kMostExpertsLane; ++i) most[i] = key[i];
+#pragma unroll
+  for (int step = 1; step < kMostExpertsLane; step *= 2) {  // a tree: short chains
+#pragma unroll
+    for (int i = 0; i + step < kMostExpertsLane; i += 2 * step) most[i] = max(most[i], most[i + step]);
+  }
+  return most[0];
+}
+// `wanted`: the first so many are enough. kWeights: all are, and their weights.
+template <bool kWeights>
+__device__ __forceinline__ void choose_by_keys(const ChoiceParams& p, int wanted, OneChoice& c) {
+  const int lane = threadIdx.x % 32;
+  unsigned key[kMostExpertsLane], given[kMostExpertsLane];
+#pragma unroll
+  for (int i = 0; i < kMostExpertsLane; ++i) {
+    const int e = lane + 32 * i;
+    key[i] = given[i] = e < p.experts ? __float_as_uint(load_l2(p.logits + 2 * p.experts + e)) : 0u;
+  }
+  uint32_t to = smem_address(c.expert);
+  unsigned mine = largest(key);
+#pragma unroll 1
+  for (const uint32_t end = to + 4 * wanted; to != end; to += 4) {
+    const unsigned most = __reduce_max_sync(0xffffffffu, mine);
+#pragma unroll
+    for (int i = 0; i < kMostExpertsLane; ++i) {
+      if (key[i] == most) asm volatile("st.shared.s32 [%0], %1;" ::"r"(to), "r"(lane + 32 * i) : "memory");
+      key[i] = key[i] == most ? 0u : key[i];
+    }
+    mine = largest(key);
+  }
+  int found = 0;
+#pragma unroll
+  for (int i = 0; i < kMostExpertsLane; ++i) found += key[i] != given[i];
+  found = __reduce_add_sync(0xffffffffu, found);
+  __syncwarp();
+  if (found != wanted || p.groups > p.top_groups) return choose_slowly(p, c);
+  if constexpr (kWeights) {
+    const float used = lane < wanted ? load_l2(p.logits + p.experts + c.expert[lane]) : 0.0f, total = warp_sum(used);
+    c.weight[lane] = (p.renormalise ? used / (total + p.renormalise_epsilon) : used) * p.scale;
+  }
 }
 
 }  // namespace minimo::cuda

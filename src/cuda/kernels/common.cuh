@@ -19,8 +19,18 @@ __device__ __forceinline__ void wait_previous_kernel() { asm volatile("griddepco
 __device__ __forceinline__ uint32_t smem_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
+// The same value, which the compiler keeps instead of computing it anew: with each address in shared memory it does so
+// from special registers, which take their time where copies are under way.
+__device__ __forceinline__ uint32_t kept(uint32_t x) {
+  uint32_t y;
+  asm volatile("mov.b32 %0, %1;" : "=r"(y) : "r"(x));
+  return y;
+}
+__device__ __forceinline__ void copy_async16(uint32_t smem, const void* global) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(smem), "l"(global) : "memory");
+}
 __device__ __forceinline__ void copy_async16(void* smem, const void* global) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(smem_address(smem)), "l"(global) : "memory");
+  copy_async16(smem_address(smem), global);
 }
 // 16 bytes, or zeros if !valid.
 __device__ __forceinline__ void copy_async16_or_zero(void* smem, const void* global, bool valid) {
@@ -28,8 +38,11 @@ __device__ __forceinline__ void copy_async16_or_zero(void* smem, const void* glo
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(smem_address(smem)), "l"(global), "r"(bytes)
                : "memory");
 }
+__device__ __forceinline__ void copy_async4(uint32_t smem, const void* global) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(smem), "l"(global) : "memory");
+}
 __device__ __forceinline__ void copy_async4(void* smem, const void* global) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(smem_address(smem)), "l"(global) : "memory");
+  copy_async4(smem_address(smem), global);
 }
 __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kPending>

@@ -15,7 +15,6 @@ inline constexpr int kThreads = kWarps * 32;
 inline constexpr int kBlocks = 132;
 inline constexpr int kMostExperts = 256;
 inline constexpr int kMostSmem = (227 << 10) - 4608;
-inline constexpr int kMostSlots = 256;  // of a block, known from its start
 inline constexpr int kMostBlocks = 2;                // of 8 tokens, the columns of mma
 inline constexpr int kMostTokens = 8 * kMostBlocks;  // a pass
 inline constexpr int kMostStages = 3;                // of a warp's ring; 2 where x needs the room
@@ -29,6 +28,9 @@ struct Config {
 };
 
 inline constexpr int kMostRounds = 512;  // passes of all experts over their tokens
+// Of a block, known from its start: it has a part of at most kMostRounds / kBlocks + 2 rounds.
+inline constexpr int kMostSlots = 128;
+static_assert(kMostSlots >= (kMostRounds / kBlocks + 2) * kMostTokens);
 
 // A run of a block's items that belong to one round: an expert and a pass over its tokens. base: the round's first
 // item.
@@ -54,35 +56,6 @@ struct Plan {
   __device__ __forceinline__ bool done(const Segment& s) const { return s.first >= end_item; }
   __device__ __forceinline__ void next(Segment& s) const { s = at(s.end); }
 };
-
-// Writes the rounds of all experts, in order; returns how many. Whole warps of at least 256 threads; starts and ends
-// with a barrier.
-__device__ __forceinline__ int list_rounds(int num_active, const int* offsets, int most_tokens, uint16_t* rounds) {
-  __shared__ int sums[kMostExperts / 32];
-  __syncthreads();
-  const int entry = threadIdx.x, warp = entry / 32, lane = entry % 32;
-  int passes = 0, before = 0;
-  if (entry < num_active) passes = max(1, (offsets[entry + 1] - offsets[entry] + most_tokens - 1) / most_tokens);
-  if (entry < kMostExperts) {
-    before = passes;
-#pragma unroll
-    for (int offset = 1; offset < 32; offset <<= 1) {
-      const int other = __shfl_up_sync(0xffffffffu, before, offset);
-      if (lane >= offset) before += other;
-    }
-    if (lane == 31) sums[warp] = before;
-  }
-  __syncthreads();
-  int at = before - passes, all = 0;
-#pragma unroll
-  for (int w = 0; w < kMostExperts / 32; ++w) {
-    if (w < warp) at += sums[w];
-    all += sums[w];
-  }
-  for (int i = 0; i < passes; ++i) rounds[at + i] = static_cast<uint16_t>(entry + 256 * i);
-  __syncthreads();
-  return all;
-}
 
 __device__ __forceinline__ void arrive_warp(uint64_t* barrier) {
   __syncwarp();
@@ -190,8 +163,7 @@ __device__ __forceinline__ void request_x(const Block<kF, kSplit>& b, const Segm
   uint8_t* to;
   int pieces;
   if (b.p.gate_up) {
-    const int token = known < kMostSlots ? static_cast<int>(b.slots[known]) : load_l2(b.p.slot_token + slot);
-    from = b.p.rows + int64_t{token} * b.row.bytes();
+    from = b.p.rows + int64_t{b.slots[known]} * b.row.bytes();
     to = b.buffer(index) + warp * b.row.bytes();
     pieces = b.row.bytes() / 16;
   } else {
@@ -224,9 +196,8 @@ __device__ __forceinline__ void finish_x(const Block<kF, kSplit>& b, const Segme
         put_four(b.row, row, i, i < used ? raw[i] : float4{0, 0, 0, 0}, up);
       }
       if (lane == 0) {
-        const int slot = b.plan.first_slot(s) + warp, known = slot - b.first_slot;
-        const float weight = known < kMostSlots ? __uint_as_float(b.slots[known]) : load_l2(b.p.slot_weight + slot);
-        *reinterpret_cast<float*>(row + b.row.factor()) = down * weight;
+        const int known = b.plan.first_slot(s) + warp - b.first_slot;
+        *reinterpret_cast<float*>(row + b.row.factor()) = down * __uint_as_float(b.slots[known]);
       }
     }
   }

@@ -1,7 +1,7 @@
 // y = W x with weights as the first operand: few tokens an expert then cost little padding, N follows them in steps of
 // 16. Blocks are persistent; while one warpgroup's product runs, others expand weights or promote theirs to float32
-// registers with the scales (every 64 of K for 4 bits, 128 for FP8). No product runs across the loop's end: the
-// compiler would serialise them. See fp8_stages.cuh, fp8_products.cuh, fp8_epilogue.cuh.
+// registers with the scales, every 128 of K. No product runs across the loop's end: the compiler would serialise them.
+// See fp8_stages.cuh, fp8_products.cuh, fp8_epilogue.cuh; 4 bits: fp8_int4.cu.
 #include "cuda/kernels/fp8_epilogue.cuh"
 #include "cuda/kernels/fp8_products.cuh"
 
@@ -10,37 +10,25 @@ namespace {
 
 constexpr int kMultiprocessors = 132;
 
-// FP8 experts, and 4 bits with few tokens: four warpgroups of 64 rows, whose latencies hide each other. 4 bits with
-// more, where instructions are what is short: three of 128 rows. bf16: two of 128 rows and wider tiles, for fewer bytes
-// from L2. Dense FP8, and FP8 experts of many tokens: fp8_wide.cu.
+// FP8 experts: four warpgroups of 64 rows, whose latencies hide each other. bf16: two of 128 rows and wider tiles, for
+// fewer bytes from L2. Dense FP8, and FP8 experts of many tokens: fp8_wide.cu.
 using Fp8Experts = Fp8Config<TileFormat::kFp8, 4, 1, 96, 5>;
-using Int4Experts = Fp8Config<TileFormat::kInt4, 3, 2, 80, 5>;
-using Int4Few = Fp8Config<TileFormat::kInt4, 4, 1, 72, 7>;
 using Bf16Wide = Fp8Config<TileFormat::kBf16, 2, 2, 128, 4>;
-constexpr int kFewTokens = 48, kManyTokens = 160;  // of an expert, on average
+constexpr int kManyTokens = 160;  // of an expert, on average
 constexpr int kWideTokens = 128;
 
 // Where a consumer stands in the rings.
 struct Position {
-  int stage = 0, chunk = 0;
-  uint32_t phase = 0, chunk_phase = 0;
+  int stage = 0;
+  uint32_t phase = 0;
 };
 
 template <typename C, Epilogue kE, int kN, int kPart>
 __device__ __forceinline__ void run_tile(const Fp8LinearParams& p, const Fp8Where& where, const Fp8Lane<C>& l,
                                          const uint8_t* stages, Fp8Barriers& barriers, Position& at) {
-  const int groups = kUnitCols / max(p.shape.group_cols, 64);
   float sums[C::kProducts][kN / 2] = {};
-  const uint8_t* chunk = nullptr;
 #pragma unroll 1
   for (int u = 0; u < p.shape.units * C::kHalves; ++u) {
-    if constexpr (C::kInt4) {
-      if (u % kChunkUnits == 0) {
-        chunk = stages + C::kStages * C::kStage + at.chunk * C::kChunk;
-        barrier_wait(&barriers.chunk_full[at.chunk], at.chunk_phase);
-        add_offsets<C, kN>(l, chunk, min(kChunkUnits, p.shape.units - u), groups, sums);
-      }
-    }
     barrier_wait(&barriers.full[at.stage], at.phase);
     __syncwarp();
     const uint8_t* stage = stages + at.stage * C::kStage;
@@ -50,23 +38,13 @@ __device__ __forceinline__ void run_tile(const Fp8LinearParams& p, const Fp8Wher
 #pragma unroll
       for (int m = 0; m < C::kProducts; ++m) {
         const int tile = l.tile(m);
-        const uint8_t* tile_scales =
-            C::kInt4 ? chunk + tile * C::kChunkTile + u % kChunkUnits * groups * 32 + l.g * 4
-                     : stage + C::kTileScales + tile * 8;
         multiply_unit<C, kN, kPart, kE != Epilogue::kSwiGlu>(l, stage, stage + C::kWeights + tile * C::kTile,
-                                                             tile_scales, groups, sums[m]);
+                                                             stage + C::kTileScales + tile * 8, sums[m]);
       }
     }
     __syncwarp();
     if (l.lane == 0) barrier_arrive(&barriers.empty[at.stage]);
     if (++at.stage == C::kStages) at.stage = 0, at.phase ^= 1;
-    if constexpr (C::kInt4) {
-      if (u % kChunkUnits == kChunkUnits - 1 || u + 1 == p.shape.units) {
-        if (l.lane == 0) barrier_arrive(&barriers.chunk_empty[at.chunk]);
-        at.chunk ^= 1;
-        if (at.chunk == 0) at.chunk_phase ^= 1;
-      }
-    }
   }
 #pragma unroll
   for (int m = 0; m < C::kProducts; ++m) {
@@ -85,11 +63,11 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   allow_next_kernel();
   wait_previous_kernel();
   if (threadIdx.x >= C::kWarps * 32) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(C::kCopyRegisters));
+    give_registers<C::kCopyRegisters>();
     const Fp8Schedule schedule(p, C::kTiles, dense_width);
     copy_stages<C, kE == Epilogue::kResidual>(p, schedule, stages, barriers);
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(C::kMultiplyRegisters));
+    take_registers<C::kMultiplyRegisters>();
     const Fp8Schedule schedule(p, C::kTiles, dense_width);
     const Fp8Lane<C> l;
     Position at;
@@ -110,18 +88,12 @@ __global__ void __launch_bounds__(C::kThreads, 1)
           case 3: run_tile<C, kE, 24, 24>(p, t, l, stages, barriers, at); break;
           case 4: run_tile<C, kE, 32, 32>(p, t, l, stages, barriers, at); break;
           case 5: run_tile<C, kE, 40, 40>(p, t, l, stages, barriers, at); break;
-          case 6: run_tile<C, kE, 48, C::kGroups == 4 ? 24 : 48>(p, t, l, stages, barriers, at); break;
-          case 7:
-            if constexpr (C::kHas56) run_tile<C, kE, 56, 56>(p, t, l, stages, barriers, at);
-            break;
+          case 6: run_tile<C, kE, 48, 24>(p, t, l, stages, barriers, at); break;
+          case 7: run_tile<C, kE, 56, 56>(p, t, l, stages, barriers, at); break;
           case 8: run_tile<C, kE, 64, 32>(p, t, l, stages, barriers, at); break;
           case 9: run_tile<C, kE, 72, 24>(p, t, l, stages, barriers, at); break;
-          case 10:
-            if constexpr (C::kMostN >= 80) run_tile<C, kE, 80, 40>(p, t, l, stages, barriers, at);
-            break;
-          default:
-            if constexpr (C::kMostN == 96) run_tile<C, kE, 96, 24>(p, t, l, stages, barriers, at);
-            break;
+          case 10: run_tile<C, kE, 80, 40>(p, t, l, stages, barriers, at); break;
+          default: run_tile<C, kE, 96, 24>(p, t, l, stages, barriers, at); break;
         }
       }
     }
@@ -152,9 +124,7 @@ cudaError_t LaunchOne(const Fp8LinearParams& p, cudaStream_t stream) {
 
 template <Epilogue kE>
 cudaError_t LaunchExperts(const Fp8LinearParams& p, cudaStream_t stream) {
-  if (p.shape.format == TileFormat::kInt4) {
-    return p.tile_tokens == Int4Few::kMostN ? LaunchOne<Int4Few, kE>(p, stream) : LaunchOne<Int4Experts, kE>(p, stream);
-  }
+  if (p.shape.format == TileFormat::kInt4) return LaunchFp8Int4(p, stream);
   const bool wide = p.tiles != nullptr ? p.tile_tokens == kWideTokens : p.tokens >= kManyTokens;
   return wide ? LaunchFp8Wide(p, stream) : LaunchOne<Fp8Experts, kE>(p, stream);
 }
@@ -162,9 +132,7 @@ cudaError_t LaunchExperts(const Fp8LinearParams& p, cudaStream_t stream) {
 }  // namespace
 
 int Fp8TileTokens(TileFormat format, int64_t slots, int experts) {
-  if (format == TileFormat::kInt4) {
-    return slots < int64_t{experts} * kFewTokens ? Int4Few::kMostN : Int4Experts::kMostN;
-  }
+  if (format == TileFormat::kInt4) return kInt4TileTokens;
   return slots >= int64_t{experts} * kManyTokens ? kWideTokens : Fp8Experts::kMostN;
 }
 

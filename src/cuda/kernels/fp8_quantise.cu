@@ -1,122 +1,46 @@
 // Sixteen lanes take 128 columns of a row (a unit), so a warp two units; a lane has a word (four columns) of each half:
-// l and l + 16. In a unit's 128 bytes the columns stand as fp8_linear's lanes hold the weights. FP8: 16-byte piece
-// 4 h + 2 c + e has the columns 64 h + 32 e + 16 c .. + 15 as they are. 4 bits: piece 4 h + j has the words
-// 16 h + j + 0, 8, 4, 12, a word's bytes the columns 0, 2, 1, 3. So lanes l and l ^ 1, or l ^ 8, exchange a word, and
-// each writes two neighbours.
+// l and l + 16. In a unit's 128 bytes the columns stand as fp8_linear's lanes hold the weights: 16-byte piece
+// 4 h + 2 c + e has the columns 64 h + 32 e + 16 c .. + 15 as they are. So lanes l and l ^ 1 exchange a word, and each
+// writes two neighbours. For 4-bit weights: quantise_chunks.cu.
 #include <algorithm>
 
 #include "cuda/kernels/common.cuh"
-#include "cuda/kernels/e4m3_pairs.cuh"
-#include "cuda/kernels/fp8_quantise.cuh"
+#include "cuda/kernels/quantise_common.cuh"
 
 namespace minimo::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = kQuantiseThreads;
 constexpr int kWarps = kThreads / 32;
-
-constexpr float kLeastUnit = 1e-30f;  // a unit with nothing above it is zero
 
 struct Quantised {
   uint2 words;  // two of the piece that this lane writes
   float scale;  // of the unit
-  float sum;    // of this lane's half: of lanes 0..7 the first
 };
 
-__device__ __forceinline__ float largest(float4 v) {
-  return fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w)));
-}
-__device__ __forceinline__ float4 times(float4 v, float4 w) { return {v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w}; }
-
 // v: this lane's words of the two halves.
-__device__ __forceinline__ Quantised quantise(const float4 (&v)[2], bool int4) {
+__device__ __forceinline__ Quantised quantise(const float4 (&v)[2]) {
   float most = fmaxf(largest(v[0]), largest(v[1]));
 #pragma unroll
   for (int offset = 1; offset < 16; offset <<= 1) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, offset));
   const float inverse = most > kLeastUnit ? __fdividef(kMostE4m3, most) : 0.0f;
   uint32_t word[2];
-  float sums[2];
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const uint32_t low = to_e4m3x2(v[h].x * inverse, (int4 ? v[h].z : v[h].y) * inverse);
-    const uint32_t high = to_e4m3x2((int4 ? v[h].y : v[h].z) * inverse, v[h].w * inverse);
-    word[h] = low | high << 16;
-    sums[h] = int4 ? sum_e4m3x2(low) + sum_e4m3x2(high) : 0.0f;
+    word[h] = to_e4m3x2(v[h].x * inverse, v[h].y * inverse) | to_e4m3x2(v[h].z * inverse, v[h].w * inverse) << 16;
   }
-  const int partner = int4 ? 8 : 1;
-  const bool second = (threadIdx.x & partner) != 0;  // writes a piece of the second half
-  const uint32_t other = __shfl_xor_sync(0xffffffffu, second ? word[0] : word[1], partner);
-  float sum = 0;
-  if (int4) {
-    sum = (second ? sums[1] : sums[0]) + __shfl_xor_sync(0xffffffffu, second ? sums[0] : sums[1], 8);
-#pragma unroll
-    for (int offset = 1; offset < 8; offset <<= 1) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
-  }
-  return {second ? uint2{other, word[1]} : uint2{word[0], other}, most * (1.0f / kMostE4m3), sum};
+  const bool second = threadIdx.x % 2 != 0;  // writes a piece of the second half
+  const uint32_t other = __shfl_xor_sync(0xffffffffu, second ? word[0] : word[1], 1);
+  return {second ? uint2{other, word[1]} : uint2{word[0], other}, most * (1.0f / kMostE4m3)};
 }
 
 __device__ __forceinline__ void put_values(const Fp8Activations& out, int unit, int row, uint2 words) {
-  const bool int4 = out.offsets != nullptr;
-  const int l = threadIdx.x % 16;
-  const int piece = int4 ? l / 8 * 4 + l % 4 : l % 2 * 4 + l / 4 % 2 * 2 + l / 8, pair = int4 ? l / 4 % 2 : l / 2 % 2;
+  const int l = threadIdx.x % 16, piece = l % 2 * 4 + l / 4 % 2 * 2 + l / 8, pair = l / 2 % 2;
   uint8_t* to = out.values + (int64_t{unit} * out.rows + row) * 128;
   *reinterpret_cast<uint2*>(to + (piece ^ (row % 8)) * 16 + pair * 8) = words;
 }
-// What a unit's lanes hold of a row: `factor` multiplies what the row stands for.
-struct Scales {
-  float scale;
-  uint2 offsets;
-};
-__device__ __forceinline__ Scales scales_of(const Fp8Activations& out, const Quantised& q, float factor) {
-  const float scale = q.scale * factor;
-  if (out.offsets == nullptr) return {scale, {0, 0}};
-  const float mine = -8.0f * scale * q.sum;
-  const float sum[2] = {__shfl_sync(0xffffffffu, mine, 0, 16), __shfl_sync(0xffffffffu, mine, 8, 16)};
-  const float first[2] = {__bfloat162float(__float2bfloat16(sum[0])), __bfloat162float(__float2bfloat16(sum[1]))};
-  return {scale * Fp8Activations::kInt4Scale,
-          {pack_bf16(first[0], first[1]), pack_bf16(sum[0] - first[0], sum[1] - first[1])}};
-}
-__device__ __forceinline__ void put_scales(const Fp8Activations& out, int unit, int row, const Scales& s) {
-  const int64_t at = int64_t{unit} * out.rows + row;
-  out.scales[at] = s.scale;
-  if (out.offsets != nullptr) out.offsets[at] = s.offsets;
-}
-
-__device__ __forceinline__ float4 widen(float4 v) { return v; }
-__device__ __forceinline__ float4 widen(uint2 v) {
-  return {__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000), __uint_as_float(v.y << 16),
-          __uint_as_float(v.y & 0xffff0000)};
-}
-
-// Tiles of an expert are of one width; those of 128 tokens are paid for in 64s (fp8_wide.cu), so they are as wide as
-// they may be. The widest come first, then by expert: blocks take them in turns, so that each
-// gets as many wide ones and what is left at the end is short.
-__device__ void list_tiles(const QuantiseParams& p) {
-  __shared__ int2 listed[kThreads];  // width, parts
-  const int a = threadIdx.x, active = load_l2(p.num_active);
-  int begin = 0, end = 0, first = 0, width = 0, parts = 0;
-  if (a < active) {
-    begin = load_l2(p.offsets + a), end = load_l2(p.offsets + a + 1);
-    first = begin & ~7;
-    parts = (end - first + p.tile_tokens - 1) / p.tile_tokens;
-    if (parts > 0) width = p.tile_tokens % 64 == 0 ? p.tile_tokens : ((end - first + parts - 1) / parts + 7) / 8 * 8;
-  }
-  listed[a] = {width, parts};
-  __syncthreads();
-  int before = 0, all = 0;
-#pragma unroll 8
-  for (int b = 0; b < kThreads; ++b) {
-    const int2 other = listed[b];
-    all += other.y;
-    if (other.x > width || (other.x == width && b < a)) before += other.y;
-  }
-  if (a == 0) *p.num_tiles = all;
-  if (parts == 0) return;
-  const int expert = load_l2(p.active + a);
-  for (int i = 0; i < parts; ++i) {
-    const int from = first + i * width;
-    p.tiles[before + i] = {expert, from, max(from, begin), min(from + width, end)};
-  }
+__device__ __forceinline__ void put_scale(const Fp8Activations& out, int unit, int row, float scale) {
+  out.scales[int64_t{unit} * out.rows + row] = scale;
 }
 
 constexpr int kHeld = 4;  // rows a warp has in flight
@@ -170,12 +94,12 @@ __global__ void __launch_bounds__(kThreads, 4) quantise_rows(const QuantiseParam
       factor = rsqrtf(sum / static_cast<float>(p.norm_cols) + p.norm_eps);
     }
     const float4 v[2] = {times(widen(loaded[i][0]), norm[0]), times(widen(loaded[i][1]), norm[1])};
-    const Quantised q = quantise(v, p.out.offsets != nullptr);
-    const Scales scales = scales_of(p.out, q, factor);
+    const Quantised q = quantise(v);
+    const float scale = q.scale * factor;
     const bool mine = unit < p.units;
     if (p.slot_of == nullptr) {
       if (mine) put_values(p.out, unit, token, q.words);
-      if (mine && l == 0) put_scales(p.out, unit, token, scales);
+      if (mine && l == 0) put_scale(p.out, unit, token, scale);
       continue;
     }
     for (int from = 0; from < p.top_k; from += 16) {  // a lane a slot
@@ -186,7 +110,7 @@ __global__ void __launch_bounds__(kThreads, 4) quantise_rows(const QuantiseParam
         const int row = __shfl_sync(0xffffffffu, slot, k, 16);
         if (row >= 0) put_values(p.out, unit, row, q.words);
       }
-      if (slot >= 0) put_scales(p.out, unit, slot, scales);
+      if (slot >= 0) put_scale(p.out, unit, slot, scale);
     }
   }
 }
@@ -258,7 +182,7 @@ __global__ void __launch_bounds__(kThreads) combine(const CombineParams p) {
       }
     }
     if (p.next_x == nullptr) {
-      held[i] = quantise(x, p.out.offsets != nullptr);
+      held[i] = quantise(x);
       if (unit < units) put_values(p.out, unit, token, held[i].words);
     }
   }
@@ -274,14 +198,14 @@ __global__ void __launch_bounds__(kThreads) combine(const CombineParams p) {
   for (int i = 0; i < kMostPasses; ++i) {
     if (!busy(i)) break;
     const int unit = threadIdx.x / 16 + i * stride;
-    const Scales scales = scales_of(p.out, held[i], factor);
-    if (unit < units && l == 0) put_scales(p.out, unit, token, scales);
+    if (unit < units && l == 0) put_scale(p.out, unit, token, held[i].scale * factor);
   }
 }
 
 }  // namespace
 
 cudaError_t LaunchQuantise(const QuantiseParams& p, cudaStream_t stream) {
+  if (p.out.offsets != nullptr) return LaunchQuantiseChunks(p, stream);
   const int warps = (p.tokens + kHeld - 1) / kHeld * ((p.units + 1) / 2);
   const auto kernel = p.x != nullptr ? quantise_rows<uint2> : quantise_rows<float4>;
   return Launch(kernel, dim3((warps + kWarps - 1) / kWarps + (p.tiles != nullptr ? 1 : 0)), dim3(kThreads), 0,

@@ -1,4 +1,4 @@
-// Activations to e4m3 with a scale for each 128 columns of a row, laid out for fp8_linear.
+// Activations to e4m3 with a scale for each 128 columns of a row (for 4-bit weights 1,024), laid out for fp8_linear.
 #pragma once
 
 #include "cuda/kernels/fp8_linear.cuh"
@@ -31,6 +31,8 @@ struct QuantiseParams {
   int* num_tiles = nullptr;
 };
 cudaError_t LaunchQuantise(const QuantiseParams& params, cudaStream_t stream);
+// Its part for 4-bit weights (quantise_chunks.cu).
+cudaError_t LaunchQuantiseChunks(const QuantiseParams& params, cudaStream_t stream);
 
 // An expert's slots begin anywhere, its tiles at a multiple of 8.
 constexpr int64_t MostFp8Tiles(int64_t slots, int64_t experts) { return (slots + 7 * experts) / 64 + experts; }

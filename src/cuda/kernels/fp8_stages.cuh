@@ -2,8 +2,8 @@
 //
 // A block has `kGroups` warpgroups that multiply, each with `kProducts` products of 64 rows, and one that copies. A
 // stage of the ring holds one unit (128 columns): the tokens' e4m3 values as wgmma's B operand, their scales, the
-// weights' tiles, FP8 scales. Scales of 4-bit weights and the tokens' offsets come in chunks of 8 units, in two
-// buffers. Everything is copied past L1: what an earlier tenant of the memory left there is never seen.
+// weights' tiles and scales. Everything is copied past L1: what an earlier tenant of the memory left there is never
+// seen.
 #pragma once
 
 #include "cuda/kernels/fp8_linear.cuh"
@@ -11,14 +11,12 @@
 
 namespace minimo::cuda {
 
-constexpr int kChunkUnits = 8;
 constexpr int kPrefetchUnits = 12;  // before a tile's end
 
 template <TileFormat kFormat, int kGroups_, int kProducts_, int kMostN_, int kStages_>
 struct Fp8Config {
   static constexpr TileFormat kF = kFormat;
-  static constexpr bool kInt4 = kFormat == TileFormat::kInt4, kBf16 = kFormat == TileFormat::kBf16;
-  static constexpr bool kFp8 = kFormat == TileFormat::kFp8;
+  static constexpr bool kBf16 = kFormat == TileFormat::kBf16, kFp8 = kFormat == TileFormat::kFp8;
   static constexpr int kGroups = kGroups_, kProducts = kProducts_, kMostN = kMostN_, kStages = kStages_;
   static constexpr int kWarps = 4 * kGroups;  // that multiply
   static constexpr int kThreads = kWarps * 32 + 128;
@@ -33,15 +31,9 @@ struct Fp8Config {
   static constexpr int kTileScale = kFp8 ? 8 : 0;
   static constexpr int kScales = kMostN * 128, kWeights = kScales + kMostN * 4, kTileScales = kWeights + kTiles * kTile;
   static constexpr int kStage = (kTileScales + kTiles * kTileScale + 1023) / 1024 * 1024;
-  // A chunk, 4 bits: [tile][unit][groups][8][2] bf16, then [unit][tokens] offsets, rows 32 bytes apart beyond the
-  // tokens.
-  static constexpr int kChunkTile = kChunkUnits * 64;
-  static constexpr int kOffsets = kTiles * kChunkTile;
-  static constexpr int kChunk = kInt4 ? kOffsets + kChunkUnits * (kMostN * 8 + 32) : 0;
-  static constexpr int kShared = kStages * kStage + 2 * kChunk + 1024;
-  static constexpr bool kHas56 = !(kInt4 && kGroups == 4);  // columns of wgmma: parts of 56 take too many registers
+  static constexpr int kShared = kStages * kStage + 1024;
   static constexpr int kCopyRegisters = kGroups == 4 ? 32 : 40;
-  static constexpr int kMultiplyRegisters = kGroups == 4 ? 112 : kGroups == 3 ? 152 : 232;
+  static constexpr int kMultiplyRegisters = kGroups == 4 ? 112 : 232;
 };
 
 // Where a thread that multiplies stands. With few registers to a thread it is computed once, unseen by the compiler,
@@ -59,7 +51,7 @@ struct Fp8Lane {
 };
 
 struct Fp8Barriers {
-  uint64_t full[8], empty[8], chunk_full[2], chunk_empty[2];
+  uint64_t full[8], empty[8];
 };
 
 struct Fp8Where {
@@ -91,7 +83,6 @@ template <typename C>
 __device__ __forceinline__ int fp8_columns(const Fp8Where& t) {
   const int tokens = t.end - t.first;
   if constexpr (C::kMostN > 96) return tokens > 96 && tokens <= 120 ? 120 : (tokens + 31) / 32 * 32;
-  if (!C::kHas56 && tokens > 48 && tokens <= 56) return 64;
   return tokens > 80 ? 96 : max((tokens + 7) / 8 * 8, 16);
 }
 
@@ -106,32 +97,7 @@ __device__ __forceinline__ void init_barriers(Fp8Barriers& b) {
     barrier_init(&b.full[i], 128 + 1);
     barrier_init(&b.empty[i], C::kWarps);
   }
-  for (int i = 0; i < 2; ++i) {
-    barrier_init(&b.chunk_full[i], 128);
-    barrier_init(&b.chunk_empty[i], C::kWarps);
-  }
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
-// 4 bits: scales and offsets of units [u, u + 8) of the tile `t`.
-template <typename C>
-__device__ __forceinline__ void copy_chunk(const Fp8LinearParams& p, const Fp8Where& t, int u, uint8_t* to) {
-  const int thread = threadIdx.x % 128, units = min(kChunkUnits, p.shape.units - u);
-  const int unit_bytes = UnitScaleBytes(C::kF, p.shape.group_cols), pieces = units * unit_bytes / 16;
-  const uint8_t* scales = p.scales + t.expert * p.expert_scale_bytes + u * unit_bytes;
-  // 16 neighbouring threads copy a tile's.
-  for (int i = thread / 16; i < C::kTiles; i += 8) {
-    const int tile = min(t.row_block * C::kTiles + i, p.shape.tiles - 1);
-    const uint8_t* from = scales + int64_t{tile} * p.shape.units * unit_bytes;
-    for (int k = thread % 16; k < pieces; k += 16) copy_async16(to + i * C::kChunkTile + k * 16, from + k * 16);
-  }
-  const int columns = fp8_columns<C>(t), pitch = columns * 8 + 32;
-  for (int i = thread / 32; i < units; i += 4) {
-    const uint2* from = p.x.offsets + int64_t{u + i} * p.x.rows + t.first;
-    for (int k = thread % 32; k < columns / 2; k += 32) {
-      copy_async16(to + C::kOffsets + i * pitch + k * 16, from + 2 * k);
-    }
-  }
+  fence_async_reads();
 }
 
 // The residual that a tile's results will be added to, into L2: its reads at the end would all wait for memory at once.
@@ -153,8 +119,8 @@ __device__ __forceinline__ void copy_stages(const Fp8LinearParams& p, const Fp8S
                                             Fp8Barriers& barriers) {
   constexpr int kTilesWarp = C::kTiles / 4;  // warp w: tiles w, w + 4 ..
   const int thread = threadIdx.x % 128, lane = thread % 32, warp = thread / 32;
-  int stage = 0, chunk = 0;
-  uint32_t stage_phase = 1, chunk_phase = 1;
+  int stage = 0;
+  uint32_t stage_phase = 1;
   for (int i = blockIdx.x; i < schedule.count; i += gridDim.x) {
     const Fp8Where t = schedule.at(i);
     const int columns = fp8_columns<C>(t), units = p.shape.units * C::kHalves;
@@ -178,15 +144,6 @@ __device__ __forceinline__ void copy_stages(const Fp8LinearParams& p, const Fp8S
     for (int u = 0; u < units; ++u) {
       if (kPrefetch && u == max(0, units - kPrefetchUnits)) {
         prefetch_residual<C>(p, t, thread, 128);
-      }
-      if constexpr (C::kInt4) {
-        if (u % kChunkUnits == 0) {
-          barrier_wait(&barriers.chunk_empty[chunk], chunk_phase);
-          copy_chunk<C>(p, t, u, stages + C::kStages * C::kStage + chunk * C::kChunk);
-          arrive_after_copies(&barriers.chunk_full[chunk]);
-          chunk ^= 1;
-          if (chunk == 0) chunk_phase ^= 1;
-        }
       }
       barrier_wait(&barriers.empty[stage], stage_phase);
       uint8_t* to = stages + stage * C::kStage;

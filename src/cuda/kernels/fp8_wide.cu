@@ -104,11 +104,11 @@ __global__ void __launch_bounds__(C::kThreads, 1) fp8_wide(const __grid_constant
   allow_next_kernel();
   wait_previous_kernel();
   if (threadIdx.x >= C::kMultiply) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(C::kCopyRegisters));
+    give_registers<C::kCopyRegisters>();
     const Fp8Schedule schedule(p, C::kTiles, C::kTokens);
     if (threadIdx.x < C::kMultiply + 32) copy_wide<C, kE == Epilogue::kResidual>(p, schedule, stages, barriers);
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(C::kMultiplyRegisters));
+    take_registers<C::kMultiplyRegisters>();
     const Fp8Schedule schedule(p, C::kTiles, C::kTokens);
     Position at;
     for (int i = blockIdx.x; i < schedule.count; i += gridDim.x) {

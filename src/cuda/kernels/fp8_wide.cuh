@@ -33,7 +33,7 @@ __device__ __forceinline__ void init_barriers(WideBarriers& b) {
     barrier_init(&b.full[i], 32);
     barrier_init(&b.empty[i], C::kMultiply / 32);
   }
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  fence_async_reads();
 }
 
 // One warp brings every tile's units in turn, lane k the k-th tile of weights.

@@ -20,10 +20,16 @@ __device__ __forceinline__ float4 scaled(float4 v, float4 w, float factor) {
 __device__ __forceinline__ void store4(bf16* to, float4 v) {
   *reinterpret_cast<uint2*>(to) = {pack_bf16(v.x, v.y), pack_bf16(v.z, v.w)};
 }
-__device__ __forceinline__ void store4(e4m3* to, float4 v) {
+__device__ __forceinline__ uint32_t e4m3x4(float4 v) {
   const uint32_t low = __nv_cvt_float2_to_fp8x2({v.x, v.y}, __NV_SATFINITE, __NV_E4M3);
   const uint32_t high = __nv_cvt_float2_to_fp8x2({v.z, v.w}, __NV_SATFINITE, __NV_E4M3);
-  *reinterpret_cast<uint32_t*>(to) = low | high << 16;
+  return low | high << 16;
+}
+__device__ __forceinline__ void store4(e4m3* to, float4 v) { *reinterpret_cast<uint32_t*>(to) = e4m3x4(v); }
+// What the cache holds then, as bf16.
+__device__ __forceinline__ void store_wide4(void* wide, int64_t at, float4 v) {
+  const uint4 bits = widen_e4m3({e4m3x4(v), 0});
+  *reinterpret_cast<uint2*>(static_cast<bf16*>(wide) + at) = {bits.x, bits.y};
 }
 
 // Where a token's row of head 0 goes; heads are `pitch` elements apart.
@@ -46,7 +52,32 @@ __device__ __forceinline__ float4 widen4(uint2 v) {
           __uint_as_float(v.y & 0xffff0000)};
 }
 
-template <typename Kv, typename Qkv, typename Four>
+// What a thread takes in its n-th turn: eight columns of a head of queries or, after those, of keys: i .. i + 3 and
+// j .. j + 3, which are rotated with each other or stand side by side.
+struct Item {
+  int head, i, j;
+  bool key, rotated;
+};
+// kHeadDim: 0 for any; of 128 a thread's columns are the same in every turn.
+template <int kHeadDim>
+__device__ __forceinline__ Item item_of(const RopeParams& p, int n) {
+  const int half = p.rotary_dim / 2, eights = (kHeadDim > 0 ? kHeadDim : p.head_dim) / 8;
+  Item item;
+  int eight;
+  if constexpr (kHeadDim > 0) {
+    static_assert(kThreads * 8 % kHeadDim == 0);
+    item.head = n * (kThreads / eights) + static_cast<int>(threadIdx.x) / eights, eight = threadIdx.x % eights;
+  } else {
+    const int at = n * kThreads + static_cast<int>(threadIdx.x);
+    item.head = at / eights, eight = at % eights;
+  }
+  item.key = item.head >= p.heads, item.rotated = eight * 4 < half;
+  item.i = item.rotated ? eight * 4 : eight * 8;
+  item.j = item.rotated ? item.i + half : item.i + 4;
+  return item;
+}
+
+template <typename Kv, typename Qkv, typename Four, int kHeadDim>
 __global__ void __launch_bounds__(kThreads, sizeof(Qkv) == 2 ? 5 : 3) rope_rows(const RopeParams p) {
   __shared__ float partial[2][kWarps];
   __shared__ __align__(16) float sine[kMostAngles], cosine[kMostAngles];
@@ -56,33 +87,23 @@ __global__ void __launch_bounds__(kThreads, sizeof(Qkv) == 2 ? 5 : 3) rope_rows(
   const void* rows = sizeof(Qkv) == 2 ? p.qkv_bf16 : p.qkv;
   const Qkv* row = static_cast<const Qkv*>(rows) + int64_t{token} * p.qkv_stride;
   const int position = load_l2(p.meta.position + token), half = p.rotary_dim / 2;
-  const int eights = p.head_dim / 8, key_heads = p.heads + p.kv_heads, all = key_heads * eights;
+  const int head_dim = kHeadDim > 0 ? kHeadDim : p.head_dim, heads = p.heads + p.kv_heads;
   const bool norm = p.q_norm != nullptr;
 
-  struct Item {
+  struct Held {
     Four a, b;
   };
-  // Eight columns of a head: i .. i + 3 and j .. j + 3.
-  const auto columns_of = [&](int at, int& head, int& i, int& j) {
-    head = at / eights;
-    const int eight = at % eights;
-    i = eight * 4 < half ? eight * 4 : eight * 8;
-    j = eight * 4 < half ? i + half : i + 4;
-  };
-  const auto load = [&](int at) {
-    Item x = {};
-    if (at >= all) return x;
-    int head, i, j;
-    columns_of(at, head, i, j);
-    const bool key = head >= p.heads;
-    const int start = (key ? head - p.heads : head) * p.head_dim;
-    const Qkv* from = row + (key ? p.k_offset : 0) + start;
-    x.a = __ldcg(reinterpret_cast<const Four*>(from + i)), x.b = __ldcg(reinterpret_cast<const Four*>(from + j));
+  const auto load = [&](int n) {
+    Held x = {};
+    const Item at = item_of<kHeadDim>(p, n);
+    if (at.head >= heads) return x;
+    const Qkv* from = row + (at.key ? p.k_offset - p.heads * head_dim : 0) + at.head * head_dim;
+    x.a = __ldcg(reinterpret_cast<const Four*>(from + at.i)), x.b = __ldcg(reinterpret_cast<const Four*>(from + at.j));
     return x;
   };
-  Item held[kHeld];
+  Held held[kHeld];
 #pragma unroll
-  for (int n = 0; n < kHeld; ++n) held[n] = load(n * kThreads + static_cast<int>(threadIdx.x));
+  for (int n = 0; n < kHeld; ++n) held[n] = load(n);
   const Row<Kv> key = row_of<Kv>(p.k, p.fresh_k, p.meta, token, position);
   const Row<Kv> value = row_of<Kv>(p.v, p.fresh_v, p.meta, token, position);
   for (int c = threadIdx.x; c < half; c += kThreads) {
@@ -114,43 +135,59 @@ __global__ void __launch_bounds__(kThreads, sizeof(Qkv) == 2 ? 5 : 3) rope_rows(
     for (int i = 0; i < 2; ++i) {
       float sum = 0;
       for (int w = 0; w < kWarps; ++w) sum += partial[i][w];
-      factor[i] = rsqrtf(sum / static_cast<float>((i == 0 ? p.heads : p.kv_heads) * p.head_dim) + p.norm_eps);
+      factor[i] = rsqrtf(sum / static_cast<float>((i == 0 ? p.heads : p.kv_heads) * head_dim) + p.norm_eps);
     }
   }
-  bf16* q = static_cast<bf16*>(p.q) + int64_t{token} * p.heads * p.head_dim;
-  const auto put = [&](int at, const Item& x) {
-    if (at >= all) return;
-    int head, i, j;
-    columns_of(at, head, i, j);
-    const bool is_key = head >= p.heads;
+  bf16* q = static_cast<bf16*>(p.q) + int64_t{token} * p.heads * head_dim;
+  const auto put = [&](int n, const Held& x) {
+    const Item at = item_of<kHeadDim>(p, n);
+    if (at.head >= heads) return;
     float4 a = widen4(x.a), b = widen4(x.b);
     if (norm) {
-      const float* weight = is_key ? p.k_norm + (head - p.heads) * p.head_dim : p.q_norm + head * p.head_dim;
-      a = scaled(a, __ldg(reinterpret_cast<const float4*>(weight + i)), factor[is_key]);
-      b = scaled(b, __ldg(reinterpret_cast<const float4*>(weight + j)), factor[is_key]);
+      const float* weight = (at.key ? p.k_norm - p.heads * head_dim : p.q_norm) + at.head * head_dim;
+      a = scaled(a, __ldg(reinterpret_cast<const float4*>(weight + at.i)), factor[at.key]);
+      b = scaled(b, __ldg(reinterpret_cast<const float4*>(weight + at.j)), factor[at.key]);
     }
-    if (i < half) {
-      const float4 c = *reinterpret_cast<const float4*>(cosine + i), s = *reinterpret_cast<const float4*>(sine + i);
-      const float4 u = a;
+    if (at.rotated) {
+      const float4 c = *reinterpret_cast<const float4*>(cosine + at.i);
+      const float4 s = *reinterpret_cast<const float4*>(sine + at.i), u = a;
       a = {u.x * c.x - b.x * s.x, u.y * c.y - b.y * s.y, u.z * c.z - b.z * s.z, u.w * c.w - b.w * s.w};
       b = {b.x * c.x + u.x * s.x, b.y * c.y + u.y * s.y, b.z * c.z + u.z * s.z, b.w * c.w + u.w * s.w};
     }
-    if (is_key) {
-      Kv* to = key.first + (head - p.heads) * key.pitch;
-      store4(to + i, a), store4(to + j, b);
+    if (at.key) {
+      Kv* to = key.first + (at.head - p.heads) * key.pitch;
+      store4(to + at.i, a), store4(to + at.j, b);
+      if constexpr (sizeof(Kv) == 1) {
+        const int64_t wide = (int64_t{token} * p.kv_heads + at.head - p.heads) * head_dim;
+        if (p.wide_k != nullptr) store_wide4(p.wide_k, wide + at.i, a), store_wide4(p.wide_k, wide + at.j, b);
+      }
     } else {
-      store4(q + head * p.head_dim + i, a), store4(q + head * p.head_dim + j, b);
+      bf16* to = q + at.head * head_dim;
+      store4(to + at.i, a), store4(to + at.j, b);
     }
   };
 #pragma unroll
-  for (int n = 0; n < kHeld; ++n) put(n * kThreads + static_cast<int>(threadIdx.x), held[n]);
-  for (int at = kHeld * kThreads + static_cast<int>(threadIdx.x); at < all; at += kThreads) put(at, load(at));
+  for (int n = 0; n < kHeld; ++n) put(n, held[n]);
+  for (int n = kHeld; n * kThreads < heads * (head_dim / 8); ++n) put(n, load(n));
   const int fours = p.v_head_dim / 4;
   for (int at = threadIdx.x; at < p.kv_heads * fours; at += kThreads) {
     const float4 v = widen4(__ldcg(reinterpret_cast<const Four*>(row + p.v_offset) + at));
-    const float4 one = {1, 1, 1, 1};
-    store4(value.first + at / fours * value.pitch + at % fours * 4, scaled(v, one, p.value_scale));
+    const float4 one = {1, 1, 1, 1}, x = scaled(v, one, p.value_scale);
+    store4(value.first + at / fours * value.pitch + at % fours * 4, x);
+    if constexpr (sizeof(Kv) == 1) {
+      if (p.wide_v != nullptr) store_wide4(p.wide_v, (int64_t{token} * p.kv_heads * fours + at) * 4, x);
+    }
   }
+}
+
+template <typename Kv, typename Qkv, typename Four>
+cudaError_t LaunchShape(const RopeParams& p, cudaStream_t stream) {
+  const auto kernel = p.head_dim == 128 ? rope_rows<Kv, Qkv, Four, 128> : rope_rows<Kv, Qkv, Four, 0>;
+  return Launch(kernel, dim3(p.tokens), dim3(kThreads), 0, stream, p);
+}
+template <typename Kv>
+cudaError_t LaunchProduct(const RopeParams& p, cudaStream_t stream) {
+  return p.qkv_bf16 != nullptr ? LaunchShape<Kv, bf16, uint2>(p, stream) : LaunchShape<Kv, float, float4>(p, stream);
 }
 
 }  // namespace
@@ -162,10 +199,7 @@ bool HasRopeRows(const RopeParams& p) {
 }
 
 cudaError_t LaunchRopeRows(const RopeParams& p, cudaStream_t stream) {
-  const bool fp8 = p.k.element_bytes == 1;
-  const auto kernel = p.qkv_bf16 != nullptr ? (fp8 ? rope_rows<e4m3, bf16, uint2> : rope_rows<bf16, bf16, uint2>)
-                                            : (fp8 ? rope_rows<e4m3, float, float4> : rope_rows<bf16, float, float4>);
-  return Launch(kernel, dim3(p.tokens), dim3(kThreads), 0, stream, p);
+  return p.k.element_bytes == 1 ? LaunchProduct<e4m3>(p, stream) : LaunchProduct<bf16>(p, stream);
 }
 
 }  // namespace minimo::cuda

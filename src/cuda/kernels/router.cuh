@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "cuda/weight_tiles.h"
+
 namespace minimo::cuda {
 
 inline constexpr int kRouterSplits = 8;
@@ -32,7 +34,7 @@ struct RouterParams {
   float scale = 1;
 
   float* logits = nullptr;       // workspace [kRouterSplits, or kBatchSplits, tokens, experts]
-  int* counter = nullptr;        // zero between launches
+  int* counter = nullptr;        // [2] the first zero between launches, the second router_batch's own
   int* counts = nullptr;         // workspace of RouterCounts(tokens), with split_weights
   float* token_squares = nullptr;  // out [tokens]: sums of square_sums
   int* chosen = nullptr;         // out [tokens, top_k] experts, best first
@@ -46,6 +48,8 @@ struct RouterParams {
   int* slot_of = nullptr;        // [tokens, top_k]: where each choice lies
   long long* expert_load = nullptr;  // [experts] tokens routed since start, += ; null: not counted
 
+  // With LaunchRouterBatch: no lists but the choices, of which the experts' kernels make them.
+  bool choices_only = false;
   // The residual, normed, as the batch's experts take it (ExpertRow): out [tokens] rows; null: not wanted.
   uint8_t* rows = nullptr;
   int row_units = 0;
@@ -56,13 +60,15 @@ cudaError_t LaunchRouter(const RouterParams& params, cudaStream_t stream);
 
 // Up to 256 tokens (router_batch.cu); the only one that makes rows.
 bool CanRouteBatch(const RouterParams& params);
-cudaError_t LaunchRouterBatch(const RouterParams& params, cudaStream_t stream);
+// apart: scores and choices as two launches, as where too few of its blocks run at once.
+cudaError_t LaunchRouterBatch(const RouterParams& params, cudaStream_t stream, bool apart = false);
 
 // More than 256 tokens, weights as two bf16 each: the product within 1e-5 of float32's (router_many.cu).
 cudaError_t LaunchRouterMany(const RouterParams& params, cudaStream_t stream);
 inline constexpr int kRouterTokens = 128;  // of a block
+inline constexpr int kMostExtraBlocks = 132;  // beyond one for each kRouterTokens
 constexpr int64_t RouterCounts(int64_t tokens) {
-  return ((tokens + kRouterTokens - 1) / kRouterTokens + 132) * kRouterExperts;
+  return ((tokens + kRouterTokens - 1) / kRouterTokens + kMostExtraBlocks) * kRouterExperts;
 }
 constexpr int64_t SplitRouterBytes(int64_t hidden) { return (hidden + 63) / 64 * 64 * kRouterExperts * 4; }
 // weights [experts, hidden] times norm_weight [hidden] -> split_weights.
@@ -73,7 +79,7 @@ cudaError_t LaunchSplitRouter(const float* weights, const float* norm_weight, in
 cudaError_t LaunchRouterLogits(const RouterParams& params, cudaStream_t stream);
 
 // One token: the product alone. Whoever needs the choice makes it from the logits (choose.cuh): that costs less than a
-// kernel or a barrier in between.
+// kernel or a barrier in between. Blocks of their own leave x as the experts' gate/up kernel takes it, once for all.
 struct RouterOneParams {
   int experts = 0;
   int hidden = 0;  // multiple of 4
@@ -83,7 +89,16 @@ struct RouterOneParams {
   const float* norm_weight = nullptr;  // [hidden]
   float norm_eps = 0;
   const float* weights = nullptr;      // [experts, hidden]
-  float* logits = nullptr;             // out [experts], scaled by the norm
+  const float* bias = nullptr;         // [experts] for the choice only; null: none
+  // out [3][experts]: logits, scaled by the norm; their sigmoids; sigmoid + bias as unsigned numbers in the same order,
+  // 0 where that is no number.
+  float* logits = nullptr;
+  TileFormat format = TileFormat::kBf16;  // of the experts, as in their TileShape
+  int units = 0, group_cols = 0;
+  int places = 0;                      // StreamTokenPlaces(of their gate/up product)
+  uint8_t* operands = nullptr;         // out: x in that kernel's shared memory
+  float* square_sum = nullptr;         // out: of x before norm_weight
+  float* sum_out = nullptr;            // out [hidden] residual + partial, other memory; null: not wanted
 };
 cudaError_t LaunchRouterOne(const RouterOneParams& params, cudaStream_t stream);
 
@@ -92,7 +107,7 @@ struct ChoiceParams {
   int top_k = 0;    // at most 32
   int groups = 1;   // as in RouterParams
   int top_groups = 1;
-  const float* logits = nullptr;  // [experts] of RouterOneParams
+  const float* logits = nullptr;  // [experts]; in the kernels of one token [3][experts] of RouterOneParams
   const float* bias = nullptr;
   bool renormalise = true;
   float renormalise_epsilon = 0;

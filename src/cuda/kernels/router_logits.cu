@@ -1,10 +1,10 @@
-// Router scores of many tokens, in float32's precision on the tensor cores: every factor is the sum of two tf32
-// numbers, and three of the four products are taken (the fourth is below float32's last bit).
+// Router scores of many tokens, in float32's precision on the tensor cores (tf32_pairs.cuh).
 //
 // A block has 64 tokens x 128 experts and one of kRouterSplits runs of columns, a warp 32 x 64. Rows of 32 columns in
 // shared memory are 36 floats apart: 8 rows x 4 columns hit distinct banks. Three stages of 28 KB.
 #include "cuda/kernels/common.cuh"
 #include "cuda/kernels/router.cuh"
+#include "cuda/kernels/tf32_pairs.cuh"
 
 namespace minimo::cuda {
 namespace {
@@ -14,22 +14,6 @@ constexpr int kThreads = 128;
 constexpr int kStageFloats = (kTokens + kExperts) * kPitch;
 constexpr int kStages = 3;
 constexpr int kShared = kStages * kStageFloats * 4;
-
-struct Split {
-  uint32_t high, low;
-};
-__device__ __forceinline__ Split split(float x) {
-  Split s;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(s.high) : "f"(x));
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(s.low) : "f"(x - __uint_as_float(s.high)));
-  return s;
-}
-__device__ __forceinline__ void mma_tf32(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 
 __global__ void __launch_bounds__(kThreads) router_logits(const RouterParams p) {
   extern __shared__ __align__(16) float smem[];
@@ -73,13 +57,14 @@ __global__ void __launch_bounds__(kThreads) router_logits(const RouterParams p) 
         const float norm = column < p.hidden ? __ldg(p.norm_weight + column) : 0.0f;
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
-          const Split v = split(x[(16 * m + g + i % 2 * 8) * kPitch + k + t + i / 2 * 4] * norm);
+          const Tf32Pair v = split_tf32(x[(16 * m + g + i % 2 * 8) * kPitch + k + t + i / 2 * 4] * norm);
           a[m][0][i] = v.high, a[m][1][i] = v.low;
         }
       }
 #pragma unroll
       for (int n = 0; n < 8; ++n) {
-        const Split b0 = split(w[(8 * n + g) * kPitch + k + t]), b1 = split(w[(8 * n + g) * kPitch + k + t + 4]);
+        const float* row = w + (8 * n + g) * kPitch + k + t;
+        const Tf32Pair b0 = split_tf32(row[0]), b1 = split_tf32(row[4]);
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
           mma_tf32(sums[m][n], a[m][1], b0.high, b1.high);

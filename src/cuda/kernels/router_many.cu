@@ -7,6 +7,8 @@
 // [first, rest][256 experts][128 bytes, swizzled], 16 columns in the order 0 1 4 5 8 9 12 13 2 3 6 7 10 11 14 15, so
 // that a lane's four columns of x stand side by side. The blocks leave their sums in shared memory, each then adds and
 // chooses for its share of the tokens.
+#include <climits>
+
 #include "cuda/kernels/choice_lists.cuh"
 #include "cuda/kernels/choose.cuh"
 #include "cuda/kernels/cluster.cuh"
@@ -120,7 +122,7 @@ __global__ void __launch_bounds__(kThreads, 1) router_many(const __grid_constant
   extern __shared__ uint8_t smem[];
   __shared__ Barriers barriers;
   __shared__ int counts[kRouterExperts];
-  uint8_t* stages = smem + (1024 - smem_address(smem) % 1024) % 1024;
+  uint8_t* stages = swizzle_base(smem);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int rank = cluster_rank(), first_token = blockIdx.x / cluster * kRouterTokens;
   const int chunks = (p.hidden + kColumns - 1) / kColumns;
@@ -131,7 +133,7 @@ __global__ void __launch_bounds__(kThreads, 1) router_many(const __grid_constant
       barrier_init(&barriers.full[i], 1);
       barrier_init(&barriers.empty[i], kWarps);
     }
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    fence_async_reads();
     for (int c = begin; c < min(begin + kStages, end); ++c) {  // no earlier kernel writes weights
       uint64_t* full = &barriers.full[c - begin];
       barrier_expect(full, kChunk);
@@ -159,10 +161,10 @@ __global__ void __launch_bounds__(kThreads, 1) router_many(const __grid_constant
     }
   }
   cluster_sync();
-  const int each = kRouterTokens / cluster;
+  const int each = (kRouterTokens + cluster - 1) / cluster;
   for (int i = warp; i < each; i += kWarps) {
     const int row = rank * each + i, token = first_token + row;
-    if (token >= p.tokens) break;
+    if (row >= kRouterTokens || token >= p.tokens) break;
     float logit[kMostExpertsLane] = {};
     for (int c = 0; c < cluster; ++c) {
 #pragma unroll
@@ -209,14 +211,51 @@ __global__ void split_router(const float* weights, const float* norm, int expert
   }
 }
 
+// How many clusters of each size the device has room for at once; by groups of SMs, so fewer than its SMs divided.
+constexpr int kMostCluster = 8;
+struct Room {
+  cudaError_t error;
+  int clusters[kMostCluster + 1];
+};
+Room FindRoom() {
+  Room room = {};
+  room.error = cudaFuncSetAttribute(router_many, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
+  for (int size = 1; size <= kMostCluster && room.error == cudaSuccess; ++size) {
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(size);
+    config.blockDim = dim3(kThreads);
+    config.dynamicSmemBytes = kShared;
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = size;
+    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    room.error = cudaOccupancyMaxActiveClusters(&room.clusters[size], router_many, &config);
+  }
+  return room;
+}
+
+// The size with which `tiles` are done soonest: turns of the device, each as long as a block's chunks and its ends,
+// which are worth two (4 us a chunk, H200).
+int BestCluster(const Room& room, int tiles, int chunks) {
+  int best = 1, least = INT_MAX;
+  for (int size = 1; size <= kMostCluster; ++size) {
+    if (room.clusters[size] == 0 || tiles * (size - 1) > kMostExtraBlocks) continue;
+    const int turns = (tiles + room.clusters[size] - 1) / room.clusters[size];
+    const int cost = turns * ((chunks + size - 1) / size + 2);
+    if (cost < least) least = cost, best = size;
+  }
+  return best;
+}
+
 }  // namespace
 
 cudaError_t LaunchRouterMany(const RouterParams& p, cudaStream_t stream) {
-  static const cudaError_t configured =
-      cudaFuncSetAttribute(router_many, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
-  if (configured != cudaSuccess) return configured;
+  static const Room room = FindRoom();
+  if (room.error != cudaSuccess) return room.error;
   const int tiles = (p.tokens + kRouterTokens - 1) / kRouterTokens;
-  const int cluster = tiles <= 12 ? 8 : tiles <= 32 ? 4 : tiles <= 66 ? 2 : 1;
+  const int cluster = BestCluster(room, tiles, (p.hidden + kColumns - 1) / kColumns);
   const dim3 grid(tiles * cluster);
   if (cudaError_t e = LaunchCluster(router_many, grid, dim3(kThreads), cluster, kShared, stream, p, cluster)) return e;
   return Launch(router_order, dim3(tiles), dim3(kRouterExperts), 0, stream, p, tiles * cluster, cluster);

@@ -1,7 +1,10 @@
 // The router's product for one token: a block for two experts, whose rows are read before the wait. Every block adds up
-// the whole row's squares itself, so that logits leave already scaled by the norm.
+// the whole row's squares itself, so that logits leave already scaled by the norm. The blocks behind those stage x for
+// the experts, a unit a warp.
+#include "cuda/kernels/choose.cuh"
 #include "cuda/kernels/common.cuh"
 #include "cuda/kernels/router.cuh"
+#include "cuda/kernels/stream_token_unit.cuh"
 
 namespace minimo::cuda {
 namespace {
@@ -14,15 +17,50 @@ __device__ __forceinline__ float dot(float4 a, float4 b) { return a.x * b.x + a.
 
 __device__ __forceinline__ float4 plus(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
 
+__host__ __device__ __forceinline__ int expert_blocks(int experts) { return (experts + kExperts - 1) / kExperts; }
+
+// `unit` of x, by a warp.
+template <TileFormat kF>
+__device__ __forceinline__ void stage_operands(const RouterOneParams& p, int unit) {
+  const int lane = threadIdx.x % 32, c = unit * (kUnitCols / 4) + lane, columns = p.hidden / 4;
+  const bool here = c < columns;
+  const float4 zero = {0, 0, 0, 0};
+  const float4 norm = here ? __ldg(reinterpret_cast<const float4*>(p.norm_weight) + c) : zero;
+  allow_next_kernel();
+  wait_previous_kernel();
+  const float4* partial = reinterpret_cast<const float4*>(p.partial) + c;
+  float4 x = here ? load_l2(reinterpret_cast<const float4*>(p.residual) + c) : zero;
+  const float4 first = here && p.partials > 0 ? load_l2(partial) : zero;
+  const float4 second = here && p.partials > 1 ? load_l2(partial + columns) : zero;
+  x = plus(plus(x, first), second);
+  for (int k = 2; here && k < p.partials; ++k) x = plus(x, load_l2(partial + k * columns));
+  if (here && p.sum_out != nullptr) reinterpret_cast<float4*>(p.sum_out)[c] = x;
+  const float4 values[1] = {{x.x * norm.x, x.y * norm.y, x.z * norm.z, x.w * norm.w}};
+  stage_units<kF>(p.operands, {unit}, p.places, values, p.group_cols);
+  // A place without a unit: what stands there counts nothing.
+  if (kF == TileFormat::kFp8 && unit >= p.units && lane == 0) {
+    reinterpret_cast<float*>(p.operands + p.places * 512)[unit] = 0;
+  }
+}
+
+template <TileFormat kF>
 __global__ void __launch_bounds__(kThreads) router_one(const RouterOneParams p) {
   __shared__ float part[kThreads / 32][kExperts + 1];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (static_cast<int>(blockIdx.x) >= expert_blocks(p.experts)) {
+    const int unit = (blockIdx.x - expert_blocks(p.experts)) * (kThreads / 32) + warp;
+    if (unit < p.places) stage_operands<kF>(p, unit);
+    return;
+  }
   const int first_expert = blockIdx.x * kExperts, columns = p.hidden / 4;
   const int last_expert = min(first_expert + 1, p.experts - 1);
   const float4* weights[kExperts] = {reinterpret_cast<const float4*>(p.weights) + int64_t{first_expert} * columns,
                                      reinterpret_cast<const float4*>(p.weights) + int64_t{last_expert} * columns};
   const float4* norm = reinterpret_cast<const float4*>(p.norm_weight);
   const float4 zero = {0, 0, 0, 0};
+  const int expert = first_expert + threadIdx.x;
+  const bool mine = threadIdx.x < kExperts && expert < p.experts;
+  const float bias = mine && p.bias != nullptr ? __ldg(p.bias + expert) : 0.0f;
   float4 held[kExperts][kHeld], held_norm[kHeld];
 #pragma unroll
   for (int i = 0; i < kHeld; ++i) {
@@ -69,17 +107,27 @@ __global__ void __launch_bounds__(kThreads) router_one(const RouterOneParams p) 
     if (lane == 0) part[warp][e] = sums[e];
   }
   __syncthreads();
-  if (threadIdx.x >= kExperts || first_expert + static_cast<int>(threadIdx.x) >= p.experts) return;
+  if (!mine) return;
   float sum = 0, squares = 0;
 #pragma unroll
   for (int w = 0; w < kThreads / 32; ++w) sum += part[w][threadIdx.x], squares += part[w][kExperts];
-  p.logits[first_expert + threadIdx.x] = sum * rsqrtf(squares / static_cast<float>(p.hidden) + p.norm_eps);
+  const float logit = sum * rsqrtf(squares / static_cast<float>(p.hidden) + p.norm_eps);
+  const float score = 1.0f / (1.0f + expf(-logit)), biased = score + bias;
+  p.logits[expert] = logit;
+  p.logits[p.experts + expert] = score;
+  if (expert == 0) *p.square_sum = squares;
+  p.logits[2 * p.experts + expert] = __uint_as_float(biased > -INFINITY ? ordered(biased) : 0u);
 }
 
 }  // namespace
 
 cudaError_t LaunchRouterOne(const RouterOneParams& p, cudaStream_t stream) {
-  return Launch(router_one, dim3((p.experts + kExperts - 1) / kExperts), dim3(kThreads), 0, stream, p);
+  const auto kernel = p.format == TileFormat::kInt4  ? router_one<TileFormat::kInt4>
+                      : p.format == TileFormat::kFp8 ? router_one<TileFormat::kFp8>
+                                                     : router_one<TileFormat::kBf16>;
+  constexpr int kUnits = kThreads / 32;  // a block
+  const int blocks = expert_blocks(p.experts) + (p.places + kUnits - 1) / kUnits;
+  return Launch(kernel, dim3(blocks), dim3(kThreads), 0, stream, p);
 }
 
 }  // namespace minimo::cuda

@@ -12,8 +12,7 @@ namespace minimo::cuda {
 // Two values' first and second parts.
 __device__ __forceinline__ void split_pair(float a, float b, uint32_t& first, uint32_t& second) {
   first = to_e4m3x2(a, b);
-  uint32_t back;
-  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(back) : "h"(static_cast<uint16_t>(first)));
+  const uint32_t back = from_e4m3x2(first);
   const __half2 left = __hsub2(__floats2half2_rn(a, b), *reinterpret_cast<const __half2*>(&back));
   uint16_t d;
   asm("cvt.rn.satfinite.e4m3x2.f16x2 %0, %1;" : "=h"(d) : "r"(*reinterpret_cast<const uint32_t*>(&left)));

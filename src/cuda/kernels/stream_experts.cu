@@ -7,10 +7,11 @@
 // - An expert with more tokens than x has room for is streamed again for the rest: once more in the list, so that
 //   blocks stay even.
 // Shared memory: rings 16 warps * 2 or 3 stages * 2 KB, sums 8 KB for each 8 tokens and tile of an item, the rest x:
-// twice 8 tokens of up to 4096 columns, or once up to 16. experts_walk.cuh has the order of work,
-// experts_multiply.cuh the arithmetic.
+// twice 8 tokens of up to 4096 columns, or once up to 16. experts_lists.cuh has what there is to do, experts_walk.cuh
+// its order, experts_multiply.cuh the arithmetic.
 #include <algorithm>
 
+#include "cuda/kernels/experts_lists.cuh"
 #include "cuda/kernels/experts_multiply.cuh"
 #include "cuda/kernels/experts_walk.cuh"
 #include "cuda/kernels/stream_experts.cuh"
@@ -151,47 +152,50 @@ __global__ void __launch_bounds__(kThreads, 1)
     stream_experts(const __grid_constant__ ExpertsParams p, const Layout layout) {
   using C = Config<kF>;
   extern __shared__ __align__(128) uint8_t smem[];
-  __shared__ int active[kMostExperts], offsets[kMostExperts + 1];
-  __shared__ uint32_t slots[kMostSlots];
-  __shared__ uint16_t rounds[kMostRounds];
+  __shared__ Lists lists;
   __shared__ uint64_t full[2], empty[2];
   const int warp = threadIdx.x / 32;
 
-  // The lists: gate/up after the router; down starts early, when gate/up has passed its wait and the router is through.
+  const bool makes = p.chosen != nullptr;
+  const TokenMasks masks(p, smem + layout.red);
+  if (makes) masks.clear();
+  if (threadIdx.x < 2) barrier_init(full + threadIdx.x, kWarps), barrier_init(empty + threadIdx.x, kWarps);
+  // Gate/up comes after the router; down starts early, when gate/up has passed its wait and the router is through.
   if (p.gate_up) {
     wait_previous_kernel();
     allow_next_kernel();
   }
-  const int num_active = load_l2(p.num_active);
-  if (threadIdx.x < p.experts) active[threadIdx.x] = load_l2(p.active + threadIdx.x);  // beyond num_active: not used
-  if (threadIdx.x <= p.experts) offsets[threadIdx.x] = load_l2(p.offsets + threadIdx.x);
-  if (threadIdx.x < 2) barrier_init(full + threadIdx.x, kWarps), barrier_init(empty + threadIdx.x, kWarps);
-  const int all_rounds = list_rounds(num_active, offsets, layout.most_tokens, rounds);
+  HeldChoices choices;
+  if (makes) {
+    choices.load(p);
+    make_lists(p, choices, masks, layout.most_tokens, lists);
+  } else {
+    read_lists(p, layout.most_tokens, lists);
+  }
   const int items = (p.shape.tiles + C::kTiles - 1) / C::kTiles;
-  const int64_t all = int64_t{all_rounds} * items;
-  Block<kF, kSplit> b = {p, {}, active};
+  const int64_t all = int64_t{lists.num_rounds} * items;
+  Block<kF, kSplit> b = {p, {}, lists.active};
   b.plan = {static_cast<int>(all * blockIdx.x / gridDim.x), static_cast<int>(all * (blockIdx.x + 1) / gridDim.x), items,
-            layout.most_tokens, offsets, rounds};
+            layout.most_tokens, lists.offsets, lists.rounds};
   b.group = warp / kSplit, b.part = warp % kSplit;
   b.scale_bytes = UnitScaleBytes(kF, p.shape.group_cols);
   b.ring = smem + warp * kStages * C::kStageBytes;
   b.red = reinterpret_cast<float4*>(smem + layout.red) + b.group * kSplit * C::kTiles * kN * 32;
   b.row = {p.shape.units, C::kInt4};
   b.x = smem + layout.x, b.raw = smem + layout.raw, b.buffers = layout.buffers;
-  b.slots = slots, b.full = full, b.empty = empty;
+  b.slots = lists.slots, b.full = full, b.empty = empty;
   Segment s = b.plan.at(b.plan.begin_item);
   b.first_slot = b.plan.done(s) ? 0 : b.plan.first_slot(s);
-  const int slot = b.first_slot + threadIdx.x;
-  uint32_t known = 0;
-  if (threadIdx.x < kMostSlots && slot < offsets[num_active]) {
-    known = p.gate_up ? load_l2(p.slot_token + slot) : __float_as_uint(load_l2(p.slot_weight + slot));
-  }
   // x stands in the memory's queue before most of the weights, or it would wait for them.
   Cursor<kF, kSplit> ahead;
   ahead.policy = weights_policy();
   ahead.begin(b);
   ahead.request(b, 0);
-  if (threadIdx.x < kMostSlots) slots[threadIdx.x] = known;
+  if (makes) {
+    place_choices(p, choices, masks, b.first_slot, lists);
+  } else {
+    read_slots(p, b.first_slot, lists);
+  }
   __syncthreads();
   if (p.gate_up) request_x(b, s, 0);
   copy_commit();
@@ -270,6 +274,10 @@ bool CanStreamExperts(const ExpertsParams& p) {
   if (p.experts > kMostExperts || p.experts + p.tokens * p.top_k / 8 > kMostRounds) return false;
   if (p.shape.format == TileFormat::kInt4) return p.shape.group_cols >= 64 && FitsSharedMemory<TileFormat::kInt4>(p);
   return p.shape.format == TileFormat::kFp8 && FitsSharedMemory<TileFormat::kFp8>(p);
+}
+
+bool CanListChoices(const ExpertsParams& p) {
+  return p.tokens <= kMostListTokens && p.tokens * p.top_k <= kHeldChoices * kThreads;
 }
 
 cudaError_t LaunchStreamExperts(const ExpertsParams& p, cudaStream_t stream) {

@@ -38,6 +38,12 @@ struct ExpertsParams {
   const int* offsets = nullptr;
   const int* slot_token = nullptr;     // gate/up: [slots] row of the input
   const float* slot_weight = nullptr;  // down: [slots]
+  // In place of these lists the choices they are made of (CanListChoices), as the router leaves them; gate/up then
+  // gives its slot_of and expert_load.
+  const int* chosen = nullptr;          // [tokens, top_k]
+  const float* chosen_weight = nullptr;
+  int* slot_of = nullptr;
+  long long* expert_load = nullptr;
 
   // Gate/up: [tokens] rows as in ExpertRow, made by the router. Down: [slots, input_stride], cols of them used.
   const uint8_t* rows = nullptr;
@@ -51,6 +57,7 @@ struct ExpertsParams {
 };
 
 bool CanStreamExperts(const ExpertsParams& params);
+bool CanListChoices(const ExpertsParams& params);
 cudaError_t LaunchStreamExperts(const ExpertsParams& params, cudaStream_t stream);
 
 }  // namespace minimo::cuda

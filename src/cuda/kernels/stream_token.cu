@@ -4,7 +4,8 @@
 // - A warp's pieces come through a ring of its own in shared memory (100 KB a block): requested before
 //   wait_previous_kernel where the matrix is known, so memory works while the previous kernel drains.
 // - x is float32. Every block builds it from its parts (residual, the partial sums of the split product before) and
-//   writes it to shared memory as operands of mma, in the eight columns of which one token would leave seven idle:
+//   writes it to shared memory as operands of mma, in the eight columns of which one token would leave seven idle
+//   (for gate/up of experts blocks of router_one do that, once for all):
 //   4 bits: two 8-bit digits of a 16-bit fixed-point number a group of 128 columns; groups of weights have columns of
 //     their own, so one integer accumulator serves the whole unit and scales are applied to it in float32.
 //     A nibble is an integer operand after one LOP3: the low one of a byte as it is (its offset of 8 goes into the
@@ -16,7 +17,8 @@
 //   bf16: three bf16 terms.
 //   So products are as exact as float32 ones, near enough (1e-5 a unit for 4 bits, 1e-4 for FP8, whose products are
 //   added with 14 bits, 1e-7 for bf16).
-// - Instructions a warp and KB of weights: about 85.
+// - Instructions a warp and KB of weights: about 80. Four warps share a scheduler, so what each of them runs before the
+//   first product (x, first requests) costs four times its length.
 #include "cuda/kernels/choose.cuh"
 #include "cuda/kernels/common.cuh"
 #include "cuda/kernels/stream_token.cuh"
@@ -29,20 +31,11 @@ using namespace token;
 
 constexpr int kMostSmem = (227 << 10) - 4096;
 
-__device__ __forceinline__ void choose(const ChoiceParams& p, float bias, Choice& choice) {
-  const float logit = threadIdx.x < p.experts ? load_l2(p.logits + threadIdx.x) : 0.0f;  // a thread an expert
-  choose_one<kChoiceWarps * 32>(p, logit, bias, choice);
-}
-
 __device__ __forceinline__ float norm_of(const OneParams& p, const float* squares) {  // [warps]
   float sum = 0;
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) sum += squares[w];
-  return rsqrtf(sum / static_cast<float>(p.cols) + p.norm_eps);
-}
-
-__device__ __forceinline__ float expert_bias(const ChoiceParams& p) {
-  return p.bias != nullptr && threadIdx.x < p.experts ? __ldg(p.bias + threadIdx.x) : 0.0f;
+  return rsqrtf(__fdividef(sum, static_cast<float>(p.cols)) + p.norm_eps);
 }
 
 // Clears the sums of this warp, `red`: [items of a chunk][warps][16].
@@ -62,15 +55,32 @@ __device__ __forceinline__ float row_sum(float x) {  // over the four lanes of a
   return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
-template <int kStages, typename Request>
-__device__ __forceinline__ void fill(const Request& request) {
+// Requests as many pieces as there are stages.
+template <TileFormat kF, OneMode kMode, typename Request>
+__device__ __forceinline__ void fill(const Walk<kF, kMode>& walk, const Ring<kF>& ring, Cursor& ahead,
+                                     const Request& request) {
+  constexpr int kStages = Ring<kF>::kStages, kTeam = Team<kF>::kSize;
+  walk.settle(ahead);
+  // Not kDown: what it requests at once holds up the gate/up block on its SM, which is about to end.
+  if constexpr (kMode != OneMode::kDown) {
+    if (walk.in_a_row(ahead, kStages)) {
+#pragma unroll
+      for (int i = 0; i < kStages; ++i) {
+        request_piece<kF>(ring.weights(i), ring.scales(i), ahead.weights + i * kTeam * PieceBytes(kF),
+                          ahead.scales + i * kTeam * walk.scale_bytes);
+        copy_commit();
+      }
+      return walk.step(ahead, kStages);
+    }
+  }
 #pragma unroll 1
   for (int i = 0; i < kStages; ++i) request(i);
 }
 
 // The sums over the warps of items [first, first + count), and what becomes of them.
 __device__ __forceinline__ void finish_items(const OneParams& p, const Shape& shape, const float* red, int first,
-                                             int count, float norm) {
+                                             int count, const float* squares) {
+  const float norm = p.norm_weight != nullptr ? norm_of(p, squares) : 1.0f;
   for (int o = threadIdx.x; o < PadTo(count * 16, 32); o += kThreads) {
     const int item = first + o / 16, i = o % 16, turn = shape.tiles.quotient(item), tile = item - turn * p.shape.tiles;
     const bool live = o / 16 < count;
@@ -83,7 +93,9 @@ __device__ __forceinline__ void finish_items(const OneParams& p, const Shape& sh
     if (p.epilogue == OneEpilogue::kSwiGlu) {
       const float up = __shfl_down_sync(0xffffffffu, y, 8);
       const int row = tile * 8 + i;
-      if (live && i < 8 && row < p.out_rows) p.out[int64_t{turn} * p.out_stride + row] = y / (1.0f + __expf(-y)) * up;
+      if (live && i < 8 && row < p.out_rows) {
+        p.out[int64_t{turn} * p.out_stride + row] = __fdividef(y, 1.0f + __expf(-y)) * up;
+      }
       continue;
     }
     const int row = tile * kTileRows + i;
@@ -107,19 +119,18 @@ __global__ void __launch_bounds__(kThreads, 2) stream_token(const __grid_constan
   uint8_t* smem = kF == TileFormat::kFp8 ? unaligned + (0u - smem_address(unaligned)) % kSwizzled : unaligned;
   __shared__ __align__(16) uint8_t zeros[64];
   __shared__ float squares[kWarps];
-  __shared__ Choice choice;
+  __shared__ OneChoice choice;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int begin_item = first_item(shape, blockIdx.x);
-  Walk<kF, kMode> walk = {p, shape, first_item(shape, blockIdx.x + 1), UnitScaleBytes(kF, p.shape.group_cols), 0};
+  Walk<kF, kMode> walk = {p, shape, first_item(shape, blockIdx.x + 1), UnitScaleBytes(kF, p.shape.group_cols),
+                           static_cast<int>(kept(Team<kF>::part())), 0};
   const int item_pieces = shape.item_pieces.value;
-  const Ring<kF> ring = {smem};
+  const Ring<kF> ring(smem);
   uint8_t* x = smem + Ring<kF>::kBytes;
   float* red = reinterpret_cast<float*>(x + shape.x_places * UnitXBytes(kF));  // [items of a chunk][warps][16]
 
   if (threadIdx.x < 16) reinterpret_cast<uint32_t*>(zeros)[threadIdx.x] = 0;
   const int first_split = kMode == OneMode::kGateUp ? 0 : shape.tiles.quotient(begin_item);
-  XRows<kF, kMode> rows = {p, shape, first_split * shape.x_units, 1.0f};
-  const float bias = kMode != OneMode::kDense ? expert_bias(p.choice) : 0.0f;
   const LaneX mine_x = lane_x<kF>(x, shape.x_places, zeros, p.shape.group_cols);
 
   Cursor ahead = {};
@@ -127,75 +138,83 @@ __global__ void __launch_bounds__(kThreads, 2) stream_token(const __grid_constan
   const auto request = [&](int stage) {
     walk.settle(ahead);
     if (!walk.done(ahead)) {
-      if (walk.mine(ahead)) request_piece<kF>(ring.weights(stage), ring.scales(stage), ahead);
+      if (walk.mine(ahead)) request_piece<kF>(ring.weights(stage), ring.scales(stage), ahead.weights, ahead.scales);
       walk.step(ahead);
     }
     copy_commit();
   };
-  float mine = 0;
-  rows.load_norm(rows.first_unit());
+  clear_sums(red, min(kChunkItems, walk.end_item - begin_item));
   if constexpr (kMode == OneMode::kGateUp) {
-    // Half of the warps choose, the others stage x. The experts' weights are requested only then: what goes through
-    // shared memory stands behind their requests until data come.
+    const int wanted = begin_item < walk.end_item ? shape.tiles.quotient(walk.end_item - 1) + 1 : 0;
+    walk.settle(ahead);  // of expert 0
     wait_previous_kernel();
-    if (warp < kChoiceWarps) {
-      choose(p.choice, bias, choice);
-    } else {
-      rows.load(rows.first_unit());
-      mine = rows.stage_all(x);
+    for (int i = threadIdx.x * 16; i < shape.x_places * UnitXBytes(kF); i += kThreads * 16) {
+      copy_async16(x + i, p.operands + i);
     }
+    copy_commit();
+    if (warp == 0) choose_by_keys<false>(p.choice, wanted, choice);
+    if (warp == 1 && lane < kWarps) squares[lane] = lane == 0 ? load_l2(p.square_sum) : 0.0f;
+    copy_wait<0>();
+    if constexpr (kF == TileFormat::kFp8) fence_async_reads();
     __syncthreads();
     walk.my_expert = choice.expert[lane];
-    if (blockIdx.x == 0 && threadIdx.x < p.choice.top_k && p.choice.expert_load != nullptr) {
+    if (!walk.done(ahead)) walk.place(ahead);
+    const bool last = blockIdx.x == kBlocks - 1;  // it needs them all
+    if (last && threadIdx.x < p.choice.top_k && p.choice.expert_load != nullptr) {
       p.choice.expert_load[walk.my_expert] += 1;
     }
-    fill<kStages>(request);
+    fill(walk, ring, ahead, request);
   } else {
+    XRows<kF, kMode> rows = {p, shape, first_split * shape.x_units, 1.0f};
+    rows.load_norm(rows.first_unit());
     if constexpr (kMode == OneMode::kDown) {
       // The gate/up kernel let us start only after the router had finished.
-      if (warp < kChoiceWarps) choose(p.choice, bias, choice);
+      if (warp == 0) choose_by_keys<true>(p.choice, p.choice.top_k, choice);
       __syncthreads();
       walk.my_expert = choice.expert[lane];
-      rows.my_weight = weight_of(p.choice, choice);
+      rows.my_weight = choice.weight[lane];
     }
-    fill<kStages>(request);
+    fill(walk, ring, ahead, request);
     wait_previous_kernel();
     rows.load(rows.first_unit());
-    mine = rows.stage_all(x);
+    if constexpr (kMode == OneMode::kDense) allow_next_kernel();
+    float mine = rows.stage_all(x);
+    if (p.norm_weight != nullptr) {
+      mine = warp_sum(mine);
+      if (lane == 0) squares[warp] = mine;
+    }
+    __syncthreads();
   }
-  if (p.norm_weight != nullptr) {
-    mine = warp_sum(mine);
-    if (lane == 0) squares[warp] = mine;
-  }
-  __syncthreads();
   // Only now: the next kernel's first requests for weights would hold up x, which all here wait for.
-  allow_next_kernel();
-  const float norm = p.norm_weight != nullptr ? norm_of(p, squares) : 1.0f;
+  if constexpr (kMode != OneMode::kDense) allow_next_kernel();
 
   int stage = 0;
 #pragma unroll 1
   for (int chunk = begin_item; chunk < walk.end_item; chunk += kChunkItems) {
     const int count = min(kChunkItems, walk.end_item - chunk), pieces = count * item_pieces;
-    clear_sums(red, count);
+    if (chunk != begin_item) clear_sums(red, count);
     const int begin = Team<kF>::first_piece(pieces), end = Team<kF>::end_piece(pieces);
     int item = shape.item_pieces.quotient(begin), column = begin - item * item_pieces;
     float sums[2] = {0, 0};
 #pragma unroll 1
     for (int piece = begin; piece < end; ++piece) {
-      copy_wait<kStages - 1>();
       if constexpr (kF == TileFormat::kFp8) {
+        copy_wait<kStages - 1>();
         fence_async_reads();
         Team<kF>::sync();
         float d[8];
-        start_products(ring.weights(stage) - Team<kF>::part() * PieceBytes(kF), mine_x, column, d);
+        start_products(ring.team(stage), mine_x, column, d);
+        const float2 scale = scales_of(ring.scales(stage), mine_x, column);
         walk.settle(ahead);
         wgmma_wait<0>(d);
-        add_products(ring.scales(stage), mine_x, column, d, sums);
         Team<kF>::sync();
+        request(stage);
+        add_products(scale, walk.part, d, sums);
       } else {
+        copy_wait<kStages - 1>();
         multiply_piece<kF>(ring.weights(stage), ring.scales(stage), mine_x, column, sums);
+        request(stage);
       }
-      request(stage);
       stage = stage + 1 == kStages ? 0 : stage + 1;
       ++column;
       if (column != item_pieces && piece + 1 != end) continue;
@@ -208,7 +227,7 @@ __global__ void __launch_bounds__(kThreads, 2) stream_token(const __grid_constan
       column = 0, ++item;
     }
     __syncthreads();
-    finish_items(p, shape, red, chunk, count, norm);
+    finish_items(p, shape, red, chunk, count, squares);
     if (chunk + kChunkItems < walk.end_item) __syncthreads();
   }
 }
@@ -264,6 +283,8 @@ cudaError_t LaunchFormat(const OneParams& p, cudaStream_t stream) {
 }
 
 }  // namespace
+
+int StreamTokenPlaces(const OneParams& p) { return ShapeOf(p).x_places; }
 
 int StreamTokenSplits(OneMode mode, const TileShape& shape, int top_k) {
   if (mode == OneMode::kGateUp) return 1;

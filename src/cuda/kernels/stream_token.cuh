@@ -47,6 +47,9 @@ struct OneParams {
   float norm_eps = 0;
   // [cols] input + partials, for the kernels after; not the input's own memory. null: not wanted.
   float* sum_out = nullptr;
+  // kGateUp: x as LaunchRouterOne leaves it, instead of all of these but norm_eps and whether there is a norm.
+  const uint8_t* operands = nullptr;
+  const float* square_sum = nullptr;
 
   ChoiceParams choice;  // kGateUp, kDown
 
@@ -57,6 +60,9 @@ struct OneParams {
 };
 
 bool CanStreamToken(const OneParams& params);
+// Places of 128 columns that x takes in shared memory, at most kMostOperandBytes each.
+int StreamTokenPlaces(const OneParams& params);
+inline constexpr int kMostOperandBytes = 768;
 // Into how many runs to cut a product, so that its items fill the device's multiprocessors evenly.
 int StreamTokenSplits(OneMode mode, const TileShape& shape, int top_k);
 cudaError_t LaunchStreamToken(const OneParams& params, cudaStream_t stream);

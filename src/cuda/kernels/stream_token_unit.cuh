@@ -17,64 +17,97 @@ constexpr int Stages(TileFormat f) { return f == TileFormat::kInt4 ? 5 : 3; }
 constexpr int StageBytes(TileFormat f) {  // with the scales: 4 bits a pair a lane, FP8 two floats
   return PieceBytes(f) + (f == TileFormat::kInt4 ? 128 : f == TileFormat::kFp8 ? 16 : 0);
 }
-// x of a unit. 4 bits: digits [2][128], then {start of row g: two columns, scale, scale / 16} [4 lanes]. FP8: the four
-// units of a piece together, B of wgmma: [unit][term] rows of 128, then behind all of them a scale a unit. bf16:
-// [3 terms][128].
+// x of a unit. 4 bits: digits [2][128 and 16 of padding, so that both are read at once], then {start of row g: two
+// columns, scale, scale / 16} [4 lanes]. FP8: the four units of a piece together, B of wgmma: [unit][term] rows of 128,
+// then behind all of them a scale a unit. bf16: [3 terms][128].
+inline constexpr int kDigitsRow = 144;
 constexpr int UnitXBytes(TileFormat f) {
-  return f == TileFormat::kInt4 ? 320 : f == TileFormat::kFp8 ? 512 + 4 : 768;
+  return f == TileFormat::kInt4 ? 2 * kDigitsRow + 64 : f == TileFormat::kFp8 ? 512 + 4 : 768;
 }
 
-// x of the unit whose place is `place` of `places` to shared memory; lane l brings columns 4l .. 4l + 3.
-template <TileFormat kF>
-__device__ __forceinline__ void stage_unit(uint8_t* x, int place, int places, float4 v, int group_cols) {
+// FP8: x of the unit whose place is `place` of `places`.
+__device__ __forceinline__ void stage_e4m3(uint8_t* x, int place, int places, float4 v, uint32_t most_bits) {
   const int lane = threadIdx.x % 32;
-  [[maybe_unused]] uint8_t* to = x + place * UnitXBytes(kF);
-  if constexpr (kF == TileFormat::kBf16) {
-    float rest[4] = {v.x, v.y, v.z, v.w};
+  float down;
+  const float up = power_scale<7>(most_bits, down);
+  float2 low = {v.x * up, v.y * up}, high = {v.z * up, v.w * up};
+  // Columns 64 s + 32 h + 16 c .. meet the weights at K = 64 c + 32 s + 16 h.
+  const int at = (lane / 4 % 2 * 4 + lane / 16 * 2 + lane / 8 % 2);
+  uint8_t* rows = x + place / 4 * 2048 + place % 4 / 2 * 1024;
 #pragma unroll
-    for (int term = 0; term < 3; ++term) {
-      const uint32_t low = pack_bf16(rest[0], rest[1]), high = pack_bf16(rest[2], rest[3]);
-      reinterpret_cast<uint2*>(to + term * 256)[lane] = {low, high};
-      rest[0] -= __uint_as_float(low << 16), rest[1] -= __uint_as_float(low & 0xffff0000);
-      rest[2] -= __uint_as_float(high << 16), rest[3] -= __uint_as_float(high & 0xffff0000);
-    }
-    return;
+  for (int term = 0; term < 4; ++term) {
+    const int row = place % 2 * 4 + term;
+    const uint32_t bytes = to_e4m3x2(low.x, low.y) | to_e4m3x2(high.x, high.y) << 16;
+    reinterpret_cast<uint32_t*>(rows + row * 128 + (at ^ row) * 16)[lane % 4] = bytes;
+    uint32_t halves[2];
+    halves_of(bytes, halves[0], halves[1]);
+    const float2 back[2] = {__half22float2(*reinterpret_cast<const __half2*>(halves)),
+                            __half22float2(*reinterpret_cast<const __half2*>(halves + 1))};
+    low = {(low.x - back[0].x) * 16.0f, (low.y - back[0].y) * 16.0f};
+    high = {(high.x - back[1].x) * 16.0f, (high.y - back[1].y) * 16.0f};
   }
-  if constexpr (kF == TileFormat::kFp8) {
-    float down;
-    const float up = power_scale<7>(most_bits_of(v), down);
-    float2 low = {v.x * up, v.y * up}, high = {v.z * up, v.w * up};
-    // Columns 64 s + 32 h + 16 c .. meet the weights at K = 64 c + 32 s + 16 h.
-    const int at = (lane / 4 % 2 * 4 + lane / 16 * 2 + lane / 8 % 2);
-    uint8_t* rows = x + place / 4 * 2048 + place % 4 / 2 * 1024;
+  if (lane == 0) reinterpret_cast<float*>(x + places * 512)[place] = down;
+}
+
+__device__ __forceinline__ void stage_bf16(uint8_t* to, float4 v) {
+  float rest[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
-    for (int term = 0; term < 4; ++term) {
-      const int row = place % 2 * 4 + term;
-      const uint32_t bytes = to_e4m3x2(low.x, low.y) | to_e4m3x2(high.x, high.y) << 16;
-      reinterpret_cast<uint32_t*>(rows + row * 128 + (at ^ row) * 16)[lane % 4] = bytes;
-      uint32_t halves[2];
-      halves_of(bytes, halves[0], halves[1]);
-      const float2 back[2] = {__half22float2(*reinterpret_cast<const __half2*>(halves)),
-                              __half22float2(*reinterpret_cast<const __half2*>(halves + 1))};
-      low = {(low.x - back[0].x) * 16.0f, (low.y - back[0].y) * 16.0f};
-      high = {(high.x - back[1].x) * 16.0f, (high.y - back[1].y) * 16.0f};
-    }
-    if (lane == 0) reinterpret_cast<float*>(x + places * 512)[place] = down;
-    return;
+  for (int term = 0; term < 3; ++term) {
+    const uint32_t low = pack_bf16(rest[0], rest[1]), high = pack_bf16(rest[2], rest[3]);
+    reinterpret_cast<uint2*>(to + term * 256)[threadIdx.x % 32] = {low, high};
+    rest[0] -= __uint_as_float(low << 16), rest[1] -= __uint_as_float(low & 0xffff0000);
+    rest[2] -= __uint_as_float(high << 16), rest[3] -= __uint_as_float(high & 0xffff0000);
   }
-  if constexpr (kF == TileFormat::kInt4) {
-    uint32_t high, low;
-    const float scale = digits_of(v, high, low);
-    reinterpret_cast<uint32_t*>(to)[lane] = high;
-    reinterpret_cast<uint32_t*>(to + 128)[lane] = low;
-    int sum_high, sum_low;
-    group_sums(high, low, group_cols, sum_high, sum_low);
+}
+
+// x of the units whose places are places[i] of `all` (negative: none) to shared memory; lane l brings columns
+// 4l .. 4l + 3. Units side by side: what goes over the warp takes its time.
+template <TileFormat kF, int kUnits>
+__device__ __forceinline__ void stage_units(uint8_t* x, const int (&places)[kUnits], int all,
+                                            const float4 (&values)[kUnits], int group_cols) {
+  uint32_t most[kUnits];
+#pragma unroll
+  for (int i = 0; i < kUnits && kF != TileFormat::kBf16; ++i) most[i] = most_bits_of(values[i]);
+  if constexpr (kF != TileFormat::kInt4) {
+#pragma unroll
+    for (int i = 0; i < kUnits; ++i) {
+      if (places[i] < 0) continue;
+      if constexpr (kF == TileFormat::kFp8) {
+        stage_e4m3(x, places[i], all, values[i], most[i]);
+      } else {
+        stage_bf16(x + places[i] * UnitXBytes(kF), values[i]);
+      }
+    }
+  } else {
+    const int lane = threadIdx.x % 32;
+    uint32_t high[kUnits], low[kUnits];
+    int sums[kUnits];
+    float scale[kUnits];
+#pragma unroll
+    for (int i = 0; i < kUnits; ++i) {
+      scale[i] = digits_of(values[i], most[i], high[i], low[i]);
+      sums[i] = both_sums(high[i], low[i]);
+    }
+#pragma unroll 1
+    for (int offset = 1; offset < group_cols / 4; offset <<= 1) {
+#pragma unroll
+      for (int i = 0; i < kUnits; ++i) sums[i] += __shfl_xor_sync(0xffffffffu, sums[i], offset);
+    }
     const bool live = lane * group_cols < kUnitCols;
-    const int from = live ? lane * (group_cols / 4) : 0;
-    sum_high = __shfl_sync(0xffffffffu, sum_high, from), sum_low = __shfl_sync(0xffffffffu, sum_low, from);
-    if (lane >= 4) return;
-    reinterpret_cast<uint4*>(to + 256)[lane] = {kMagic - (live ? 8 * sum_high : 0), kMagic - (live ? 8 * sum_low : 0),
-                                                __float_as_uint(scale), __float_as_uint(scale * 0.0625f)};
+#pragma unroll
+    for (int i = 0; i < kUnits; ++i) sums[i] = __shfl_sync(0xffffffffu, sums[i], live ? lane * (group_cols / 4) : 0);
+#pragma unroll
+    for (int i = 0; i < kUnits; ++i) {
+      uint8_t* to = x + places[i] * UnitXBytes(kF);
+      if (places[i] >= 0) {
+        reinterpret_cast<uint32_t*>(to)[lane] = high[i];
+        reinterpret_cast<uint32_t*>(to + kDigitsRow)[lane] = low[i];
+      }
+      const int sum_low = static_cast<int16_t>(sums[i]), sum_high = (sums[i] - sum_low) >> 16;
+      const uint4 info = {kMagic - (live ? 8 * sum_high : 0), kMagic - (live ? 8 * sum_low : 0),
+                          __float_as_uint(scale[i]), __float_as_uint(scale[i] * 0.0625f)};
+      if (places[i] >= 0 && lane < 4) reinterpret_cast<uint4*>(to + 2 * kDigitsRow)[lane] = info;
+    }
   }
 }
 
@@ -91,9 +124,9 @@ __device__ __forceinline__ LaneX lane_x(const uint8_t* x, int places, const uint
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, n = lane / 4, t = lane % 4;
   LaneX l = {smem_address(zeros), 0, smem_address(x), 0, 0};
   if constexpr (kF == TileFormat::kInt4) {
-    l.info += 256 + t * 16;
+    l.info += 2 * kDigitsRow + t * 16;
     l.flip = NibbleFlip();
-    if (n / 2 == 32 * t / group_cols) l.base = smem_address(x) + n % 2 * 128 + t * 32, l.stride = UnitXBytes(kF);
+    if (n / 2 == 32 * t / group_cols) l.base = smem_address(x) + n % 2 * kDigitsRow + t * 32, l.stride = UnitXBytes(kF);
   } else if constexpr (kF == TileFormat::kFp8) {
     l.base = smem_address(x), l.stride = 4 * 512;
     l.info += places * 512 + warp % 4 * 4;
@@ -101,50 +134,53 @@ __device__ __forceinline__ LaneX lane_x(const uint8_t* x, int places, const uint
   } else if (n < 3) {
     l.base = smem_address(x) + n * 256 + t * 64, l.stride = UnitXBytes(kF);
   }
+  l.base = kept(l.base), l.stride = kept(l.stride), l.info = kept(l.info);
   return l;
 }
 
 // FP8, a team: the products of a piece, `weights` its first unit's, on their way. The four units are 16 rows each of
 // wgmma's 64; each meets its own x in four columns of 16.
-__device__ __forceinline__ void start_products(const uint8_t* weights, const LaneX& l, int column, float (&d)[8]) {
-  const uint64_t a = weights_operand(smem_address(weights)), b = swizzled_operand(l.base + column * l.stride);
+__device__ __forceinline__ void start_products(uint32_t weights, const LaneX& l, int column, float (&d)[8]) {
+  const uint64_t a = weights_operand(weights), b = swizzled_operand(l.base + column * l.stride);
   wgmma_fence();
 #pragma unroll
   for (int k = 0; k < 4; ++k) wgmma_e4m3<16>(d, a + k / 2 * (512 >> 4) + k % 2 * 2, b + k * 2, k != 0);
   wgmma_commit();
 }
-// Adds them to the lane's sums of rows g and g + 8. `scales`: of this warp's unit.
-__device__ __forceinline__ void add_products(const uint8_t* scales, const LaneX& l, int column, const float (&d)[8],
-                                             float (&sums)[2]) {
-  const bool second = threadIdx.x / 32 % 4 >= 2;
-  const float2 scale = *reinterpret_cast<const float2*>(scales);
+// What the products of rows g and g + 8 are worth: `scales` one of this warp's unit; 0 where the tile has no such unit.
+__device__ __forceinline__ float2 scales_of(uint32_t scales, const LaneX& l, int column) {
+  const float2 scale = load_shared_float2(scales & ~7u);
   float unit_scale;
   asm volatile("ld.shared.f32 %0, [%1];" : "=f"(unit_scale) : "r"(l.info + column * 16));
-  unit_scale *= l.factor;  // 0, too, where the tile has no such unit
-  if (unit_scale == 0) return;
-  sums[0] += fmaf(second ? d[5] : d[1], 1.0f / 16, second ? d[4] : d[0]) * (scale.x * unit_scale);
-  sums[1] += fmaf(second ? d[7] : d[3], 1.0f / 16, second ? d[6] : d[2]) * (scale.y * unit_scale);
+  unit_scale *= l.factor;
+  return unit_scale == 0 ? float2{0, 0} : float2{scale.x * unit_scale, scale.y * unit_scale};
+}
+// Adds the products of the team's warp `part` to the lane's sums.
+__device__ __forceinline__ void add_products(float2 scale, int part, const float (&d)[8], float (&sums)[2]) {
+  const bool second = part >= 2;
+  if (scale.x != 0) sums[0] += fmaf(second ? d[5] : d[1], 1.0f / 16, second ? d[4] : d[0]) * scale.x;
+  if (scale.y != 0) sums[1] += fmaf(second ? d[7] : d[3], 1.0f / 16, second ? d[6] : d[2]) * scale.y;
 }
 
-// Adds a piece's products to the lane's sums of rows g and g + 8. `column`: the piece among those staged.
+// Adds a piece's products, `weights` and `scales` this lane's, to the lane's sums of rows g and g + 8. `column`: the
+// piece among those staged.
 template <TileFormat kF>
-__device__ __forceinline__ void multiply_piece(const uint8_t* piece, const uint8_t* scales, const LaneX& l, int column,
+__device__ __forceinline__ void multiply_piece(uint32_t weights, uint32_t scales, const LaneX& l, int column,
                                                float (&sums)[2]) {
-  const int lane = threadIdx.x % 32;
-  const uint4* weights = reinterpret_cast<const uint4*>(piece) + lane;
   if constexpr (kF == TileFormat::kInt4) {
     const uint32_t x = l.base + column * l.stride;
+    const uint4 w[2] = {load_shared(weights), load_shared(weights + 512)}, b[2] = {load_shared(x), load_shared(x + 16)};
     const uint4 info = load_shared(l.info + column * UnitXBytes(kF));
-    const uint32_t pair = *reinterpret_cast<const uint32_t*>(scales + lane * 4);
+    uint32_t pair;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(pair) : "r"(scales));
     uint32_t d[4] = {info.x, info.y, kMagic, kMagic};
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
-      const uint4 w = weights[c * 32], b = load_shared(x + c * 16);
       uint32_t first[4], second[4];
-      operands_of(w.x, w.y, l.flip, first);
-      operands_of(w.z, w.w, l.flip, second);
-      mma_int8(d, first, b.x, b.y);
-      mma_int8(d, second, b.z, b.w);
+      operands_of(w[c].x, w[c].y, l.flip, first);
+      operands_of(w[c].z, w[c].w, l.flip, second);
+      mma_int8(d, first, b[c].x, b[c].y);
+      mma_int8(d, second, b[c].z, b[c].w);
     }
     const float magic = __uint_as_float(kMagic);
     const float g = (__uint_as_float(d[0]) - magic) * 256.0f + (__uint_as_float(d[1]) - magic);
@@ -157,7 +193,7 @@ __device__ __forceinline__ void multiply_piece(const uint8_t* piece, const uint8
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
       const uint4 b = load_shared(x + c * 16);
-      const uint4 v = weights[2 * c * 32], w = weights[(2 * c + 1) * 32];
+      const uint4 v = load_shared(weights + c * 1024), w = load_shared(weights + c * 1024 + 512);
       mma_bf16(d[0], {v.x, v.y, v.z, v.w}, b.x, b.y);
       mma_bf16(d[1], {w.x, w.y, w.z, w.w}, b.z, b.w);
     }

@@ -29,13 +29,17 @@ template <TileFormat kF>
 struct Ring {
   static constexpr int kStages = Stages(kF), kScaleBytes = StageBytes(kF) - PieceBytes(kF), kSize = Team<kF>::kSize;
   static constexpr int kBytes = PadTo(kWarps * kStages * StageBytes(kF), kSwizzled);
-  uint8_t* smem;
-  __device__ __forceinline__ uint8_t* weights(int stage) const {
-    return smem + ((Team<kF>::number() * kStages + stage) * kSize + Team<kF>::part()) * PieceBytes(kF);
+  uint32_t team_weights, lane_weights, lane_scales;  // of stage 0: the team's, this lane's first 16 bytes, its 4 bytes
+  __device__ __forceinline__ explicit Ring(const uint8_t* smem) {
+    const uint32_t base = smem_address(smem), warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    team_weights = kept(base + Team<kF>::number() * kStages * kSize * PieceBytes(kF));
+    lane_weights = kept(team_weights + Team<kF>::part() * PieceBytes(kF) + lane * 16);
+    lane_scales = kept(base + kWarps * kStages * PieceBytes(kF) + warp * kStages * kScaleBytes +
+                       (kF == TileFormat::kFp8 ? lane % 2 : lane) * 4);
   }
-  __device__ __forceinline__ uint8_t* scales(int stage) const {
-    return smem + kWarps * kStages * PieceBytes(kF) + (threadIdx.x / 32 * kStages + stage) * kScaleBytes;
-  }
+  __device__ __forceinline__ uint32_t team(int stage) const { return team_weights + stage * kSize * PieceBytes(kF); }
+  __device__ __forceinline__ uint32_t weights(int stage) const { return lane_weights + stage * kSize * PieceBytes(kF); }
+  __device__ __forceinline__ uint32_t scales(int stage) const { return lane_scales + stage * kScaleBytes; }
 };
 
 // Division by a constant of the launch, for dividends and divisors below 2^16.
@@ -74,6 +78,7 @@ struct Walk {
   const Shape& shape;
   int end_item;       // of the block
   int scale_bytes;    // a piece
+  int part;           // this warp's of its team
   int my_expert;      // lane k: the k-th chosen expert
 
   static constexpr int kTeam = Team<kF>::kSize;
@@ -90,7 +95,7 @@ struct Walk {
       expert = __shfl_sync(0xffffffffu, my_expert, c.turn * shape.item_choices + c.choice);
     }
     int at = c.tile * shape.tile_pieces + column;
-    if constexpr (kTeam > 1) at = c.tile * static_cast<int>(shape.units.value) + column * kTeam + Team<kF>::part();
+    if constexpr (kTeam > 1) at = c.tile * static_cast<int>(shape.units.value) + column * kTeam + part;
     const int lane = threadIdx.x % 32;
     c.weights = p.weights + expert * p.expert_weight_bytes + int64_t{at} * PieceBytes(kF) + lane * 16;
     c.scales = p.scales + expert * p.expert_scale_bytes + int64_t{at} * scale_bytes;
@@ -107,7 +112,7 @@ struct Walk {
     int column = c.column;
     if constexpr (kMode == OneMode::kDense) column += c.turn * static_cast<int>(shape.item_pieces.value);
     if constexpr (kMode == OneMode::kDown) column = shape.tile_pieces - c.left;
-    return column * kTeam + Team<kF>::part() < static_cast<int>(shape.units.value);
+    return column * kTeam + part < static_cast<int>(shape.units.value);
   }
   __device__ __forceinline__ bool done(const Cursor& c) const { return c.chunk >= end_item; }
   // The place of the next piece.
@@ -139,21 +144,31 @@ struct Walk {
     }
     place(c);
   }
-  __device__ __forceinline__ void step(Cursor& c) const {
-    ++c.piece, ++c.column;
-    c.weights += kTeam * PieceBytes(kF), c.scales += kTeam * scale_bytes;
-    if constexpr (kMode == OneMode::kDown) --c.left;
+  __device__ __forceinline__ void step(Cursor& c) const { step(c, 1); }
+  __device__ __forceinline__ void step(Cursor& c, int count) const {
+    c.piece += count, c.column += count;
+    c.weights += count * kTeam * PieceBytes(kF), c.scales += count * kTeam * scale_bytes;
+    if constexpr (kMode == OneMode::kDown) c.left -= count;
+  }
+  // Whether, after settle(), the next `count` pieces are one behind the other and this warp has a unit of each.
+  __device__ __forceinline__ bool in_a_row(const Cursor& c, int count) const {
+    if (done(c)) return false;
+    Cursor last = c;
+    last.column += count - 1, last.left -= count - 1;
+    return c.piece + count <= c.end && last.column < static_cast<int>(shape.item_pieces.value) &&
+           (kMode != OneMode::kDown || last.left > 0) && mine(last);
   }
 };
 
+// This lane's share.
 template <TileFormat kF>
-__device__ __forceinline__ void request_piece(uint8_t* weights, uint8_t* scales, const Cursor& c) {
-  const int lane = threadIdx.x % 32;
+__device__ __forceinline__ void request_piece(uint32_t weights, uint32_t scales, const uint8_t* from,
+                                              const uint8_t* scales_from) {
 #pragma unroll
-  for (int n = 0; n < PieceBytes(kF) / 512; ++n) copy_async16(weights + n * 512 + lane * 16, c.weights + n * 512);
-  if constexpr (kF == TileFormat::kInt4) copy_async4(scales + lane * 4, c.scales);
+  for (int n = 0; n < PieceBytes(kF) / 512; ++n) copy_async16(weights + n * 512, from + n * 512);
+  if constexpr (kF == TileFormat::kInt4) copy_async4(scales, scales_from);
   if constexpr (kF == TileFormat::kFp8) {
-    if (lane < 2) copy_async4(scales + lane * 4, c.scales);
+    if (weights % 512 < 32) copy_async4(scales, scales_from);  // two lanes
   }
 }
 

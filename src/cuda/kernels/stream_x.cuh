@@ -5,6 +5,7 @@
 #include <cuda_fp16.h>
 
 #include "cuda/kernels/common.cuh"
+#include "cuda/kernels/e4m3_pairs.cuh"
 
 namespace minimo::cuda {
 
@@ -67,8 +68,7 @@ __device__ __forceinline__ void operands_of(uint32_t w0, uint32_t w1, uint32_t f
 
 // FP8: bytes 0, 1 and 2, 3 as pairs of halves, exactly.
 __device__ __forceinline__ void halves_of(uint32_t bytes, uint32_t& low, uint32_t& high) {
-  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(low) : "h"(static_cast<uint16_t>(bytes)));
-  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(high) : "h"(static_cast<uint16_t>(bytes >> 16)));
+  low = from_e4m3x2(bytes), high = from_e4m3x2(bytes >> 16);
 }
 
 // The largest magnitude of a warp's 128 numbers, as bits; NaN if one is.
@@ -78,10 +78,11 @@ __device__ __forceinline__ uint32_t most_bits_of(float4 v) {
   return __reduce_max_sync(0xffffffffu, __float_as_uint(sum == sum ? mine : NAN) & 0x7fffffff);
 }
 
+constexpr float kMostDigits = 32512.0f;
 // A unit of x (lane l has columns 4l ..) as two 8-bit digits of a 16-bit number each, bytes in the order of a word's
 // nibbles (columns 0, 2, 1, 3). Returns their scale: x = scale * (256 * high + low).
-__device__ __forceinline__ float digits_of(float4 v, uint32_t& high, uint32_t& low) {
-  const float most = __uint_as_float(most_bits_of(v)), up = most > 0 ? 32512.0f / most : 0.0f;
+__device__ __forceinline__ float digits_of(float4 v, uint32_t most_bits, uint32_t& high, uint32_t& low) {
+  const float most = __uint_as_float(most_bits), up = most > 0 ? __fdividef(kMostDigits, most) : 0.0f;
   const float x[4] = {v.x * up, v.y * up, v.z * up, v.w * up};
   high = 0, low = 0;
 #pragma unroll
@@ -90,15 +91,11 @@ __device__ __forceinline__ float digits_of(float4 v, uint32_t& high, uint32_t& l
     high |= (static_cast<uint32_t>(top) & 0xff) << at;
     low |= (static_cast<uint32_t>(digit - (top << 8)) & 0xff) << at;
   }
-  return most / 32512.0f;
+  return most * (1 / kMostDigits);
 }
-// Sums of the digits over the group of columns that this lane's belong to.
-__device__ __forceinline__ void group_sums(uint32_t high, uint32_t low, int group_cols, int& sum_high, int& sum_low) {
-  sum_high = __dp4a(static_cast<int>(high), 0x01010101, 0), sum_low = __dp4a(static_cast<int>(low), 0x01010101, 0);
-  for (int offset = 1; offset < group_cols / 4; offset <<= 1) {
-    sum_high += __shfl_xor_sync(0xffffffffu, sum_high, offset);
-    sum_low += __shfl_xor_sync(0xffffffffu, sum_low, offset);
-  }
+// The sums of a word's digits, of the high ones times 2^16: of a unit's both sums fit in half a word each.
+__device__ __forceinline__ int both_sums(uint32_t high, uint32_t low) {
+  return __dp4a(static_cast<int>(high), 0x01010101, 0) * 65536 + __dp4a(static_cast<int>(low), 0x01010101, 0);
 }
 
 // The power of two that takes a unit of x below 2^(kTop + 1), whatever x is. `down`: its inverse.

@@ -60,7 +60,7 @@ struct RopeParams {
   int tokens = 0;
   int heads = 0, kv_heads = 0, head_dim = 0, v_head_dim = 0, rotary_dim = 0;
   const float* qkv = nullptr;  // [tokens, qkv_stride]: q at 0, k at k_offset, v at v_offset
-  const void* qkv_bf16 = nullptr;  // instead of qkv, where HasRopeRows
+  const void* qkv_bf16 = nullptr;  // instead of qkv, in LaunchRope where HasRopeRows
   int qkv_stride = 0, k_offset = 0, v_offset = 0;
   const float* q_norm = nullptr;  // [heads * head_dim]; null: no norm
   const float* k_norm = nullptr;  // [kv_heads * head_dim]
@@ -78,6 +78,9 @@ struct RopeParams {
   KvView k, v;
   void* fresh_k = nullptr;
   void* fresh_v = nullptr;
+  // Of an FP8 cache, where HasRopeRows: what k and v hold then, besides, as bf16 [tokens, kv_heads, dim]; null: not.
+  void* wide_k = nullptr;
+  void* wide_v = nullptr;
   TokenMeta meta;
 };
 cudaError_t LaunchRope(const RopeParams& params, bool f32_activations, cudaStream_t stream);

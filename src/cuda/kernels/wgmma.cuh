@@ -10,8 +10,22 @@ namespace minimo::cuda {
 // Orders this thread's register and shared-memory accesses before the next wgmma.
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-// This thread's writes to shared memory, before a barrier after which products read them.
+// This thread's writes to shared memory, barriers too, before what is asynchronous reads them.
 __device__ __forceinline__ void fence_async_reads() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+// Of all warps of a warpgroup: how many registers a thread has from here on, fewer or more than before. Those taken
+// must have been given by others of the block, else this waits for ever.
+template <int kRegisters>
+__device__ __forceinline__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+// The first place of `smem` where a swizzle may begin.
+__device__ __forceinline__ uint8_t* swizzle_base(uint8_t* smem) {
+  return smem + (1024 - smem_address(smem) % 1024) % 1024;
+}
 // At most kPending groups are still running; `d`, results of a finished one, may be read from here on.
 template <int kPending, int kCount>
 __device__ __forceinline__ void wgmma_wait(float (&d)[kCount]) {
@@ -39,6 +53,12 @@ __device__ __forceinline__ uint64_t weights_operand(uint32_t address) {
 #define MINIMO_D48 MINIMO_D40 ",%20,%21,%22,%23"
 #define MINIMO_D56 MINIMO_D48 ",%24,%25,%26,%27"
 #define MINIMO_D64 MINIMO_D56 ",%28,%29,%30,%31"
+#define MINIMO_D72 MINIMO_D64 ",%32,%33,%34,%35"
+#define MINIMO_D80 MINIMO_D72 ",%36,%37,%38,%39"
+#define MINIMO_D96 MINIMO_D64 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
+#define MINIMO_D112 MINIMO_D96 ",%48,%49,%50,%51,%52,%53,%54,%55"
+#define MINIMO_D120 MINIMO_D112 ",%56,%57,%58,%59"
+#define MINIMO_D128 MINIMO_D120 ",%60,%61,%62,%63"
 #define MINIMO_O(i) MINIMO_F(d[i]), MINIMO_F(d[i + 1]), MINIMO_F(d[i + 2]), MINIMO_F(d[i + 3])
 #define MINIMO_O8 MINIMO_O(0)
 #define MINIMO_O16 MINIMO_O8, MINIMO_O(4)
@@ -48,6 +68,12 @@ __device__ __forceinline__ uint64_t weights_operand(uint32_t address) {
 #define MINIMO_O48 MINIMO_O40, MINIMO_O(20)
 #define MINIMO_O56 MINIMO_O48, MINIMO_O(24)
 #define MINIMO_O64 MINIMO_O56, MINIMO_O(28)
+#define MINIMO_O72 MINIMO_O64, MINIMO_O(32)
+#define MINIMO_O80 MINIMO_O72, MINIMO_O(36)
+#define MINIMO_O96 MINIMO_O64, MINIMO_O(32), MINIMO_O(36), MINIMO_O(40), MINIMO_O(44)
+#define MINIMO_O112 MINIMO_O96, MINIMO_O(48), MINIMO_O(52)
+#define MINIMO_O120 MINIMO_O112, MINIMO_O(56)
+#define MINIMO_O128 MINIMO_O120, MINIMO_O(60)
 
 // Asynchronous: d = a * b (first) or d += a * b (next): 64 rows, kN columns, 32 of K. A lane's d[4 j + i]: row
 // g + 8 (i / 2) of its warp's 16, column 8 j + 2 t + i % 2 (lane = 4 g + t); a: rows g, g + 8 at K = 4 t .. 4 t + 3,
@@ -77,6 +103,8 @@ MINIMO_WGMMA(40, "%20,%21,%22,%23", "%24")
 MINIMO_WGMMA(48, "%24,%25,%26,%27", "%28")
 MINIMO_WGMMA(56, "%28,%29,%30,%31", "%32")
 MINIMO_WGMMA(64, "%32,%33,%34,%35", "%36")
+MINIMO_WGMMA(72, "%36,%37,%38,%39", "%40")
+MINIMO_WGMMA(80, "%40,%41,%42,%43", "%44")
 #undef MINIMO_WGMMA
 #undef MINIMO_F
 #define MINIMO_F "+f"
@@ -91,18 +119,14 @@ MINIMO_WGMMA(40, "%20,%21,%22,%23", "%24")
 MINIMO_WGMMA(48, "%24,%25,%26,%27", "%28")
 MINIMO_WGMMA(56, "%28,%29,%30,%31", "%32")
 MINIMO_WGMMA(64, "%32,%33,%34,%35", "%36")
+MINIMO_WGMMA(72, "%36,%37,%38,%39", "%40")
+MINIMO_WGMMA(80, "%40,%41,%42,%43", "%44")
 #undef MINIMO_WGMMA
 #undef MINIMO_WGMMA_CALL
 
 // The same with A in shared memory too: d = a * b + (add ? d : 0). Asynchronous.
 template <int kN>
 __device__ void wgmma_e4m3(float (&d)[kN / 2], uint64_t a, uint64_t b, bool add);
-#define MINIMO_D96 MINIMO_D64 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
-#define MINIMO_D112 MINIMO_D96 ",%48,%49,%50,%51,%52,%53,%54,%55"
-#define MINIMO_D128 MINIMO_D112 ",%56,%57,%58,%59,%60,%61,%62,%63"
-#define MINIMO_O96 MINIMO_O64, MINIMO_O(32), MINIMO_O(36), MINIMO_O(40), MINIMO_O(44)
-#define MINIMO_O112 MINIMO_O96, MINIMO_O(48), MINIMO_O(52)
-#define MINIMO_O128 MINIMO_O112, MINIMO_O(56), MINIMO_O(60)
 #define MINIMO_WGMMA_SHARED(n, at_a, at_b, keep)                                                                   \
   template <>                                                                                                      \
   __device__ __forceinline__ void wgmma_e4m3<n>(float (&d)[n / 2], uint64_t a, uint64_t b, bool add) {             \
@@ -120,12 +144,6 @@ MINIMO_WGMMA_SHARED(96, "%48", "%49", "%50")
 MINIMO_WGMMA_SHARED(112, "%56", "%57", "%58")
 MINIMO_WGMMA_SHARED(128, "%64", "%65", "%66")
 #undef MINIMO_WGMMA_SHARED
-#undef MINIMO_O128
-#undef MINIMO_O112
-#undef MINIMO_O96
-#undef MINIMO_D128
-#undef MINIMO_D112
-#undef MINIMO_D96
 #undef MINIMO_F
 
 // Barriers in shared memory that count arrivals and bytes of bulk copies.

@@ -11,12 +11,6 @@ namespace minimo::cuda {
 template <int kN>
 __device__ void wgmma_bf16(float (&d)[kN / 2], const uint32_t (&a)[4], uint64_t operand, bool add);
 
-#define MINIMO_D96 MINIMO_D64 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
-#define MINIMO_D120 MINIMO_D96 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59"
-#define MINIMO_D128 MINIMO_D120 ",%60,%61,%62,%63"
-#define MINIMO_O96 MINIMO_O64, MINIMO_O(32), MINIMO_O(36), MINIMO_O(40), MINIMO_O(44)
-#define MINIMO_O120 MINIMO_O96, MINIMO_O(48), MINIMO_O(52), MINIMO_O(56)
-#define MINIMO_O128 MINIMO_O120, MINIMO_O(60)
 #pragma push_macro("MINIMO_F")
 #undef MINIMO_F
 #define MINIMO_F "+f"
@@ -38,11 +32,5 @@ MINIMO_WGMMA_BF16(120, "%60,%61,%62,%63", "%64", "%65")
 MINIMO_WGMMA_BF16(128, "%64,%65,%66,%67", "%68", "%69")
 #undef MINIMO_WGMMA_BF16
 #pragma pop_macro("MINIMO_F")
-#undef MINIMO_O128
-#undef MINIMO_O120
-#undef MINIMO_O96
-#undef MINIMO_D128
-#undef MINIMO_D120
-#undef MINIMO_D96
 
 }  // namespace minimo::cuda
