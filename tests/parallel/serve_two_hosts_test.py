@@ -6,8 +6,10 @@
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
+import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -23,6 +25,23 @@ def two_hosts(*flags, launch=()):
 
 def cable(state):
     subprocess.run(["ip", "link", "set", os.environ["CABLE"], state], check=True)
+    if state == "up":
+        wait_for_other_host()
+
+
+def wait_for_other_host(seconds=30):
+    """Until it refuses a connection. Right after the cable is back hosts may still hold each other unreachable
+    (EHOSTUNREACH of an address whose look-up failed), and mpirun's daemon does not try twice."""
+    address = pathlib.Path(os.environ["HOSTS"]).read_text().split()[2]
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((address, 9), 1).close()
+        except ConnectionRefusedError:
+            return
+        except OSError as error:
+            assert time.monotonic() < deadline, f"{address}: {error}"
+        time.sleep(0.05)
 
 
 def parent(pid):
