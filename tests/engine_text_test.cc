@@ -6,9 +6,11 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "convert/convert.h"
 #include "minimo/engine.h"
 #include "minimo/stream.h"
 #include "minimo/tokenizer.h"
+#include "tests/support/scratch_dir.h"
 #include "tests/support/shared.h"
 
 namespace minimo {
@@ -156,6 +158,24 @@ TEST(EngineText, ResidentWeightsSayTheSame) {
     ASSERT_TRUE(want.ok() && got.ok());
     EXPECT_EQ((*got)[0].text, (*want)[0].text) << model;
   }
+}
+
+// Four bits are laid out in tiles where the machine has products for them.
+TEST(EngineText, ResidentFourBitWeightsSayTheSame) {
+  testing::ScratchDir dir;
+  EngineOptions options = Nano("nano-minimax-m2");
+  ASSERT_TRUE(Convert({options.model, dir.File("w4"), {TargetFormat::kW4}, 2}, {}).ok());
+  options.model = dir.File("w4");
+  std::vector<std::string> texts;
+  for (const char* format : {"auto", "resident"}) {
+    options.load_format = format;
+    const auto engine = MustCreate(options);
+    ASSERT_NE(engine, nullptr);
+    const auto got = Generate(*engine, Greedy(*engine, "Once upon a time", 12));
+    ASSERT_TRUE(got.ok());
+    texts.push_back((*got)[0].text);
+  }
+  EXPECT_EQ(texts[0], texts[1]);
 }
 
 TEST(EngineText, RefusesOptionsInWords) {

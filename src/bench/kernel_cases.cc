@@ -54,9 +54,10 @@ const char* NameOf(WeightFormat format) {
 }
 
 // Points a weight at memory that no cache holds.
-void Renew(bool tiled, WeightPool& pool, WeightView* w) {
-  if (tiled && HasTileLayout(*w)) {
+void Renew(bool int8, WeightPool& pool, WeightView* w) {
+  if (int8 ? HasTileLayout(*w) : HasExactTiles(*w)) {
     w->tiles = pool.Next(TilesBytes(*w));
+    w->exact_tiles = !int8;
     return;
   }
   w->data = pool.Next(w->rows * w->row_bytes);
@@ -66,9 +67,9 @@ void Renew(bool tiled, WeightPool& pool, WeightView* w) {
 
 class CaseMaker {
  public:
-  CaseMaker(const ModelFacts& model, int tokens, int context, DType kv_dtype, bool tiled, WeightPool& pool,
+  CaseMaker(const ModelFacts& model, int tokens, int context, DType kv_dtype, bool int8, WeightPool& pool,
             ThreadTeam& team, uint64_t seed)
-      : model_(model), spec_(model.spec), tokens_(tokens), context_(context), kv_dtype_(kv_dtype), tiled_(tiled),
+      : model_(model), spec_(model.spec), tokens_(tokens), context_(context), kv_dtype_(kv_dtype), int8_(int8),
         pool_(pool), team_(team), seed_(seed), scales_(std::make_shared<std::vector<float>>(kScales, 0.004f)) {}
 
   // y = W x for every token.
@@ -84,10 +85,11 @@ class CaseMaker {
     task->out_stride = rows;
     task->tokens = tokens_;
     const double bytes = static_cast<double>(rows * cols) * bits / 8;
+    const bool floats = FloatProducts(task->weight);
     WeightPool& pool = pool_;
     Add(op, fmt::format("{} x {} {}", rows, cols, NameOf(FormatOf(bits))), bytes, 2.0 * rows * cols * tokens_,
-        [tiled = tiled_, io, task, &pool] { Renew(tiled, pool, &task->weight); },
-        [io, task, &team = team_, keep = scales_] { LinearCpu({task.get(), 1}, team); }).float_products = !tiled_;
+        [int8 = int8_, io, task, &pool] { Renew(int8, pool, &task->weight); },
+        [io, task, &team = team_, keep = scales_] { LinearCpu({task.get(), 1}, team); }).float_products = floats;
   }
 
   // top_k experts a token, chosen uniformly: all their `rows` x `cols` matrices, `matrices` to each expert.
@@ -108,7 +110,7 @@ class CaseMaker {
     const WeightView view = View(rows, cols, format);
     const double touched = ExpertsTouched(moe, tokens_);
     const double bytes = touched * matrices * static_cast<double>(rows * cols) * model_.bits.experts / 8;
-    const auto prepare = [state, &pool = pool_, tiled = tiled_, view, moe, matrices, tokens = tokens_] {
+    const auto prepare = [state, &pool = pool_, int8 = int8_, view, moe, matrices, tokens = tokens_] {
       state->tokens_of_expert.assign(static_cast<size_t>(moe.experts), {});
       state->slots_of_expert.assign(static_cast<size_t>(moe.experts), {});
       std::vector<int32_t> ids(static_cast<size_t>(moe.experts));
@@ -128,7 +130,7 @@ class CaseMaker {
         for (int m = 0; m < matrices; ++m) {
           LinearTask task;
           task.weight = view;
-          Renew(tiled, pool, &task.weight);
+          Renew(int8, pool, &task.weight);
           task.x = state->io.x.data();
           task.x_stride = view.cols;
           task.x_rows = state->tokens_of_expert[e].data();
@@ -142,7 +144,7 @@ class CaseMaker {
     };
     Add(op, fmt::format("{:.0f} x {} of {} x {} {}", touched, matrices, rows, cols, NameOf(format)), bytes,
         2.0 * rows * cols * matrices * moe.top_k * tokens_, prepare,
-        [state, &team = team_, keep = scales_] { LinearCpu(state->tasks, team); }).float_products = !tiled_;
+        [state, &team = team_, keep = scales_] { LinearCpu(state->tasks, team); }).float_products = FloatProducts(view);
   }
 
   // One new token of every sequence against its cache: pages of kPage tokens, or the ring of a window; with sinks where
@@ -248,6 +250,8 @@ class CaseMaker {
   std::vector<KernelCase> Take() { return std::move(cases_); }
 
  private:
+  bool FloatProducts(const WeightView& view) const { return !int8_ && !HasExactTiles(view); }
+
   WeightView View(int64_t rows, int64_t cols, WeightFormat format) const {
     WeightView view;
     view.format = format;
@@ -276,7 +280,7 @@ class CaseMaker {
   int tokens_;
   int context_;
   DType kv_dtype_;
-  bool tiled_;
+  bool int8_;
   WeightPool& pool_;
   ThreadTeam& team_;
   uint64_t seed_;
@@ -310,9 +314,9 @@ const std::byte* WeightPool::Next(int64_t bytes) {
 }
 
 std::vector<KernelCase> MakeKernelCases(const ModelFacts& model, int tokens, int context, DType kv_dtype,
-                                        bool tiled, WeightPool& pool, ThreadTeam& team, uint64_t seed) {
+                                        bool int8, WeightPool& pool, ThreadTeam& team, uint64_t seed) {
   const ModelSpec& spec = model.spec;
-  CaseMaker make(model, tokens, context, kv_dtype, tiled, pool, team, seed);
+  CaseMaker make(model, tokens, context, kv_dtype, int8, pool, team, seed);
   const AttentionSpec* full = nullptr;
   const AttentionSpec* sliding = nullptr;
   const LayerSpec* dense = nullptr;

@@ -44,9 +44,9 @@ struct KernelCase {
   std::function<void()> run;
 };
 
-// `tiled`: matrices as --activations int8 lays them out. The cases keep references to the pool and the team. Distinct
-// layer kinds each once; expert choices are drawn afresh for every run, uniformly.
-std::vector<KernelCase> MakeKernelCases(const ModelFacts& model, int tokens, int context, DType kv_dtype,
-                                        bool tiled, WeightPool& pool, ThreadTeam& team, uint64_t seed);
+// `int8`: matrices as --activations int8 lays them out; else as --load-format resident does. The cases keep references
+// to the pool and the team. Distinct layer kinds each once; expert choices are drawn afresh for every run, uniformly.
+std::vector<KernelCase> MakeKernelCases(const ModelFacts& model, int tokens, int context, DType kv_dtype, bool int8,
+                                        WeightPool& pool, ThreadTeam& team, uint64_t seed);
 
 }  // namespace minimo::bench

@@ -45,13 +45,14 @@ Result<std::unique_ptr<CpuExecutor>> CpuExecutor::CreateRank(const LoadedModel& 
   try {
     std::unique_ptr<CpuExecutor> executor(
         new CpuExecutor(std::move(part), layout, kv_dtype, threads, std::move(nodes)));
+    // Dummy weights are memory of ours, files only pages of a cache; ranks of one process read the same ones.
+    const SourceBytes source = model.dummy && plan.ranks == 1 ? SourceBytes::kDrop : SourceBytes::kKeep;
+    DecoderWeights* weights = &executor->model_.weights;
     if (model.activations == Activations::kInt8) {
-      // Dummy weights are memory of ours, files only pages of a cache; ranks of one process read the same ones.
-      const bool drop = model.dummy && plan.ranks == 1;
-      MINIMO_TRY(TileWeights(&executor->model_.weights, drop ? SourceBytes::kDrop : SourceBytes::kKeep,
-                             executor->team_));
-    } else if (!model.dummy) {
-      executor->toucher_.emplace(executor->model_.weights);
+      MINIMO_TRY(TileWeights(weights, source, executor->team_));
+    } else {
+      if (model.resident || model.dummy) MINIMO_TRY(TileExactly(weights, source, executor->team_));
+      if (!model.dummy) executor->toucher_.emplace(*weights);
     }
     return executor;
   } catch (const std::bad_alloc&) {

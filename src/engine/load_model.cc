@@ -87,6 +87,7 @@ Result<EngineModel> LoadEngineModel(const EngineOptions& options) {
   const bool place = options.numa == "distribute" && UsableNodes().size() > 1 && options.activations == "exact";
   if ((options.load_format == "resident" || place) && !WantsCuda(options)) {
     MINIMO_TRY(MakeResident(options, &loaded.weights));
+    loaded.resident = true;
   }
   model.model = std::make_shared<const LoadedModel>(std::move(loaded));
   return model;

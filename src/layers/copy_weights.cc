@@ -1,11 +1,15 @@
 #include "layers/copy_weights.h"
 
+#include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <type_traits>
+#include <vector>
 
 #include "base/error.h"
 #include "base/thread_team.h"
 #include "layers/huge_bytes.h"
+#include "ops/linear/tiles.h"
 
 namespace minimo {
 namespace {
@@ -22,6 +26,7 @@ int64_t ScaleRowBytes(const WeightView& view) {
 }
 
 int64_t BytesOf(const WeightView& view) {
+  if (HasExactTiles(view)) return Lines(TilesBytes(view));
   return Lines(view.rows * RowBytes(view)) + Lines(view.rows * ScaleRowBytes(view));
 }
 
@@ -60,7 +65,9 @@ void CopyRows(const std::byte* from, int64_t stride, std::byte* to, int64_t rows
   });
 }
 
-Status CopyTogether(const std::vector<Weight*>& matrices, ThreadTeam& team) {
+Status CopyTogether(const std::vector<Weight*>& all, ThreadTeam& team) {
+  std::vector<Weight*> matrices;
+  std::copy_if(all.begin(), all.end(), std::back_inserter(matrices), [](Weight* m) { return !HasExactTiles(m->view); });
   int64_t bytes = 0;
   for (const Weight* m : matrices) bytes += BytesOf(m->view);
   if (bytes == 0) return {};

@@ -10,11 +10,11 @@ namespace minimo {
 
 class ThreadTeam;
 
-// What CopyWeights takes.
+// What CopyWeights takes, and with it TileExactly (tile_weights.h) of a whole model.
 int64_t CopyBytes(const DecoderWeights& weights);
 
-// Every projection, expert, router, the head and the embedding (a step must not wait for the disk to bring a row of it),
-// rows without gaps; scales of groups too. The files may be given up once nothing else refers to them.
+// Every projection, expert, router, the head and the embedding (a step must not wait for the disk to bring one of its
+// rows), rows without gaps; scales of groups too. But for those of which HasExactTiles: executors lay out their parts of them.
 Status CopyWeights(DecoderWeights* weights, ThreadTeam& team);
 
 }  // namespace minimo

@@ -7,6 +7,10 @@
 #include <utility>
 
 #include "base/thread_team.h"
+#include "layers/tile_weights.h"
+#include "ops/linear/cpu_isa.h"
+#include "ops/linear/linear.h"
+#include "ops/linear/tiles.h"
 
 namespace minimo {
 namespace {
@@ -35,10 +39,13 @@ class CopyWeightsTest : public ::testing::Test {
 
   std::vector<uint8_t> bytes_ = std::vector<uint8_t>(kRows * 128);
   std::vector<Bf16> scales_ = std::vector<Bf16>(kRows * 5);
+  ~CopyWeightsTest() override { LimitCpuIsa(CpuIsa::kAmx); }
+
   DecoderWeights weights_;
 };
 
 TEST_F(CopyWeightsTest, NothingIsReadFromTheSourceAfterwards) {
+  LimitCpuIsa(CpuIsa::kPortable);
   ThreadTeam team(2);
   const FfnWeights before = weights_.layers[0].experts[1];
   EXPECT_EQ(CopyBytes(weights_), 7040 + 3392 + 448);  // 7000, 3360 and 420 bytes in whole lines
@@ -54,6 +61,29 @@ TEST_F(CopyWeightsTest, NothingIsReadFromTheSourceAfterwards) {
     EXPECT_EQ(std::memcmp(down.group_scales + r * down.scale_stride, &scales[static_cast<size_t>(r * 5)], 6), 0) << r;
   }
   EXPECT_EQ(weights_.layers[0].experts[0].gate.view.data, nullptr);  // another rank's
+}
+
+// On machines that lay 4-bit matrices out in tiles those are not copied twice.
+TEST_F(CopyWeightsTest, NorWithTiles) {
+  ThreadTeam team(2);
+  WeightView& down = weights_.layers[0].experts[1].down.view;
+  if (!HasExactTiles(down)) GTEST_SKIP() << "no tiles of exact products on this machine";
+  std::vector<float> values;
+  for (int64_t r = 0; r < kRows; ++r)
+    for (int64_t c = 0; c < 96; ++c) values.push_back(Dequantize(down, r, c));
+  EXPECT_EQ(CopyBytes(weights_), 7040 + TilesBytes(down));
+  ASSERT_TRUE(CopyWeights(&weights_, team).ok());
+  EXPECT_EQ(down.data, reinterpret_cast<const std::byte*>(bytes_.data()));
+  ASSERT_TRUE(TileExactly(&weights_, SourceBytes::kKeep, team).ok());
+  EXPECT_EQ(weights_.layers[0].experts[1].gate.view.tiles, nullptr);
+  std::fill(bytes_.begin(), bytes_.end(), uint8_t{0});
+  std::fill(scales_.begin(), scales_.end(), Bf16{0});
+  ASSERT_TRUE(down.tiles != nullptr && down.exact_tiles);
+  for (int64_t r = 0; r < kRows; ++r)
+    for (int64_t c = 0; c < 96; ++c) {
+      const float got = DequantizeTile(down, r, c), want = values[static_cast<size_t>(r * 96 + c)];
+      EXPECT_EQ(std::memcmp(&got, &want, 4), 0) << r << " " << c << ": " << got << " " << want;
+    }
 }
 
 TEST_F(CopyWeightsTest, TheEmbeddingGoesAlongOnceIfItIsTheHead) {

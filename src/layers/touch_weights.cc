@@ -27,7 +27,8 @@ bool Touch(std::span<const std::byte> range, const std::atomic<bool>& stop) {
 
 WeightToucher::WeightToucher(const DecoderWeights& weights) {
   const auto add = [&](const Weight& w) {
-    if (w.view.rows > 0) ranges_.push_back({w.view.data, static_cast<size_t>(w.view.rows * w.view.row_bytes)});
+    const WeightView& view = w.view;
+    if (view.tiles == nullptr) ranges_.push_back({view.data, static_cast<size_t>(view.rows * view.row_bytes)});
   };
   const auto add_ffn = [&](const FfnWeights& ffn) {
     for (const Weight* w : {&ffn.gate, &ffn.up, &ffn.down}) add(*w);

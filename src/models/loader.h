@@ -32,6 +32,7 @@ struct LoadedModel {
   std::shared_ptr<const Checkpoint> checkpoint;  // null if `shards`
   std::optional<ShardLayout> shards;             // each rank opens files of its own (ShardModel)
   Activations activations = Activations::kExact;  // how an executor shall compute
+  bool resident = false;                          // matrices are in memory of ours, but for those of HasExactTiles
   bool dummy = false;                             // random weights in memory that nothing else reads
   int fused_kv_layers = 0;          // layers whose K/V scales follow the fused grid
   std::vector<std::string> notes;   // oddities worth telling: unknown tensors, incomplete MTP, ...

@@ -37,6 +37,7 @@ struct WeightView {
   int32_t group_size = 0;              // columns a scale: 32, 64 or 128
 
   const std::byte* tiles = nullptr;  // the same matrix laid out for integer products (ops/linear/tiles.h), or null
+  bool exact_tiles = false;          // to be multiplied by activations of 31 bits instead of 8
 
   const std::byte* Row(int64_t r) const { return data + r * row_bytes; }
   const float* ScaleRow(int64_t r) const {

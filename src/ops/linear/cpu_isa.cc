@@ -76,15 +76,6 @@ std::atomic<CpuIsa>& Active() {
 
 }  // namespace
 
-bool FourVectorPipes() {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  return __builtin_cpu_is("amd") != 0;
-#else
-  return false;
-#endif
-}
-
 CpuIsa ActiveCpuIsa() { return Active().load(std::memory_order_relaxed); }
 
 void LimitCpuIsa(CpuIsa isa) { Active() = std::min(Detect(), isa); }

@@ -18,8 +18,4 @@ void LimitCpuIsa(CpuIsa isa);
 
 std::string_view NameOf(CpuIsa isa);
 
-// Additions, shifts and conversions of vectors run beside two multiplications a cycle: AMD's Zen. Others with AVX-512
-// have two pipes for all of them.
-bool FourVectorPipes();
-
 }  // namespace minimo

@@ -3,8 +3,8 @@
 //
 // FP8: two table look-ups (VPERMI2B: 128 magnitudes each) give both bytes of a bf16, which holds every e4m3 value; the
 // sign is or-ed in. 64 codes: 2 look-ups, 1 sign, 2 interleaves, 4 widenings.
-// 4 bits: VPERMPS uses the low 4 bits of each 32-bit lane as its index: a shift and a look-up give 16 floats. Machines
-// with more pipes for vectors than for products take fixed_int4_avx512.cc where it is faster.
+// 4 bits: VPERMPS uses the low 4 bits of each 32-bit lane as its index: a shift and a look-up give 16 floats. Laid out
+// in tiles they are faster: exact_tiles_avx512.cc.
 //
 // Additions: 8 fused multiply-adds a block into a fresh sum, then total = fma(sum, scale, total); then the 16 lanes.
 // The same for one token and for many.
@@ -357,7 +357,7 @@ ScaleAndStart QuantizeGroup(const StageFormat& f, const float* x, int64_t count,
 
 void StageRowAvx512(const StageFormat& f, const float* x, int64_t cols, std::byte* to) {
   if (f.kind == StageFormat::Kind::kPermuted) return Permute(f.order, x, cols, reinterpret_cast<float*>(to));
-  if (f.kind == StageFormat::Kind::kFixed) return StageFixedAvx512(x, cols, to);
+  if (f.kind == StageFormat::Kind::kFixed) return StageFixedAvx512(f, x, cols, to);
   const int64_t groups = (cols + f.group - 1) / f.group;
   auto* codes = reinterpret_cast<int8_t*>(to);
   auto* meta = reinterpret_cast<ScaleAndStart*>(to + groups * f.group);
@@ -378,9 +378,6 @@ ChosenKernel ExactAvx512(const WeightView& w) {
     case WeightFormat::kBf16: return chosen(ExactRows<Bf16Block>, Order().bf16);
     case WeightFormat::kInt4Group:
       if (w.cols % 2 != 0) return {};
-      if (int4_as_integers.load(std::memory_order_relaxed)) {
-        if (const ChosenKernel integers = FixedInt4Avx512(w); integers.run != nullptr) return integers;
-      }
       if (w.group_size == 64) return chosen(ExactRows<Int4<64>>, Order().int4);
       if (w.group_size == 128) return chosen(ExactRows<Int4<128>>, Order().int4);
       return {};

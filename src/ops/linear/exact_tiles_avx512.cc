@@ -25,7 +25,8 @@ namespace {
 
 constexpr int kDigits = 4;
 constexpr int kTokenTile = 3;  // 2 tiles, 3 tokens, 4 digits: 24 sums in registers
-constexpr int64_t kRun = 8;      // groups added one after the other before they join those before: shorter chains round less
+// Groups added one after the other before they join those before: shorter chains round less.
+constexpr int64_t kRun = 8;
 constexpr int64_t kLine = kTileRows * 4;
 // One token, bound by memory: bytes from a load to the line prefetched beside it, as in tiles_avx512.cc.
 constexpr int64_t kAhead = 8192;
@@ -207,7 +208,7 @@ void StageFixedAvx512(const StageFormat& f, const float* x, int64_t cols, std::b
     for (int64_t c = 0; c < f.group; c += 16) {
       most = _mm512_max_epi32(most, _mm512_castps_si512(_mm512_abs_ps(_mm512_loadu_ps(x + c))));
     }
-    // largest < 2^(1 + exponent): integers are at most 2^30. Of infinity and NaN the unit is that, too, and all integers
+    // largest < 2^(1 + exponent): integers are at most 2^30. Of infinity and NaN the unit is that, too, and integers
     // are 0, which gives NaN.
     const float largest = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(_mm512_reduce_max_epi32(most))));
     float factor = 0, unit = 0;

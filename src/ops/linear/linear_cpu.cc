@@ -26,6 +26,9 @@ ChosenKernel Choose(const WeightView& w) {
   [[maybe_unused]] const CpuIsa isa = ActiveCpuIsa();
   if (w.tiles != nullptr) {
     const TileLayout layout(w);
+#if defined(__x86_64__)
+    if (w.exact_tiles) return {TileRowsExactAvx512, {StageFormat::Kind::kFixed, nullptr, w.group_size, 0}};
+#endif
     ChosenKernel chosen{TileRowsPortable,
                         {StageFormat::Kind::kInt8, nullptr, static_cast<int32_t>(layout.group), layout.offset()}};
 #if defined(__x86_64__)

@@ -8,6 +8,7 @@
 #include <limits>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/float_types.h"
@@ -20,43 +21,48 @@
 namespace minimo {
 namespace {
 
-// An ISA, and how it computes exact products of 4-bit weights.
-struct Way {
-  CpuIsa isa;
-  bool integers = false;
-};
-
-void Take(const Way& way) {
-  LimitCpuIsa(way.isa);
-  int4_as_integers = way.integers;
-}
-
-std::string NameOf(const Way& way) {
-  return std::string(minimo::NameOf(way.isa)) + (way.integers ? ", 4 bits as integers" : "");
-}
-
-std::vector<Way> Ways() {
+std::vector<CpuIsa> Isas() {
   LimitCpuIsa(CpuIsa::kAmx);
-  std::vector<Way> ways;
+  std::vector<CpuIsa> isas;
 #if defined(__aarch64__)
   constexpr CpuIsa kAll[] = {CpuIsa::kPortable, CpuIsa::kNeon, CpuIsa::kNeonDot};
 #else
   constexpr CpuIsa kAll[] = {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAmx};
 #endif
   for (const CpuIsa isa : kAll) {
-    if (isa > ActiveCpuIsa()) continue;
-    ways.push_back({isa});
-    if (isa == CpuIsa::kAvx512) ways.push_back({isa, true});
+    if (isa <= ActiveCpuIsa()) isas.push_back(isa);
+  }
+  return isas;
+}
+
+// How exact products of a matrix are computed: an ISA, and from rows or from tiles.
+struct Way {
+  CpuIsa isa;
+  WeightView weight;
+};
+
+std::vector<Way> ExactWays(OwnedWeight* w, ThreadTeam& team) {
+  WeightView rows = w->view, tiles = rows;
+  if (HasExactTiles(rows)) {
+    AddTiles(w, team);
+    std::swap(tiles, w->view);
+    tiles.exact_tiles = true;
+  }
+  std::vector<Way> ways;
+  for (const CpuIsa isa : Isas()) {
+    LimitCpuIsa(isa);
+    ways.push_back({isa, rows});
+    if (HasExactTiles(rows)) ways.push_back({isa, tiles});
   }
   return ways;
 }
 
+std::string NameOf(const Way& way) {
+  return std::string(minimo::NameOf(way.isa)) + (way.weight.exact_tiles ? ", tiles" : "");
+}
+
 struct RestoreIsa {
-  const bool integers = int4_as_integers;
-  ~RestoreIsa() {
-    LimitCpuIsa(CpuIsa::kAmx);
-    int4_as_integers = integers;
-  }
+  ~RestoreIsa() { LimitCpuIsa(CpuIsa::kAmx); }
 };
 
 std::vector<float> Product(const WeightView& w, const std::vector<float>& x, int64_t tokens, ThreadTeam& team) {
@@ -95,10 +101,10 @@ std::vector<Case> Cases() {
   return cases;
 }
 
-std::string Name(const Case& c, const Way& way) {
+std::string Name(const Case& c, const std::string& way) {
   return std::to_string(static_cast<int>(c.format)) + " " + std::to_string(c.rows) + " x " + std::to_string(c.cols) +
          ", group " + std::to_string(c.group) + ", " + std::to_string(c.tokens) + " tokens, " +
-         NameOf(way);
+         way;
 }
 
 TEST(LinearKernels, ExactOnesMatchTheReference) {
@@ -106,14 +112,14 @@ TEST(LinearKernels, ExactOnesMatchTheReference) {
   std::mt19937 rng(11);
   ThreadTeam team(3);
   for (const Case& c : Cases()) {
-    const OwnedWeight w = MakeWeight(rng, c.format, c.rows, c.cols, c.group);
+    OwnedWeight w = MakeWeight(rng, c.format, c.rows, c.cols, c.group);
     const auto x = Normal(rng, c.tokens * c.cols);
     std::vector<float> want(static_cast<size_t>(c.tokens * c.rows));
     const LinearTask task{w.view, x.data(), c.cols, nullptr, want.data(), c.rows, nullptr, c.tokens};
     LinearRef({&task, 1});
-    for (const Way& way : Ways()) {
-      Take(way);
-      const auto got = Product(w.view, x, c.tokens, team);
+    for (const Way& way : ExactWays(&w, team)) {
+      LimitCpuIsa(way.isa);
+      const auto got = Product(way.weight, x, c.tokens, team);
       for (int64_t r = 0; r < c.rows; ++r) {
         double norm = 0;
         for (int64_t col = 0; col < c.cols; ++col) norm += std::pow(double{Dequantize(w.view, r, col)}, 2);
@@ -121,7 +127,7 @@ TEST(LinearKernels, ExactOnesMatchTheReference) {
         const double bound = 4 * std::sqrt(static_cast<double>(c.cols)) * 0x1p-24 * std::sqrt(norm) *
                                  (2 + std::sqrt(static_cast<double>(c.cols))) + 1e-30;
         for (int64_t t = 0; t < c.tokens; ++t) {
-          ASSERT_NEAR(got[t * c.rows + r], want[t * c.rows + r], bound) << Name(c, way) << " row " << r;
+          ASSERT_NEAR(got[t * c.rows + r], want[t * c.rows + r], bound) << Name(c, NameOf(way)) << " row " << r;
         }
       }
     }
@@ -134,7 +140,7 @@ TEST(LinearKernels, ExactFourBitOnesKeepSmallActivationsBesideLargeOnes) {
   const RestoreIsa restore;
   std::mt19937 rng(18);
   ThreadTeam team(2);
-  for (const int group : {64, 128}) {
+  for (const int group : {32, 64, 128}) {
     for (const int64_t groups : {1, 3, 9, 24, 66}) {
       const int64_t rows = 37, cols = groups * group;
       OwnedWeight w = MakeWeight(rng, WeightFormat::kInt4Group, rows, cols, group);
@@ -147,9 +153,9 @@ TEST(LinearKernels, ExactFourBitOnesKeepSmallActivationsBesideLargeOnes) {
           }
           for (int64_t t = 0; t < tokens; ++t) x[t * cols + c] *= 20;
         }
-        for (const Way& way : Ways()) {
-          Take(way);
-          const auto got = Product(w.view, x, tokens, team);
+        for (const Way& way : ExactWays(&w, team)) {
+          LimitCpuIsa(way.isa);
+          const auto got = Product(way.weight, x, tokens, team);
           for (int64_t t = 0; t < tokens; ++t) {
             for (int64_t r = 0; r < rows; ++r) {
               double want = 0, magnitude = 0;
@@ -159,7 +165,7 @@ TEST(LinearKernels, ExactFourBitOnesKeepSmallActivationsBesideLargeOnes) {
                 magnitude += std::fabs(product);
               }
               ASSERT_NEAR(got[t * rows + r], want, 0x1p-21 * magnitude)
-                  << Name({WeightFormat::kInt4Group, rows, cols, tokens, group}, way) << " row " << r;
+                  << Name({WeightFormat::kInt4Group, rows, cols, tokens, group}, NameOf(way)) << " row " << r;
             }
           }
         }
@@ -199,12 +205,12 @@ TEST(LinearKernels, IntegerOnesAgreeBitByBitOnEveryIsa) {
         for (int64_t col = 0; col < c.cols; ++col) norm += std::pow(double{DequantizeTile(w.view, r, col)}, 2);
         const double bound = 1e-5 * std::sqrt(norm * static_cast<double>(c.cols)) + 1e-30;
         ASSERT_NEAR(want[t * c.rows + r], QuantizedDot(w.view, r, x.data() + t * c.cols), bound)
-            << Name(c, {CpuIsa::kPortable}) << " row " << r << " token " << t;
+            << Name(c, "portable") << " row " << r << " token " << t;
       }
     }
-    for (const Way& way : Ways()) {
-      Take(way);
-      ASSERT_EQ(Product(w.view, x, c.tokens, team), want) << Name(c, way);
+    for (const CpuIsa isa : Isas()) {
+      LimitCpuIsa(isa);
+      ASSERT_EQ(Product(w.view, x, c.tokens, team), want) << Name(c, std::string(NameOf(isa)));
     }
   }
 }
@@ -215,19 +221,19 @@ TEST(LinearKernels, ATokenDoesNotSeeItsBatchNorTheThreads) {
   ThreadTeam many(4), one(1);
   constexpr int64_t kRows = 200, kCols = 448, kTokens = 41;
   for (const auto format : {WeightFormat::kBf16, WeightFormat::kFp8Block, WeightFormat::kInt4Group}) {
-    for (const bool tiles : {false, true}) {
-      OwnedWeight w = MakeWeight(rng, format, kRows, kCols);
-      if (tiles) AddTiles(&w, one);
-      const auto x = Normal(rng, kTokens * kCols);
-      for (const Way& way : Ways()) {
-        Take(way);
-        const auto whole = Product(w.view, x, kTokens, many);
-        for (const int64_t chunk : {1, 2, 3, 7}) {
-          for (int64_t t = 0; t + chunk <= kTokens; t += chunk) {
-            const std::vector<float> part(x.begin() + t * kCols, x.begin() + (t + chunk) * kCols);
-            const std::vector<float> expected(whole.begin() + t * kRows, whole.begin() + (t + chunk) * kRows);
-            ASSERT_EQ(Product(w.view, part, chunk, one), expected) << NameOf(way) << " chunks of " << chunk;
-          }
+    OwnedWeight w = MakeWeight(rng, format, kRows, kCols), tiled = MakeWeight(rng, format, kRows, kCols);
+    std::vector<Way> ways = ExactWays(&w, one);
+    AddTiles(&tiled, one);
+    for (const CpuIsa isa : Isas()) ways.push_back({isa, tiled.view});
+    const auto x = Normal(rng, kTokens * kCols);
+    for (const Way& way : ways) {
+      LimitCpuIsa(way.isa);
+      const auto whole = Product(way.weight, x, kTokens, many);
+      for (const int64_t chunk : {1, 2, 3, 7}) {
+        for (int64_t t = 0; t + chunk <= kTokens; t += chunk) {
+          const std::vector<float> part(x.begin() + t * kCols, x.begin() + (t + chunk) * kCols);
+          const std::vector<float> expected(whole.begin() + t * kRows, whole.begin() + (t + chunk) * kRows);
+          ASSERT_EQ(Product(way.weight, part, chunk, one), expected) << NameOf(way) << " chunks of " << chunk;
         }
       }
     }
@@ -288,11 +294,11 @@ TEST(Tiles, AreTheSameBytesOnEveryIsa) {
       LimitCpuIsa(CpuIsa::kPortable);
       AddTiles(&w, team);
       const std::vector<std::byte> want(w.tiles.data(), w.tiles.data() + TilesBytes(w.view));
-      for (const Way& way : Ways()) {
-        Take(way);
+      for (const CpuIsa isa : Isas()) {
+        LimitCpuIsa(isa);
         AddTiles(&w, team);
         const std::vector<std::byte> got(w.tiles.data(), w.tiles.data() + TilesBytes(w.view));
-        ASSERT_TRUE(got == want) << rows << " x " << cols << " " << NameOf(way);
+        ASSERT_TRUE(got == want) << rows << " x " << cols << " " << NameOf(isa);
       }
     }
   }
@@ -304,8 +310,8 @@ TEST(LinearKernels, ZerosAndHugeActivationsStayFinite) {
   ThreadTeam team(2);
   OwnedWeight w = MakeWeight(rng, WeightFormat::kFp8Block, 40, 256);
   AddTiles(&w, team);
-  for (const Way& way : Ways()) {
-    Take(way);
+  for (const CpuIsa isa : Isas()) {
+    LimitCpuIsa(isa);
     std::vector<float> x(256, 0.0f);
     for (const float y : Product(w.view, x, 1, team)) EXPECT_EQ(y, 0.0f);
     x[3] = 1e-38f;
@@ -319,23 +325,24 @@ TEST(LinearKernels, ExactFourBitOnesTakeEveryActivation) {
   const RestoreIsa restore;
   std::mt19937 rng(19);
   ThreadTeam team(2);
-  const OwnedWeight w = MakeWeight(rng, WeightFormat::kInt4Group, 40, 1088);
-  for (const Way& way : Ways()) {
-    Take(way);
+  OwnedWeight w = MakeWeight(rng, WeightFormat::kInt4Group, 40, 1088);
+  for (const Way& way : ExactWays(&w, team)) {
+    LimitCpuIsa(way.isa);
+    const auto product = [&](const std::vector<float>& x, int tokens) { return Product(way.weight, x, tokens, team); };
     std::vector<float> x(3 * 1088, 0.0f);
-    for (const float y : Product(w.view, x, 3, team)) EXPECT_EQ(y, 0.0f);
+    for (const float y : product(x, 3)) EXPECT_EQ(y, 0.0f);
     x[3] = 1e-38f;
-    for (const float y : Product(w.view, x, 3, team)) EXPECT_LT(std::fabs(y), 1e-36f);
+    for (const float y : product(x, 3)) EXPECT_LT(std::fabs(y), 1e-36f);
     x[1088 + 700] = 1e36f;
-    for (const float y : Product(w.view, x, 3, team)) EXPECT_TRUE(std::isfinite(y));
+    for (const float y : product(x, 3)) EXPECT_TRUE(std::isfinite(y));
     x[2 * 1088 + 1085] = std::numeric_limits<float>::quiet_NaN();
-    auto got = Product(w.view, x, 3, team);
+    auto got = product(x, 3);
     for (int r = 0; r < 40; ++r) {
       EXPECT_TRUE(std::isfinite(got[r]) && std::isfinite(got[40 + r])) << NameOf(way);
       EXPECT_TRUE(std::isnan(got[80 + r])) << NameOf(way) << " row " << r;
     }
     x[2 * 1088 + 1085] = std::numeric_limits<float>::infinity();
-    got = Product(w.view, x, 3, team);
+    got = product(x, 3);
     for (int r = 0; r < 40; ++r) EXPECT_FALSE(std::isfinite(got[80 + r])) << NameOf(way) << " row " << r;
   }
 }

@@ -27,10 +27,6 @@ struct ChosenKernel {
 // For tests: told of every range of a task's rows before a kernel walks it, from any thread.
 inline std::atomic<void (*)(const LinearTask& task, int64_t begin, int64_t end)> watch_rows{nullptr};
 
-// Exact products of 4-bit weights in integers, on AVX-512: faster where multiplications are half of what a core can do
-// in a cycle (Zen), slower in prefill where they are all of it (a Xeon: 445 to 555 -> 595 to 620 ms). Tests set it.
-inline std::atomic<bool> int4_as_integers{FourVectorPipes()};
-
 // Groups whose largest activation is at most this are taken as zeros: 127 / it is finite.
 inline constexpr float kLeastQuantized = 1e-30f;
 
@@ -44,9 +40,9 @@ void TileRowsPortable(const LinearTask& task, const StagedRows& x, int64_t begin
 // exact_avx512.cc: .run is null where format or shape does not fit.
 ChosenKernel ExactAvx512(const WeightView& weight);
 void StageRowAvx512(const StageFormat& format, const float* x, int64_t cols, std::byte* to);
-// fixed_int4_avx512.cc: .run is null where groups are neither of 64 nor of 128 columns, or it is no faster.
-ChosenKernel FixedInt4Avx512(const WeightView& weight);
-void StageFixedAvx512(const float* x, int64_t cols, std::byte* to);
+// exact_tiles_avx512.cc
+void TileRowsExactAvx512(const LinearTask& task, const StagedRows& x, int64_t begin, int64_t end);
+void StageFixedAvx512(const StageFormat& format, const float* x, int64_t cols, std::byte* to);
 // tiles_pack_avx512.cc: `rows` <= 16 rows from first_row on into one tile whose padding is already there.
 bool CanPackTilesAvx512(const WeightView& weight);
 void PackTileAvx512(const WeightView& weight, int64_t first_row, int64_t rows, std::byte* tile);

@@ -105,6 +105,14 @@ void FillWithZeros(const TileLayout& layout, std::byte* tile) {
 
 }  // namespace
 
+bool HasExactTiles([[maybe_unused]] const WeightView& w) {
+#if defined(__x86_64__)
+  return ActiveCpuIsa() >= CpuIsa::kAvx512 && w.format == WeightFormat::kInt4Group && HasTileLayout(w);
+#else
+  return false;
+#endif
+}
+
 int64_t TilesBytes(const WeightView& w) { return TileLayout::Tiles(w.rows) * TileLayout(w).tile_bytes(); }
 
 void PackTiles(const WeightView& w, ThreadTeam& team, std::byte* tiles) {

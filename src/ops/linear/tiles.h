@@ -1,4 +1,5 @@
-// Weights laid out for integer products with dynamically quantised activations: `--activations int8`.
+// Weights laid out for integer products: with dynamically quantised activations (`--activations int8`), and those of 4
+// bits for exact ones (`--load-format resident`, exact_tiles_avx512.cc).
 //
 // A tile is 16 rows (output features) over all columns, in groups of columns that share a scale. Codes are unsigned
 // with an offset:
@@ -10,8 +11,8 @@
 // One load is 4 columns of 16 rows: what VPDPBUSD, or a row of an AMX tile, multiplies by 4 broadcast activations.
 // Rows and columns beyond the matrix hold zeros (the offset).
 //
-// Activations: per token and group of columns, q = round(x * 127 / max |x|), scale = max |x| / 127. A sum of products
-// is an exact integer within a group; groups are added in float32 in order: total = fma(sum, w_scale * x_scale, total).
+// Activations of int8: per token and group of columns, q = round(x * 127 / max |x|), scale = max |x| / 127. A sum of
+// products is an exact integer within a group; groups are added in float32 in order: total = fma(sum, w_scale * x_scale, total).
 // So results have the same bits on every ISA, for any batch and any thread.
 #pragma once
 
@@ -55,6 +56,9 @@ struct TileLayout {
 inline bool HasTileLayout(const WeightView& w) {
   return w.format != WeightFormat::kF32 && (w.format != WeightFormat::kInt4Group || w.cols % w.group_size == 0);
 }
+
+// Tiles that this machine multiplies by activations of 31 bits, faster than rows in float32.
+bool HasExactTiles(const WeightView& w);
 
 int64_t TilesBytes(const WeightView& w);
 
