@@ -10,12 +10,11 @@
 // of each digit are exact; brought together in pairs, low = sum(d0) + 2^8 sum(d1) and high likewise, which begin at -8
 // times those of the activations alone and so lose the codes' offset, they are still exact in 32 bits. Then in float32:
 //   total = fma(fma(low, 2^-16, high), weight scale * 2^16 unit, total)
-// group after group, the same for one token and for many.
+// group after group, eight at a time from 0, the same for one token and for many.
 #include "ops/linear/row_kernels.h"
 
 #if defined(__x86_64__)
-#include <immintrin.h>
-
+#include "ops/linear/tiles_avx512-inl.h"
 
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")
@@ -27,21 +26,6 @@ constexpr int kDigits = 4;
 constexpr int kTokenTile = 3;  // 2 tiles, 3 tokens, 4 digits: 24 sums in registers
 // Groups added one after the other before they join those before: shorter chains round less.
 constexpr int64_t kRun = 8;
-constexpr int64_t kLine = kTileRows * 4;
-// One token, bound by memory: bytes from a load to the line prefetched beside it, as in tiles_avx512.cc.
-constexpr int64_t kAhead = 8192;
-
-inline __m512i Broadcast(const std::byte* p) { return _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(p)); }
-
-inline __m512 LoadScales(const std::byte* scales) {
-  const __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales)));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
-}
-
-// sum += 4 products of each lane; in assembly as in tiles_avx512.cc.
-inline void AddProducts(__m512i weights, __m512i x, __m512i* sum) {
-  asm("vpdpbusd %2, %1, %0" : "+v"(*sum) : "v"(weights), "v"(x));
-}
 
 // Of two digits, the second 2^8 times the first.
 inline __m512 SumOf(__m512i first, __m512i second, int32_t start) {
@@ -66,17 +50,6 @@ struct Total {
   inline __m512 All() const { return _mm512_add_ps(before, of_run); }
 };
 
-inline __mmask16 RowsLeft(const LinearTask& task, int64_t row) {
-  const int64_t left = task.weight.rows - row;
-  return static_cast<__mmask16>(left >= kTileRows ? 0xffff : (1u << left) - 1);
-}
-
-inline void Prefetch(const std::byte* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
-
-inline const std::byte* XRow(const LinearTask& task, const StagedRows& x, int64_t t) {
-  return x.data + (task.x_rows ? task.x_rows[t] : t) * x.row_bytes;
-}
-
 // R tiles from `row` on against tokens [token, token + T).
 template <int R, int T>
 inline void Tile(const LinearTask& task, const TileLayout& layout, const StagedRows& staged, int64_t row,
@@ -92,7 +65,7 @@ inline void Tile(const LinearTask& task, const TileLayout& layout, const StagedR
     for (int r = 0; r < R; ++r) total[r][t].Clear();
   }
   const __m512i nibble = _mm512_set1_epi8(0xf);
-  const int64_t lines = layout.group_bytes() / kLine;
+  const int64_t lines = layout.group_bytes() / kTileLine;
   int64_t column = 0;
   for (int64_t g = 0; g < layout.groups; ++g) {
     __m512i sum[R][T][kDigits];
@@ -102,7 +75,7 @@ inline void Tile(const LinearTask& task, const TileLayout& layout, const StagedR
       }
     }
     int64_t at = layout.CodesAt(g);
-    for (int64_t l = 0; l < lines; ++l, at += kLine, column += 8) {
+    for (int64_t l = 0; l < lines; ++l, at += kTileLine, column += 8) {
       __m512i low[R], high[R];
       for (int r = 0; r < R; ++r) {
         const __m512i codes = _mm512_loadu_si512(tile[r] + at);
@@ -133,8 +106,7 @@ inline void Tile(const LinearTask& task, const TileLayout& layout, const StagedR
     }
   }
   for (int r = 0; r < R; ++r) {
-    const int64_t at = row + r * kTileRows;
-    for (int t = 0; t < T; ++t) _mm512_mask_storeu_ps(task.Out(token + t) + at, RowsLeft(task, at), total[r][t].All());
+    for (int t = 0; t < T; ++t) StoreRows(task, row + r * kTileRows, total[r][t].All(), task.Out(token + t));
   }
 }
 
@@ -145,7 +117,7 @@ inline void OneToken(const LinearTask& task, const TileLayout& layout, const Sta
   const std::byte* x = XRow(task, staged, 0);
   const auto* units = reinterpret_cast<const FixedUnit*>(x + kDigits * layout.padded_cols());
   const __m512i low = _mm512_set1_epi8(0xf), high = _mm512_set1_epi8(static_cast<char>(0xf0));
-  const int64_t lines = layout.group_bytes() / kLine;
+  const int64_t lines = layout.group_bytes() / kTileLine;
   for (int64_t row = begin; row < end; row += kTileRows) {
     const std::byte* at = task.weight.tiles + row / kTileRows * layout.tile_bytes();
     const std::byte* scales = at;
@@ -155,14 +127,14 @@ inline void OneToken(const LinearTask& task, const TileLayout& layout, const Sta
     for (int64_t g = 0; g < layout.groups; ++g) {
       if (g % 2 == 0) {
         scales = at;
-        Prefetch(at + kAhead);
+        Prefetch(at + kTileAhead);
         at += kScaleLine;
       }
       __m512i sum[kDigits], second[kDigits];
       for (int d = 0; d < kDigits; ++d) sum[d] = second[d] = _mm512_setzero_si512();
-      for (int64_t l = 0; l < lines; ++l, at += kLine, digits += 8 * kDigits) {
+      for (int64_t l = 0; l < lines; ++l, at += kTileLine, digits += 8 * kDigits) {
         const __m512i codes = _mm512_loadu_si512(at);
-        Prefetch(at + kAhead);
+        Prefetch(at + kTileAhead);
         const __m512i first = _mm512_and_si512(codes, low), other = _mm512_and_si512(codes, high);
         for (int d = 0; d < kDigits; ++d) AddProducts(first, Broadcast(digits + 4 * d), &sum[d]);
         for (int d = 0; d < kDigits; ++d) AddProducts(other, Broadcast(digits + 4 * (kDigits + d)), &second[d]);
@@ -170,7 +142,7 @@ inline void OneToken(const LinearTask& task, const TileLayout& layout, const Sta
       for (int d = 0; d < kDigits; ++d) sum[d] = _mm512_add_epi32(sum[d], _mm512_srai_epi32(second[d], 4));
       total.Add(g, sum, LoadScales(scales + g % 2 * (kScaleLine / 2)), units[g]);
     }
-    _mm512_mask_storeu_ps(task.Out(0) + row, RowsLeft(task, row), total.All());
+    StoreRows(task, row, total.All(), task.Out(0));
   }
 }
 
@@ -179,7 +151,6 @@ void AllTokens(const LinearTask& task, const TileLayout& layout, const StagedRow
   const int64_t tiles = (task.tokens + kTokenTile - 1) / kTokenTile;
   for (int64_t i = 0; i < tiles; ++i) {  // nearly equal tiles: 4 tokens are 2 and 2
     const int64_t from = task.tokens * i / tiles, count = task.tokens * (i + 1) / tiles - from;
-    if (count == 1) Tile<R, 1>(task, layout, x, row, from);
     if (count == 2) Tile<R, 2>(task, layout, x, row, from);
     if (count == 3) Tile<R, 3>(task, layout, x, row, from);
   }

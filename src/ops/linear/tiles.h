@@ -12,7 +12,8 @@
 // Rows and columns beyond the matrix hold zeros (the offset).
 //
 // Activations of int8: per token and group of columns, q = round(x * 127 / max |x|), scale = max |x| / 127. A sum of
-// products is an exact integer within a group; groups are added in float32 in order: total = fma(sum, w_scale * x_scale, total).
+// products is an exact integer within a group; groups are added in float32 in order:
+//   total = fma(sum, w_scale * x_scale, total)
 // So results have the same bits on every ISA, for any batch and any thread.
 #pragma once
 

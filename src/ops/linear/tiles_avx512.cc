@@ -9,9 +9,7 @@
 #include "ops/linear/row_kernels.h"
 
 #if defined(__x86_64__)
-#include <immintrin.h>
-
-#include <algorithm>
+#include "ops/linear/tiles_avx512-inl.h"
 
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")
@@ -20,25 +18,6 @@ namespace minimo {
 namespace {
 
 constexpr int kTokenTile = 6;
-constexpr int64_t kLine = kTileRows * 4;
-// One token: bytes from a load to the line prefetched beside it. Hardware stops at the end of a page of 4 KB; 1 KB and
-// 4 KB were slower, 12 to 24 KB alike.
-constexpr int64_t kAhead = 8192;
-
-inline __m512i Broadcast(const int8_t* p) { return _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(p)); }
-
-inline void Prefetch(const std::byte* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
-
-inline __m512 LoadScales(const std::byte* scales) {
-  const __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales)));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
-}
-
-// sum += 4 products of each lane. In assembly, for GCC 12 copies accumulators around the intrinsic in a loop and
-// spills.
-inline void AddProducts(__m512i weights, __m512i x, __m512i* sum) {
-  asm("vpdpbusd %2, %1, %0" : "+v"(*sum) : "v"(weights), "v"(x));
-}
 
 // R tiles from `row` on against tokens [token, token + T).
 template <bool kInt4, int R, int T>
@@ -49,11 +28,11 @@ inline void Tile(const LinearTask& task, const TileLayout& layout, const StagedR
   __m512 total[R][T];
   for (int r = 0; r < R; ++r) tile[r] = task.weight.tiles + (row / kTileRows + r) * layout.tile_bytes();
   for (int t = 0; t < T; ++t) {
-    x[t] = staged.data + (task.x_rows ? task.x_rows[token + t] : token + t) * staged.row_bytes;
+    x[t] = XRow(task, staged, token + t);
     for (int r = 0; r < R; ++r) total[r][t] = _mm512_setzero_ps();
   }
   const __m512i nibble = _mm512_set1_epi8(0xf);
-  const int64_t steps = layout.group_bytes() / kLine;
+  const int64_t steps = layout.group_bytes() / kTileLine;
   for (int64_t g = 0; g < layout.groups; ++g) {
     const int64_t meta = layout.padded_cols() + g * static_cast<int64_t>(sizeof(ScaleAndStart));
     __m512i sum[R][T];
@@ -62,7 +41,7 @@ inline void Tile(const LinearTask& task, const TileLayout& layout, const StagedR
       for (int r = 0; r < R; ++r) sum[r][t] = start;
     }
     int64_t column = g * layout.group, at = layout.CodesAt(g);
-    for (int64_t s = 0; s < steps; ++s, at += kLine) {
+    for (int64_t s = 0; s < steps; ++s, at += kTileLine) {
       __m512i w[R];
       for (int r = 0; r < R; ++r) w[r] = _mm512_loadu_si512(tile[r] + at);
       if constexpr (kInt4) {
@@ -95,9 +74,7 @@ inline void Tile(const LinearTask& task, const TileLayout& layout, const StagedR
     }
   }
   for (int r = 0; r < R; ++r) {
-    const int64_t left = task.weight.rows - row - r * kTileRows;
-    const auto mask = static_cast<__mmask16>(left >= kTileRows ? 0xffff : (1u << left) - 1);
-    for (int t = 0; t < T; ++t) _mm512_mask_storeu_ps(task.Out(token + t) + row + r * kTileRows, mask, total[r][t]);
+    for (int t = 0; t < T; ++t) StoreRows(task, row + r * kTileRows, total[r][t], task.Out(token + t));
   }
 }
 
@@ -128,11 +105,11 @@ void AllTokens(const LinearTask& task, const TileLayout& layout, const StagedRow
 template <bool kInt4>
 void OneToken(const LinearTask& task, const TileLayout& layout, const StagedRows& staged, int64_t begin, int64_t end) {
   constexpr int kSums = 4;
-  constexpr int kLines = kInt4 ? 2 : 4;  // a step: of 16 columns
-  const std::byte* x = staged.data + (task.x_rows ? task.x_rows[0] : 0) * staged.row_bytes;
+  constexpr int kTileLines = kInt4 ? 2 : 4;  // a step: of 16 columns
+  const std::byte* x = XRow(task, staged, 0);
   const auto* meta = reinterpret_cast<const ScaleAndStart*>(x + layout.padded_cols());
   const __m512i low = _mm512_set1_epi8(0xf), high = _mm512_set1_epi8(static_cast<char>(0xf0));
-  const int64_t steps = layout.group_bytes() / (kLines * kLine);
+  const int64_t steps = layout.group_bytes() / (kTileLines * kTileLine);
   for (int64_t row = begin; row < end; row += kTileRows) {
     const std::byte* at = task.weight.tiles + row / kTileRows * layout.tile_bytes();
     const std::byte* scale_line = at;
@@ -141,14 +118,14 @@ void OneToken(const LinearTask& task, const TileLayout& layout, const StagedRows
     for (int64_t g = 0; g < layout.groups; ++g) {
       if (g % 2 == 0) {
         scale_line = at;
-        Prefetch(at + kAhead);
+        Prefetch(at + kTileAhead);
         at += kScaleLine;
       }
       __m512i sum[kSums] = {_mm512_set1_epi32(meta[g].start)};
       for (int64_t s = 0; s < steps; ++s) {
-        for (int i = 0; i < kLines; ++i, at += kLine) {
+        for (int i = 0; i < kTileLines; ++i, at += kTileLine) {
           const __m512i w = _mm512_loadu_si512(at);
-          Prefetch(at + kAhead);
+          Prefetch(at + kTileAhead);
           if constexpr (kInt4) {
             AddProducts(_mm512_and_si512(w, low), Broadcast(codes), &sum[2 * i]);
             AddProducts(_mm512_and_si512(w, high), Broadcast(codes + 4), &sum[2 * i + 1]);
@@ -165,9 +142,7 @@ void OneToken(const LinearTask& task, const TileLayout& layout, const StagedRows
           _mm512_mul_ps(LoadScales(scale_line + g % 2 * (kScaleLine / 2)), _mm512_set1_ps(meta[g].scale));
       total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(all), scales, total);
     }
-    const int64_t left = task.weight.rows - row;
-    const auto mask = static_cast<__mmask16>(left >= kTileRows ? 0xffff : (1u << left) - 1);
-    _mm512_mask_storeu_ps(task.Out(0) + row, mask, total);
+    StoreRows(task, row, total, task.Out(0));
   }
 }
 
