@@ -74,7 +74,8 @@ class ServeTwoHosts(unittest.TestCase):
         self.lose(lambda group: cable("down"))
 
     def test_a_launcher_that_does_not_answer_keeps_no_request_waiting(self):
-        """Open MPI tells mpirun of a connection that breaks, in whichever call, and waits for the receipt."""
+        """Open MPI tells mpirun of a connection that breaks, in whichever call, and waits for the receipt. On busy cores
+        rank 0 may be past its own time limit first, which is an answer, too."""
         with two_hosts() as group:
             group.wait_ready()
             lost = group.rank(3)
@@ -90,7 +91,7 @@ class ServeTwoHosts(unittest.TestCase):
                 text, answered = ranks.expect_errors(self, load, stop_and_lose)
             finally:
                 os.kill(mpirun, signal.SIGKILL)
-            self.assertIn("does not return", text)
+            self.assertRegex(text, "does not return|did not reach")
             print(f"answered after {answered:.1f} s: {text}", file=sys.stderr)
             self.assertNotEqual(group.process.wait(30), 0)
 
