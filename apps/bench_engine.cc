@@ -22,8 +22,8 @@ void AddEngineFlags(CLI::App* app, EngineOptions* o) {
   app->add_option("--prefill-activations", o->prefill_activations, "CUDA: auto, bf16 or fp8 (of FP8 and 4-bit weights)")
       ->capture_default_str();
   app->add_option("--load-format", o->load_format,
-                  "auto; resident: on the CPU, weights copied to memory of its own, exact 4-bit ones laid out for speed; "
-                  "dummy: random weights of the config's shapes");
+                  "auto; resident: on the CPU, weights copied to memory of its own, exact 4-bit ones laid out for "
+                  "speed; dummy: random weights of the config's shapes");
   app->add_option("--numa", o->numa, "on the CPU: off, isolate or distribute")->capture_default_str();
   app->add_option("--threads", o->threads, "0: all cores")->capture_default_str();
   app->add_option("--num-layers", o->num_layers, "only the first N layers; 0: all")->capture_default_str();

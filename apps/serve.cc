@@ -63,8 +63,8 @@ void AddEngineFlags(CLI::App& app, Flags& f) {
   app.add_option("--numa", e.numa, "CPU, several memory nodes: isolate (on one of them), distribute (rows over all)")
       ->check(CLI::IsMember({"off", "isolate", "distribute"}))->capture_default_str();
   app.add_option("--load-format", e.load_format,
-                 "auto (CPU: mapped), resident (CPU: copied to memory of its own, exact 4-bit weights laid out for speed) "
-                 "or dummy (random weights)")->capture_default_str();
+                 "auto (CPU: mapped), resident (CPU: copied to memory of its own, exact 4-bit weights laid out for "
+                 "speed) or dummy (random weights)")->capture_default_str();
 }
 
 void AddServerFlags(CLI::App& app, Flags& f) {

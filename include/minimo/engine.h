@@ -26,8 +26,8 @@ struct EngineOptions {
   // CUDA: what a prompt's products take. fp8 (e4m3 by 128 columns, on FP8 tensor cores) where the weights are FP8 or
   // 4 bits; auto: bf16.
   std::string prefill_activations = "auto";  // auto, bf16, fp8
-  // auto; resident: on the CPU, matrices copied out of their files, 4-bit ones with exact activations into a layout that
-  // is read faster; dummy: random weights of the config's shapes, no files read.
+  // auto; resident: on the CPU, matrices copied out of their files, 4-bit ones with exact activations into a layout
+  // that is read faster; dummy: random weights of the config's shapes, no files read.
   std::string load_format = "auto";
   int threads = 0;                  // 0: all cores
   // CPU, machines of several memory nodes. isolate: the cores and the memory of the node that this thread runs on;

@@ -4,10 +4,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 
 #include "base/error.h"
 #include "comm/collectives_check.h"
-#include "comm/mpi.h"
+#include "tests/support/mpi_main.h"
 
 namespace minimo {
 namespace {
@@ -35,24 +36,12 @@ Status Hang(Communicator& comm) {
   std::_Exit(0);
 }
 
-int Main(int argc, char** argv) {
-  auto world = OpenMpiWorld();
-  if (!world.ok()) {
-    std::fprintf(stderr, "%s\n", world.error().message.c_str());
-    return 1;
-  }
-  Communicator& comm = **world;
-  const bool hang = argc > 1 && std::strcmp(argv[1], "hang") == 0;
-  const Status status = hang ? Hang(comm) : Collectives(comm);
-  if (!status.ok()) {
-    std::fprintf(stderr, "rank %d: %s\n", comm.rank(), status.error().message.c_str());
-    std::_Exit(1);
-  }
-  if (comm.rank() == 0) std::puts("ok");
-  return 0;
-}
-
 }  // namespace
 }  // namespace minimo
 
-int main(int argc, char** argv) { return minimo::Main(argc, argv); }
+int main(int argc, char** argv) {
+  const bool hang = argc > 1 && std::strcmp(argv[1], "hang") == 0;
+  return minimo::testing::OnEveryRank([hang](const std::shared_ptr<minimo::Communicator>& world) {
+    return hang ? minimo::Hang(*world) : minimo::Collectives(*world);
+  });
+}

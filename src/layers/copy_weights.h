@@ -14,7 +14,8 @@ class ThreadTeam;
 int64_t CopyBytes(const DecoderWeights& weights);
 
 // Every projection, expert, router, the head and the embedding (a step must not wait for the disk to bring one of its
-// rows), rows without gaps; scales of groups too. But for those of which HasExactTiles: executors lay out their parts of them.
+// rows), rows without gaps; scales of groups too. But for those of which HasExactTiles: executors lay
+// out their parts of them.
 Status CopyWeights(DecoderWeights* weights, ThreadTeam& team);
 
 }  // namespace minimo

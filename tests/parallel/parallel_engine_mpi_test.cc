@@ -1,12 +1,9 @@
 // A whole engine over MPI processes: `mpirun -n N parallel_engine_mpi_test`. Rank 0 compares what concurrent requests
 // say with what an engine of its own says, and prints "ok".
-#include <cstdio>
-#include <cstdlib>
-
 #include "base/error.h"
 #include "comm/communicator.h"
-#include "comm/mpi.h"
 #include "tests/parallel/many_requests.h"
+#include "tests/support/mpi_main.h"
 
 namespace minimo::testing {
 namespace {
@@ -56,24 +53,12 @@ Status CheckModel(const std::shared_ptr<Communicator>& world, const std::string&
   return {};
 }
 
-int Main() {
-  auto world = OpenMpiWorld();
-  if (!world.ok()) {
-    std::fprintf(stderr, "%s\n", world.error().message.c_str());
-    return 1;
-  }
-  const std::shared_ptr<Communicator> ranks = std::move(*world);
-  for (const char* model : {"nano-minimax-m2", "nano-mimo-v2-flash"}) {
-    const Status status = CheckModel(ranks, model);
-    if (status.ok()) continue;
-    std::fprintf(stderr, "rank %d: %s\n", ranks->rank(), status.error().message.c_str());
-    std::_Exit(1);
-  }
-  if (ranks->rank() == 0) std::puts("ok");
-  return 0;
+Status CheckBoth(const std::shared_ptr<Communicator>& world) {
+  for (const char* model : {"nano-minimax-m2", "nano-mimo-v2-flash"}) MINIMO_TRY(CheckModel(world, model));
+  return {};
 }
 
 }  // namespace
 }  // namespace minimo::testing
 
-int main() { return minimo::testing::Main(); }
+int main() { return minimo::testing::OnEveryRank(minimo::testing::CheckBoth); }

@@ -1,14 +1,13 @@
 // Every checkpoint over MPI processes: `mpirun -n N parallel_mpi_test`. Rank 0 computes each answer alone too, compares
 // and prints "ok".
 #include <cstdio>
-#include <cstdlib>
 
 #include "base/error.h"
-#include "comm/mpi.h"
 #include "engine/cpu_executor.h"
 #include "engine/parallel_executor.h"
 #include "models/shard.h"
 #include "tests/parallel/two_sequences.h"
+#include "tests/support/mpi_main.h"
 
 namespace minimo::testing {
 namespace {
@@ -32,18 +31,13 @@ Status Check(Communicator& comm, const GoldenModel& golden, const ParallelFlags&
   return {};
 }
 
-int Main() {
-  auto world = OpenMpiWorld();
-  if (!world.ok()) {
-    std::fprintf(stderr, "%s\n", world.error().message.c_str());
-    return 1;
-  }
-  const int ranks = (*world)->size();
+Status CheckAll(const std::shared_ptr<Communicator>& world) {
   if (SharedDir().empty()) {
-    if ((*world)->rank() == 0)
-      std::puts(UnderCi() ? "../shared is not there" : "ok\n(skipped: ../shared is not there)");
-    return UnderCi() ? 1 : 0;
+    if (UnderCi()) return Error{"../shared is not there"};
+    if (world->rank() == 0) std::puts("(skipped: ../shared is not there)");
+    return {};
   }
+  const int ranks = world->size();
   std::vector<ParallelFlags> layouts = {{ranks, false, "tp", "tp"},  {ranks, false, "ep", "tp"},
                                         {ranks, true, "", ""},       {1, true, "", "", ranks},
                                         {ranks / 2, false, "ep", "tp", 2}};
@@ -52,18 +46,12 @@ int Main() {
     layouts.insert(layouts.end(), {{ranks, false, mixed, mixed}, {ranks, false, mixed, "tp"}});
   }
   for (const GoldenModel& golden : GoldenModels()) {
-    for (const ParallelFlags& flags : layouts) {
-      const Status status = Check(**world, golden, flags);
-      if (status.ok()) continue;
-      std::fprintf(stderr, "rank %d: %s\n", (*world)->rank(), status.error().message.c_str());
-      std::_Exit(1);
-    }
+    for (const ParallelFlags& flags : layouts) MINIMO_TRY(Check(*world, golden, flags));
   }
-  if ((*world)->rank() == 0) std::puts("ok");
-  return 0;
+  return {};
 }
 
 }  // namespace
 }  // namespace minimo::testing
 
-int main() { return minimo::testing::Main(); }
+int main() { return minimo::testing::OnEveryRank(minimo::testing::CheckAll); }
